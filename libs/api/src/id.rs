@@ -1,0 +1,143 @@
+//! Ids by kind. What a caller chose is 1–128 visible ASCII characters; what we chose is a UUID.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+/// An id outside 1–128 visible ASCII characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be 1 to 128 visible ASCII characters")]
+pub struct InvalidId;
+
+/// Whether `text` is 1 to `longest` visible ASCII characters (0x21–0x7e: no spaces, no controls).
+#[must_use]
+pub fn is_visible_ascii(text: &str, longest: usize) -> bool {
+    (1..=longest).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
+}
+
+/// The retailer that a token speaks for; first in every key of every table.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct BusinessId(String);
+
+/// The holder of value within one business, as the business names them.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct CustomerId(String);
+
+impl BusinessId {
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl CustomerId {
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for BusinessId {
+    type Error = InvalidId;
+
+    fn try_from(text: String) -> Result<Self, InvalidId> {
+        if is_visible_ascii(&text, 128) { Ok(Self(text)) } else { Err(InvalidId) }
+    }
+}
+
+impl TryFrom<String> for CustomerId {
+    type Error = InvalidId;
+
+    fn try_from(text: String) -> Result<Self, InvalidId> {
+        if is_visible_ascii(&text, 128) { Ok(Self(text)) } else { Err(InvalidId) }
+    }
+}
+
+impl From<BusinessId> for String {
+    fn from(id: BusinessId) -> Self {
+        id.0
+    }
+}
+
+impl From<CustomerId> for String {
+    fn from(id: CustomerId) -> Self {
+        id.0
+    }
+}
+
+impl fmt::Display for BusinessId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for CustomerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The id under which tenders know the legs of one saga.
+///
+/// It is derived from what the caller sent, not drawn: should the wallet's database lose its tail, the
+/// till's retry meets the legs that it already has (DESIGN §5, C17).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LegsId(pub Uuid);
+
+impl LegsId {
+    /// The id of the legs of `operation` under `key`, in `scope` (empty, or the customer whose token it was).
+    #[must_use]
+    pub fn derive(business: &BusinessId, operation: &str, scope: &str, key: &str) -> Self {
+        Self(derived_uuid(&["legs", business.as_str(), operation, scope, key]))
+    }
+}
+
+impl fmt::Display for LegsId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A UUID (version 8) that is a function of `parts` alone. Lengths are hashed too, so that no two lists of parts
+/// run together.
+#[must_use]
+pub fn derived_uuid(parts: &[&str]) -> Uuid {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part.as_bytes());
+    }
+    let digest = hash.finalize();
+    let mut bytes = [0_u8; 16];
+    bytes.copy_from_slice(&digest[..16]);
+    uuid::Builder::from_custom_bytes(bytes).into_uuid()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_visible_ascii() {
+        for bad in ["", "a b", "a\n", "é", &"x".repeat(129)] {
+            assert_eq!(CustomerId::try_from(bad.to_owned()), Err(InvalidId), "{bad:?}");
+        }
+        assert!(CustomerId::try_from("x".repeat(128)).is_ok());
+    }
+
+    #[test]
+    fn derived_ids_depend_on_every_part_and_its_borders() {
+        let business = BusinessId::try_from("demo".to_owned()).expect("id");
+        let id = LegsId::derive(&business, "redeem", "", "k1");
+        assert_eq!(id, LegsId::derive(&business, "redeem", "", "k1"));
+        assert_ne!(id, LegsId::derive(&business, "redeem", "k", "1"));
+        assert_ne!(id, LegsId::derive(&business, "redee", "m", "k1"));
+    }
+}

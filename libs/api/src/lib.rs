@@ -1,0 +1,13 @@
+//! Every byte that crosses a process border: wire types, problem documents, events and typed clients.
+//!
+//! Nothing here knows axum or sqlx. Domain types are converted from these by `TryFrom` at the edge, so
+//! that a change of the wire never reaches a decision unseen.
+
+pub mod client;
+pub mod id;
+pub mod legs;
+pub mod problem;
+pub mod tender;
+
+pub use id::{BusinessId, CustomerId, InvalidId, LegsId};
+pub use problem::{Code, FieldError, Outcome, Problem};

@@ -1,0 +1,1 @@
+//! Public wire types of a tender (`/points`, `/store-credits`, `/digital-rewards`).
