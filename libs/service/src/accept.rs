@@ -1,0 +1,99 @@
+//! The accept loop. `axum::serve` has no limit on how long a client may take to send a request's head, nor
+//! on how many connections are open; this one has.
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Bytes of a request's head, and of unread input, that a connection may hold in memory.
+const BUFFER_LIMIT: usize = 128 * 1024;
+
+/// Pause after `accept` failed, which it does while descriptors are used up.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What one listener allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Longest time for a request's head to arrive in full, counted from the connection's start or the previous
+    /// answer: it limits slow senders and idle connections alike.
+    pub head: Duration,
+    /// Most open connections; more wait in the kernel's backlog.
+    pub connections: usize,
+    /// Longest time that a stop waits for open requests.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { head: Duration::from_secs(10), connections: 8192, drain: Duration::from_secs(20) }
+    }
+}
+
+/// Serves `app` until `stop`, then lets open requests end, for at most `limits.drain`.
+pub async fn serve(listener: TcpListener, app: Router, limits: Limits, stop: CancellationToken) {
+    let room = Arc::new(Semaphore::new(limits.connections));
+    let connections = TaskTracker::new();
+    let cut = CancellationToken::new();
+    loop {
+        // Room first: a connection that cannot be served stays in the backlog instead of costing memory.
+        let accepted = tokio::select! {
+            accepted = async { (Arc::clone(&room).acquire_owned().await, listener.accept().await) } => accepted,
+            () = stop.cancelled() => break,
+        };
+        let (Ok(permit), accepted) = accepted else { break };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let (app, stop, cut) = (app.clone(), stop.clone(), cut.clone());
+        connections.spawn(async move {
+            tokio::select! {
+                () = connection(stream, app, limits.head, stop) => {}
+                () = cut.cancelled() => {}
+            }
+            drop(permit);
+        });
+    }
+    drop(listener);
+    connections.close();
+    if tokio::time::timeout(limits.drain, connections.wait()).await.is_err() {
+        tracing::warn!(open = connections.len(), "connections cut: they did not end in time");
+        cut.cancel();
+    }
+}
+
+async fn connection(stream: TcpStream, app: Router, head: Duration, stop: CancellationToken) {
+    // Answers are small and complete; waiting to fill a packet only delays them.
+    let _ = stream.set_nodelay(true);
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(head)
+        .max_buf_size(BUFFER_LIMIT)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(app))
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "connection ended");
+    }
+}

@@ -1,0 +1,119 @@
+//! Connections to Postgres with the settings that the rest of the system relies on.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use sqlx::{
+    ConnectOptions, Connection, PgConnection, PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+
+use crate::config::Secret;
+
+/// How long a request waits for a connection before it is answered 503.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_millis(800);
+
+/// How long opening a connection of one's own may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Session settings of every connection.
+///
+/// A client that freezes inside a transaction keeps its row locks, and `SKIP LOCKED` then hides those rows
+/// from everybody else: the server ends such a session after two seconds. Waiting for a lock or running a
+/// statement is bounded as well, and a peer that vanished is noticed by keepalives in about ten seconds.
+const SESSION: [(&str, &str); 8] = [
+    ("idle_in_transaction_session_timeout", "2s"),
+    ("lock_timeout", "1s"),
+    ("statement_timeout", "5s"),
+    ("tcp_keepalives_idle", "5"),
+    ("tcp_keepalives_interval", "2"),
+    ("tcp_keepalives_count", "3"),
+    ("tcp_user_timeout", "10s"),
+    ("timezone", "UTC"),
+];
+
+/// Planner settings of executor connections.
+///
+/// Statements prepared while tables are empty get plans that scan whole tables, and keep them. An
+/// executor's statements look rows up by key and nothing else, so the other ways are switched off.
+const PLANNER: [(&str, &str); 5] = [
+    ("plan_cache_mode", "force_generic_plan"),
+    ("enable_seqscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    ("jit", "off"),
+];
+
+/// Options for connections to the database at `url`, shown there as `application_name`.
+///
+/// # Errors
+/// When the URL cannot be read.
+pub fn connect_options(url: &Secret, application_name: &str) -> anyhow::Result<PgConnectOptions> {
+    let options: PgConnectOptions =
+        // The parser's own error may quote the URL, and with it the password.
+        url.expose().parse().ok().context("the database URL cannot be read")?;
+    Ok(options
+        .application_name(application_name)
+        .options(SESSION)
+        // Errors are logged where they are handled; statements would only repeat the code.
+        .disable_statement_logging())
+}
+
+/// The same options with a statement timeout of their own, for work that scans.
+#[must_use]
+pub fn with_statement_timeout(options: PgConnectOptions, limit: Duration) -> PgConnectOptions {
+    options.options([("statement_timeout", format!("{}ms", limit.as_millis()))])
+}
+
+/// The same options with the planner settings of an executor.
+#[must_use]
+pub fn for_executor(options: PgConnectOptions) -> PgConnectOptions {
+    options.options(PLANNER)
+}
+
+/// A pool of at most `max` connections. It opens none by itself: a service starts and answers 503 while
+/// its database is away, and recovers when it is back.
+#[must_use]
+pub fn pool(options: PgConnectOptions, max: u32) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(max)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .max_lifetime(Duration::from_mins(30))
+        .connect_lazy_with(options)
+}
+
+/// A connection that belongs to its caller alone.
+///
+/// # Errors
+/// When none can be opened within two seconds.
+pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
+    tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(options))
+        .await
+        .unwrap_or_else(|_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())))
+}
+
+/// Whether the database answers at all.
+///
+/// # Errors
+/// When it does not.
+pub async fn ping(pool: &PgPool) -> Result<(), sqlx::Error> {
+    sqlx::query("SELECT 1").execute(pool).await.map(drop)
+}
+
+/// Whether an error says that the database cannot be used now, rather than that the statement is wrong.
+#[must_use]
+pub fn is_unavailable(error: &sqlx::Error) -> bool {
+    use sqlx::Error;
+    match error {
+        Error::Io(_) | Error::Tls(_) | Error::PoolTimedOut | Error::PoolClosed | Error::WorkerCrashed => true,
+        Error::Database(error) => error.code().is_some_and(|code| {
+            // 08 connection, 53 resources, 57 operator intervention (which a statement timeout is too),
+            // 25006 a standby, and conflicts that a second try resolves.
+            code.starts_with("08")
+                || code.starts_with("53")
+                || code.starts_with("57")
+                || matches!(code.as_ref(), "25006" | "25P03" | "40001" | "40P01" | "55P03")
+        }),
+        _ => false,
+    }
+}

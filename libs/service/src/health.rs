@@ -1,0 +1,159 @@
+//! Whether the process lives, whether it can serve, and why not.
+
+use std::{
+    fmt::Display,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use axum::{Json, Router, http::StatusCode, routing::get};
+use futures_util::future::BoxFuture;
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+/// How often the checks run. Answers come from the last run, so that nobody's questions load what is checked.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// How long one check may take.
+const LIMIT: Duration = Duration::from_secs(1);
+
+type Probe = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+
+/// The state of a process and of what it depends on. Clones share it.
+#[derive(Clone, Default)]
+pub struct Health(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    draining: AtomicBool,
+    checks: Mutex<Vec<Check>>,
+    results: Mutex<Option<Vec<Finding>>>,
+}
+
+#[derive(Clone)]
+struct Check {
+    name: &'static str,
+    is_required: bool,
+    probe: Probe,
+}
+
+/// What one check found.
+#[derive(Debug, Clone, Serialize)]
+struct Finding {
+    name: &'static str,
+    required: bool,
+    ok: bool,
+    took_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+impl Health {
+    /// Adds a check without which the process cannot serve.
+    pub fn require<F, E>(&self, name: &'static str, probe: impl Fn() -> F + Send + Sync + 'static)
+    where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: Display,
+    {
+        self.add(name, true, probe);
+    }
+
+    /// Adds a check of something that the process can do without for a while.
+    pub fn watch<F, E>(&self, name: &'static str, probe: impl Fn() -> F + Send + Sync + 'static)
+    where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: Display,
+    {
+        self.add(name, false, probe);
+    }
+
+    fn add<F, E>(&self, name: &'static str, is_required: bool, probe: impl Fn() -> F + Send + Sync + 'static)
+    where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: Display,
+    {
+        let probe: Probe = Arc::new(move || {
+            let run = probe();
+            Box::pin(async move { run.await.map_err(|error| error.to_string()) })
+        });
+        lock(&self.0.checks).push(Check { name, is_required, probe });
+    }
+
+    /// From now on the process is not ready, whatever the checks find.
+    pub fn drain(&self) {
+        self.0.draining.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the process can serve.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let all_well =
+            lock(&self.0.results).as_ref().is_some_and(|found| found.iter().all(|one| one.ok || !one.required));
+        all_well && !self.0.draining.load(Ordering::SeqCst)
+    }
+
+    /// Runs the checks every second, until dropped.
+    pub(crate) async fn keep_checking(self) {
+        loop {
+            let checks = lock(&self.0.checks).clone();
+            let found = futures_util::future::join_all(checks.iter().map(run)).await;
+            *lock(&self.0.results) = Some(found);
+            tokio::time::sleep(INTERVAL).await;
+        }
+    }
+
+    /// `/health/live` and `/health/ready`, which tell nothing but yes or no.
+    #[must_use]
+    pub fn routes(&self) -> Router {
+        let health = self.clone();
+        Router::new().route("/health/live", get(async || Json(json!({ "status": "live" })))).route(
+            "/health/ready",
+            get(async move || {
+                if health.is_ready() {
+                    (StatusCode::OK, Json(json!({ "status": "ready" })))
+                } else {
+                    (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "not_ready" })))
+                }
+            }),
+        )
+    }
+
+    /// `/health/deep` with what each check found, and `/metrics`; for the internal listener.
+    #[must_use]
+    pub fn internal_routes(&self, metrics: PrometheusHandle) -> Router {
+        let health = self.clone();
+        self.routes()
+            .route("/health/deep", get(async move || Json(health.report())))
+            .route("/metrics", get(async move || metrics.render()))
+    }
+
+    fn report(&self) -> Value {
+        let checks = lock(&self.0.results).clone().unwrap_or_default();
+        json!({
+            "ready": self.is_ready(),
+            "draining": self.0.draining.load(Ordering::SeqCst),
+            "checks": checks,
+        })
+    }
+}
+
+async fn run(check: &Check) -> Finding {
+    let begun = Instant::now();
+    let result = tokio::time::timeout(LIMIT, (check.probe)())
+        .await
+        .unwrap_or_else(|_| Err("no answer within a second".to_owned()));
+    Finding {
+        name: check.name,
+        required: check.is_required,
+        ok: result.is_ok(),
+        took_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+        error: result.err(),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

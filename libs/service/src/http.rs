@@ -1,0 +1,106 @@
+//! What surrounds every route: trace, deadline, panics, metrics, and problem documents for what matches none.
+
+use std::{
+    any::Any,
+    panic::AssertUnwindSafe,
+    time::{Duration, Instant},
+};
+
+use api::{Code, Outcome, Problem};
+use axum::{
+    Extension, Router,
+    extract::{MatchedPath, Request},
+    http::{StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+};
+use futures_util::FutureExt;
+use tracing::Instrument;
+
+use crate::{
+    ApiError,
+    auth::Verifier,
+    trace::{self, TRACEPARENT, Trace},
+};
+
+/// Longest time from a request's head to its response's head. The longest wait that a caller may ask for
+/// is 30 s; this is behind it, for what should not happen.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(35);
+
+/// Completes a listener's routes: tokens are checked by `verifier`, everything else is as this module says.
+#[must_use]
+pub fn finish(routes: Router, verifier: Verifier) -> Router {
+    routes
+        .fallback(async || ApiError::not_found())
+        .method_not_allowed_fallback(async || {
+            ApiError::new(Code::MethodNotAllowed, "This path does not have this method.")
+        })
+        .layer(Extension(verifier))
+        .layer(middleware::from_fn(surround))
+}
+
+async fn surround(request: Request, next: Next) -> Response {
+    let trace = Trace::of_request(request.headers(), request.uri().path());
+    let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
+    let method = request.method().clone();
+    let span = tracing::info_span!("request", trace_id = trace.id(), %method, route);
+    let traceparent = trace.header();
+    let begun = Instant::now();
+    let work = trace::scope(trace, bounded(request, next));
+    let mut response = work.instrument(span.clone()).await;
+    response.headers_mut().insert(TRACEPARENT, traceparent);
+
+    let status = response.status();
+    metrics::counter!(
+        "http_requests_total",
+        "method" => method.as_str().to_owned(), "route" => route.clone(), "status" => status.as_str().to_owned()
+    )
+    .increment(1);
+    metrics::histogram!("http_request_seconds", "route" => route).record(begun.elapsed());
+    span.in_scope(|| log(status, begun.elapsed()));
+    response
+}
+
+fn log(status: StatusCode, took: Duration) {
+    let (status, took_ms) = (status.as_u16(), took.as_millis());
+    match status {
+        500.. => tracing::warn!(status, took_ms, "answered"),
+        400..500 => tracing::info!(status, took_ms, "answered"),
+        _ => tracing::debug!(status, took_ms, "answered"),
+    }
+}
+
+/// The answer of the handler, or the problem of a request that nobody can mean, a panic or a handler that does not end.
+async fn bounded(request: Request, next: Next) -> Response {
+    // Two ways to say where a body ends are how requests are smuggled past a proxy.
+    if request.headers().contains_key(header::TRANSFER_ENCODING)
+        && request.headers().contains_key(header::CONTENT_LENGTH)
+    {
+        return ApiError::from(Problem::invalid("content-length", "is sent together with transfer-encoding"))
+            .into_response();
+    }
+    let work = AssertUnwindSafe(next.run(request)).catch_unwind();
+    match tokio::time::timeout(REQUEST_DEADLINE, work).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(panic)) => {
+            tracing::error!(panic = panic_text(&*panic), "a handler panicked");
+            let problem = Problem::new(Code::Internal, "The request failed for a reason on our side.");
+            ApiError::from(problem.outcome(Outcome::Unknown)).into_response()
+        }
+        Err(_) => {
+            tracing::error!("a handler did not end within its deadline");
+            let problem = Problem::new(Code::Overloaded, "There was no answer in time. Ask again with the same key.");
+            ApiError::from(problem.outcome(Outcome::Unknown)).into_response()
+        }
+    }
+}
+
+/// What a panic said.
+#[must_use]
+pub fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}

@@ -1,0 +1,125 @@
+//! The trace of the request at hand: W3C `traceparent` in, out, and on to the services that are called.
+
+use std::{fmt, future::Future, sync::Arc};
+
+use axum::http::{HeaderMap, HeaderValue};
+use uuid::Uuid;
+
+/// Name of the W3C header.
+pub const TRACEPARENT: &str = "traceparent";
+
+tokio::task_local! {
+    static CURRENT: Trace;
+}
+
+/// Where in a trace this process is, and which path was called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trace {
+    trace_id: u128,
+    span_id: u64,
+    path: Arc<str>,
+}
+
+impl Trace {
+    /// A new trace, for work that no request began; `path` names the work.
+    #[must_use]
+    pub fn begin(path: &str) -> Self {
+        // Version 4 UUIDs are random but for six bits, which is what a trace id has to be.
+        let [span_id, _] = split(Uuid::new_v4().as_u128());
+        Self { trace_id: Uuid::new_v4().as_u128(), span_id, path: path.into() }
+    }
+
+    /// The trace that the caller's `traceparent` continues; a new one where there is none, or it cannot be read.
+    #[must_use]
+    pub fn of_request(headers: &HeaderMap, path: &str) -> Self {
+        let mut trace = Self::begin(path);
+        let mut values = headers.get_all(TRACEPARENT).iter();
+        if let (Some(value), None) = (values.next(), values.next())
+            && let Some(trace_id) = value.to_str().ok().and_then(parse)
+        {
+            trace.trace_id = trace_id;
+        }
+        trace
+    }
+
+    /// The trace id: 32 hexadecimal digits.
+    #[must_use]
+    pub fn id(&self) -> String {
+        format!("{:032x}", self.trace_id)
+    }
+
+    /// The path that was called.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The header that continues this trace elsewhere.
+    #[must_use]
+    pub fn header(&self) -> HeaderValue {
+        HeaderValue::from_str(&self.to_string()).unwrap_or_else(|_| HeaderValue::from_static(""))
+    }
+}
+
+impl fmt::Display for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "00-{:032x}-{:016x}-01", self.trace_id, self.span_id)
+    }
+}
+
+/// The trace of the task at hand, if it has one.
+#[must_use]
+pub fn current() -> Option<Trace> {
+    CURRENT.try_with(Clone::clone).ok()
+}
+
+/// Runs `work` as a part of `trace`. A task that outlives its request is spawned with the request's trace so.
+pub async fn scope<F: Future>(trace: Trace, work: F) -> F::Output {
+    CURRENT.scope(trace, work).await
+}
+
+fn split(id: u128) -> [u64; 2] {
+    let [a, b, c, d, e, f, g, h, rest @ ..] = id.to_be_bytes();
+    [u64::from_be_bytes([a, b, c, d, e, f, g, h]).max(1), u64::from_be_bytes(rest)]
+}
+
+/// The trace id of a version 00 header. Zero ids are invalid by the standard.
+fn parse(header: &str) -> Option<u128> {
+    let mut parts = header.split('-');
+    let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let is_hex = |text: &str| text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let lengths = [version.len(), trace.len(), parent.len(), flags.len()];
+    if version != "00" || lengths != [2, 32, 16, 2] || parts.next().is_some() || !is_hex(trace) || !is_hex(parent)
+    {
+        return None;
+    }
+    let parent_is_set = u64::from_str_radix(parent, 16).is_ok_and(|id| id != 0);
+    u128::from_str_radix(trace, 16).ok().filter(|id| *id != 0 && parent_is_set)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_valid_header_is_continued_and_everything_else_begins_anew() {
+        let trace = "0af7651916cd43dd8448eb211c80319c";
+        let header = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(TRACEPARENT, text.parse().unwrap());
+            Trace::of_request(&headers, "/x").id()
+        };
+        assert_eq!(header(&format!("00-{trace}-b7ad6b7169203331-01")), trace);
+        for bad in [
+            "",
+            "00-short-b7ad6b7169203331-01",
+            &format!("00-{}-b7ad6b7169203331-01", "0".repeat(32)),
+            &format!("00-{trace}-{}-01", "0".repeat(16)),
+            &format!("00-{}-b7ad6b7169203331-01", trace.to_uppercase()),
+            &format!("ff-{trace}-b7ad6b7169203331-01"),
+            &format!("00-{trace}-b7ad6b7169203331-01-x"),
+        ] {
+            assert_ne!(header(bad), trace, "{bad}");
+        }
+    }
+}
