@@ -1,0 +1,126 @@
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use money::Asset;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::{Balance, LedgerError, Movement};
+
+/// The account that a posting belongs to.
+#[derive(Debug, Clone)]
+pub struct AccountRef {
+    /// Its number in this database.
+    pub account_no: i64,
+    /// The retailer.
+    pub business_id: Arc<str>,
+    /// What it holds.
+    pub asset: Asset,
+}
+
+/// One movement of one account, with the balance that it leads to. Its sides sum to zero.
+#[derive(Debug, Clone)]
+pub struct Posting {
+    operation_id: Uuid,
+    account: AccountRef,
+    movement: Movement,
+    /// The signed change of `posted`.
+    amount: i64,
+    after: Balance,
+}
+
+impl Posting {
+    /// The posting that moves `account` from `before`, for the operation with this id.
+    ///
+    /// # Errors
+    /// As [`Balance::after`].
+    pub fn try_new(
+        operation_id: Uuid,
+        account: AccountRef,
+        before: Balance,
+        movement: Movement,
+    ) -> Result<Self, LedgerError> {
+        let after = before.after(movement)?;
+        let amount = after.posted().checked_sub(before.posted()).ok_or(LedgerError::OutOfRange)?;
+        Ok(Self { operation_id, account, movement, amount, after })
+    }
+
+    /// The balance that it leads to.
+    #[must_use]
+    pub const fn after(&self) -> Balance {
+        self.after
+    }
+}
+
+const INSERT: &str = "
+INSERT INTO tender.entry (operation_id, business_id, asset, kind, amount, account_no, version, balance_after,
+                          held_after, contra, created_at)
+SELECT u.*, $11
+FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[],
+            $8::bigint[], $9::bigint[], $10::text[]) u";
+
+/// Rows of `tender.entry` by column.
+#[derive(Default)]
+struct Columns<'a> {
+    operation_id: Vec<Uuid>,
+    business_id: Vec<&'a str>,
+    asset: Vec<&'a str>,
+    kind: Vec<&'a str>,
+    amount: Vec<i64>,
+    account_no: Vec<Option<i64>>,
+    version: Vec<Option<i64>>,
+    balance_after: Vec<Option<i64>>,
+    held_after: Vec<Option<i64>>,
+    contra: Vec<Option<&'a str>>,
+}
+
+impl<'a> Columns<'a> {
+    fn push(&mut self, posting: &'a Posting, amount: i64, balance: Option<Balance>, contra: Option<&'a str>) {
+        self.operation_id.push(posting.operation_id);
+        self.business_id.push(&posting.account.business_id);
+        self.asset.push(posting.account.asset.as_str());
+        self.kind.push(posting.movement.kind());
+        self.amount.push(amount);
+        self.account_no.push(balance.map(|_| posting.account.account_no));
+        self.version.push(balance.map(Balance::version));
+        self.balance_after.push(balance.map(Balance::posted));
+        self.held_after.push(balance.map(Balance::held));
+        self.contra.push(contra);
+    }
+}
+
+/// Appends the entries of `postings`: the account's row, and the programme's where value moved. One statement.
+///
+/// The caller is in a transaction that holds the locks of these accounts, and writes the balances after.
+///
+/// # Errors
+/// What the database says.
+pub async fn write(
+    connection: &mut PgConnection,
+    postings: &[Posting],
+    at: DateTime<Utc>,
+) -> Result<(), sqlx::Error> {
+    let mut rows = Columns::default();
+    for posting in postings {
+        rows.push(posting, posting.amount, Some(posting.after), None);
+        if posting.amount != 0 {
+            // A difference of two amounts that are not negative is never `i64::MIN`.
+            rows.push(posting, posting.amount.saturating_neg(), None, Some(posting.movement.contra()));
+        }
+    }
+    sqlx::query(INSERT)
+        .bind(&rows.operation_id)
+        .bind(&rows.business_id)
+        .bind(&rows.asset)
+        .bind(&rows.kind)
+        .bind(&rows.amount)
+        .bind(&rows.account_no)
+        .bind(&rows.version)
+        .bind(&rows.balance_after)
+        .bind(&rows.held_after)
+        .bind(&rows.contra)
+        .bind(at)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
