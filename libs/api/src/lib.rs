@@ -7,6 +7,7 @@ pub mod client;
 pub mod id;
 pub mod legs;
 pub mod problem;
+pub mod rewards;
 pub mod tender;
 
 pub use id::{BusinessId, CustomerId, InvalidId, LegsId};
