@@ -1,1 +1,87 @@
-//! Placeholder.
+//! The migrations and invariants of every database, embedded.
+//!
+//! [`provision()`] makes a database and its login role from nothing, or brings them up to date. [`check()`]
+//! runs the invariants of a database in one snapshot.
+
+mod invariants;
+mod provision;
+
+use std::borrow::Cow;
+
+use sqlx::migrate::Migrator;
+
+pub use invariants::{Finding, Invariant, check, invariants};
+pub use provision::{Target, migrate, provision};
+
+static TENDER: Migrator = sqlx::migrate!("../../migrations/tender");
+static DIGITAL_REWARDS: Migrator = sqlx::migrate!("../../migrations/digital-rewards");
+static WALLET: Migrator = sqlx::migrate!("../../migrations/wallet");
+
+/// A database of the system. Each belongs to one service; no service reads another's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Database {
+    /// Sagas, redemptions, dead letters.
+    Wallet,
+    /// Loyalty points.
+    Points,
+    /// Store credit.
+    StoreCredit,
+    /// Gift cards and vouchers.
+    DigitalRewards,
+}
+
+impl Database {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Wallet, Self::Points, Self::StoreCredit, Self::DigitalRewards];
+
+    /// Name of the database, and of the role that its service logs in with.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Wallet => "wallet",
+            Self::Points => "points",
+            Self::StoreCredit => "store_credit",
+            Self::DigitalRewards => "digital_rewards",
+        }
+    }
+
+    /// The environment variable with the URL that its service connects with.
+    #[must_use]
+    pub const fn url_variable(self) -> &'static str {
+        match self {
+            Self::Wallet => "WALLET_DATABASE_URL",
+            Self::Points => "POINTS_DATABASE_URL",
+            Self::StoreCredit => "STORE_CREDIT_DATABASE_URL",
+            Self::DigitalRewards => "DIGITAL_REWARDS_DATABASE_URL",
+        }
+    }
+
+    /// The group role, made by the migrations, that may do what the service does and no more.
+    #[must_use]
+    pub const fn writer(self) -> &'static str {
+        match self {
+            Self::Wallet => "wallet_writer",
+            _ => "tender_writer",
+        }
+    }
+
+    /// Its migrations, in order.
+    fn migrator(self) -> Migrator {
+        let migrations = match self {
+            Self::Wallet => WALLET.migrations.to_vec(),
+            Self::Points | Self::StoreCredit => TENDER.migrations.to_vec(),
+            Self::DigitalRewards => TENDER.iter().chain(DIGITAL_REWARDS.iter()).cloned().collect(),
+        };
+        Migrator { migrations: Cow::Owned(migrations), ..Migrator::DEFAULT }
+    }
+
+    /// Changes with the migrations: names what was made by exactly these.
+    #[must_use]
+    pub fn fingerprint(self) -> String {
+        let sum = self.migrator().iter().flat_map(|migration| migration.checksum.iter()).fold(
+            0xcbf2_9ce4_8422_2325_u64, // FNV-1a: a name is needed, not a defence
+            |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3),
+        );
+        format!("{sum:016x}")
+    }
+}

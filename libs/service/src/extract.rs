@@ -26,11 +26,17 @@ impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         let invalid = || {
-            ApiError::new(Code::IdempotencyKeyInvalid, "Send one Idempotency-Key of 1 to 255 visible ASCII characters.")
+            ApiError::new(
+                Code::IdempotencyKeyInvalid,
+                "Send one Idempotency-Key of 1 to 255 visible ASCII characters.",
+            )
         };
         let mut values = parts.headers.get_all("idempotency-key").iter();
         let first = values.next().ok_or_else(|| {
-            ApiError::new(Code::IdempotencyKeyMissing, "A request that moves value needs an Idempotency-Key header.")
+            ApiError::new(
+                Code::IdempotencyKeyMissing,
+                "A request that moves value needs an Idempotency-Key header.",
+            )
         })?;
         if values.next().is_some() {
             return Err(invalid());

@@ -90,8 +90,9 @@ impl Health {
     /// Whether the process can serve.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        let all_well =
-            lock(&self.0.results).as_ref().is_some_and(|found| found.iter().all(|one| one.ok || !one.required));
+        let all_well = lock(&self.0.results)
+            .as_ref()
+            .is_some_and(|found| found.iter().all(|one| one.ok || !one.required));
         all_well && !self.0.draining.load(Ordering::SeqCst)
     }
 
@@ -106,7 +107,6 @@ impl Health {
     }
 
     /// `/health/live` and `/health/ready`, which tell nothing but yes or no.
-    #[must_use]
     pub fn routes(&self) -> Router {
         let health = self.clone();
         Router::new().route("/health/live", get(async || Json(json!({ "status": "live" })))).route(
@@ -122,7 +122,6 @@ impl Health {
     }
 
     /// `/health/deep` with what each check found, and `/metrics`; for the internal listener.
-    #[must_use]
     pub fn internal_routes(&self, metrics: PrometheusHandle) -> Router {
         let health = self.clone();
         self.routes()

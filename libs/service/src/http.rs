@@ -28,7 +28,6 @@ use crate::{
 const REQUEST_DEADLINE: Duration = Duration::from_secs(35);
 
 /// Completes a listener's routes: tokens are checked by `verifier`, everything else is as this module says.
-#[must_use]
 pub fn finish(routes: Router, verifier: Verifier) -> Router {
     routes
         .fallback(async || ApiError::not_found())
@@ -89,7 +88,8 @@ async fn bounded(request: Request, next: Next) -> Response {
         }
         Err(_) => {
             tracing::error!("a handler did not end within its deadline");
-            let problem = Problem::new(Code::Overloaded, "There was no answer in time. Ask again with the same key.");
+            let problem =
+                Problem::new(Code::Overloaded, "There was no answer in time. Ask again with the same key.");
             ApiError::from(problem.outcome(Outcome::Unknown)).into_response()
         }
     }

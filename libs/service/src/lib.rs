@@ -16,8 +16,8 @@ pub mod health;
 pub mod http;
 pub mod json;
 pub mod limit;
-pub mod process;
 pub mod problem;
+pub mod process;
 pub mod telemetry;
 pub mod trace;
 

@@ -75,8 +75,9 @@ mod tests {
     fn parallel_callers_get_exactly_the_burst() {
         let limit = RateLimit::new(10, Duration::from_secs(60));
         let admitted: usize = std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                (0..50).map(|_| scope.spawn(|| (0..10).filter(|_| limit.admit("k").is_ok()).count())).collect();
+            let threads: Vec<_> = (0..50)
+                .map(|_| scope.spawn(|| (0..10).filter(|_| limit.admit("k").is_ok()).count()))
+                .collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).sum()
         });
         assert_eq!(admitted, 10);

@@ -106,8 +106,10 @@ impl Process {
         let public_listener = bind(self.config.public_addr, "PUBLIC_ADDR").await?;
         let internal_listener = bind(self.config.internal_addr, "INTERNAL_ADDR").await?;
         let public = http::finish(public.merge(self.health.routes()), self.public.clone());
-        let internal =
-            http::finish(internal.merge(self.health.internal_routes(self.metrics.clone())), self.internal.clone());
+        let internal = http::finish(
+            internal.merge(self.health.internal_routes(self.metrics.clone())),
+            self.internal.clone(),
+        );
         let close = CancellationToken::new();
         let limits = Limits { connections: self.config.max_connections, ..Limits::default() };
         let internal_limits = Limits { connections: INTERNAL_CONNECTIONS, ..Limits::default() };
@@ -141,7 +143,8 @@ impl Process {
     fn spawn_upkeep(&self) {
         let env = self.config.app_env;
         let public = self.public.clone().follow(self.config.jwks_file.clone(), env, KEYS_INTERVAL);
-        let internal = self.internal.clone().follow(self.config.internal_jwks_file.clone(), env, KEYS_INTERVAL);
+        let internal =
+            self.internal.clone().follow(self.config.internal_jwks_file.clone(), env, KEYS_INTERVAL);
         let health = self.health.clone().keep_checking();
         let metrics = telemetry::keep_metrics_small(self.metrics.clone());
         let stopping = self.stopping();

@@ -89,7 +89,11 @@ fn parse(header: &str) -> Option<u128> {
     let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let is_hex = |text: &str| text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     let lengths = [version.len(), trace.len(), parent.len(), flags.len()];
-    if version != "00" || lengths != [2, 32, 16, 2] || parts.next().is_some() || !is_hex(trace) || !is_hex(parent)
+    if version != "00"
+        || lengths != [2, 32, 16, 2]
+        || parts.next().is_some()
+        || !is_hex(trace)
+        || !is_hex(parent)
     {
         return None;
     }

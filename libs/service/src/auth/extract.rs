@@ -42,7 +42,8 @@ impl<R: Roles, S: Send + Sync> FromRequestParts<S> for Allow<R> {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         let identity = identify(parts)?;
-        let admitting: Vec<Role> = identity.roles.iter().copied().filter(|role| R::ANY_OF.contains(role)).collect();
+        let admitting: Vec<Role> =
+            identity.roles.iter().copied().filter(|role| R::ANY_OF.contains(role)).collect();
         if admitting.is_empty() {
             return Err(role_missing());
         }

@@ -41,7 +41,8 @@ impl KeySet {
     /// # Errors
     /// When the file cannot be read, or [`KeySet::parse`] refuses it.
     pub fn read(path: &Path, env: AppEnv) -> anyhow::Result<Self> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         Self::parse(&text, env).with_context(|| format!("JWKS {}", path.display()))
     }
 
@@ -53,7 +54,8 @@ impl KeySet {
         let set: JwkSet = serde_json::from_str(text).context("not a JSON Web Key Set")?;
         let mut keys = HashMap::new();
         for jwk in &set.keys {
-            let Some(kid) = jwk.common.key_id.clone().filter(|kid| (1..=KID_LIMIT).contains(&kid.len())) else {
+            let Some(kid) = jwk.common.key_id.clone().filter(|kid| (1..=KID_LIMIT).contains(&kid.len()))
+            else {
                 bail!("every key needs a kid of 1 to {KID_LIMIT} characters");
             };
             ensure!(

@@ -8,6 +8,7 @@
 //! and audience.
 
 mod extract;
+mod generate;
 mod keys;
 mod mint;
 mod verify;
@@ -15,6 +16,7 @@ mod verify;
 use api::{BusinessId, CustomerId};
 
 pub use extract::{Allow, Peer};
+pub use generate::KeyPair;
 pub use keys::KeySet;
 pub use mint::{Claims, ServiceTokens, Signer};
 pub use verify::{Audience, INTERNAL_AUDIENCE, PUBLIC_AUDIENCE, Verifier};

@@ -184,7 +184,9 @@ impl Verifier {
                     tracing::info!(?keys, "token keys replaced");
                     self.replace_keys(keys);
                 }
-                Err(error) => tracing::error!(error = format!("{error:#}"), "token keys kept: the new ones are bad"),
+                Err(error) => {
+                    tracing::error!(error = format!("{error:#}"), "token keys kept: the new ones are bad")
+                }
             }
         }
     }

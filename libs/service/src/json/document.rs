@@ -50,17 +50,17 @@ impl Document {
     /// `malformed_json` when they are not JSON, or not JSON that means one thing only.
     pub fn parse(bytes: &[u8]) -> Result<Self, Fault> {
         let mut reader = serde_json::Deserializer::from_slice(bytes);
-        Depth(0)
-            .deserialize(&mut reader)
-            .and_then(|document| reader.end().map(|()| document))
-            .map_err(|error| Fault { code: Code::MalformedJson, pointer: String::new(), detail: error.to_string() })
+        Depth(0).deserialize(&mut reader).and_then(|document| reader.end().map(|()| document)).map_err(
+            |error| Fault { code: Code::MalformedJson, pointer: String::new(), detail: error.to_string() },
+        )
     }
 
     /// The document as bytes, equal for equal documents; without the top-level fields in `except`.
     pub(super) fn canonical(&self, except: &[&str]) -> Vec<u8> {
         let bytes = match self {
             Self::Object(fields) if !except.is_empty() => {
-                let kept: BTreeMap<_, _> = fields.iter().filter(|(key, _)| !except.contains(&key.as_str())).collect();
+                let kept: BTreeMap<_, _> =
+                    fields.iter().filter(|(key, _)| !except.contains(&key.as_str())).collect();
                 serde_json::to_vec(&kept)
             }
             _ => serde_json::to_vec(self),

@@ -4,8 +4,8 @@ use std::fmt;
 
 use api::Code;
 use serde::de::{
-    self, DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, MapAccess, SeqAccess,
-    VariantAccess, Visitor,
+    self, DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, MapAccess,
+    SeqAccess, VariantAccess, Visitor,
 };
 
 use super::{Document, Fault, Number};
@@ -221,7 +221,9 @@ impl<'de> Deserializer<'de> for Node<'_> {
         visitor: V,
     ) -> Result<V::Value, Misfit> {
         match self.0 {
-            Document::Text(name) | Document::Parameter(name) => visitor.visit_enum(Choice { name, content: None }),
+            Document::Text(name) | Document::Parameter(name) => {
+                visitor.visit_enum(Choice { name, content: None })
+            }
             Document::Object(fields) => match fields.first_key_value() {
                 Some((name, content)) if fields.len() == 1 => {
                     visitor.visit_enum(Choice { name, content: Some(content) })
@@ -272,11 +274,14 @@ impl<'de> MapAccess<'de> for Fields<'_> {
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Misfit> {
         let Some((key, value)) = self.fields.next() else { return Ok(None) };
         self.last = Some((key, value));
-        seed.deserialize(key.as_str().into_deserializer()).map(Some).map_err(|error: Misfit| error.within(key))
+        seed.deserialize(key.as_str().into_deserializer())
+            .map(Some)
+            .map_err(|error: Misfit| error.within(key))
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Misfit> {
-        let (key, value) = self.last.take().ok_or_else(|| <Misfit as de::Error>::custom("a value without its key"))?;
+        let (key, value) =
+            self.last.take().ok_or_else(|| <Misfit as de::Error>::custom("a value without its key"))?;
         seed.deserialize(Node(value)).map_err(|error| error.within(key))
     }
 }
@@ -326,7 +331,11 @@ impl<'de> VariantAccess<'de> for Content<'_> {
         self.node()?.list(visitor).map_err(|error| error.within(self.name))
     }
 
-    fn struct_variant<V: Visitor<'de>>(self, _: &'static [&'static str], visitor: V) -> Result<V::Value, Misfit> {
+    fn struct_variant<V: Visitor<'de>>(
+        self,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Misfit> {
         self.node()?.object(visitor).map_err(|error| error.within(self.name))
     }
 }

@@ -41,8 +41,25 @@ fn integers_arrive_exactly() {
 
 #[test]
 fn what_is_no_plain_integer_is_refused_at_its_place() {
-    for amount in ["1.0", "1e2", "1E2", "-0", "0.0", "9223372036854775808", "-9223372036854775809", "\"5\"", "null", "true", "[7]", "{}"] {
-        assert_eq!(fault(&format!(r#"{{"amount":{amount}}}"#)), (Code::InvalidField, "/amount".into()), "{amount}");
+    for amount in [
+        "1.0",
+        "1e2",
+        "1E2",
+        "-0",
+        "0.0",
+        "9223372036854775808",
+        "-9223372036854775809",
+        "\"5\"",
+        "null",
+        "true",
+        "[7]",
+        "{}",
+    ] {
+        assert_eq!(
+            fault(&format!(r#"{{"amount":{amount}}}"#)),
+            (Code::InvalidField, "/amount".into()),
+            "{amount}"
+        );
     }
     let huge = format!(r#"{{"amount":1{}}}"#, "0".repeat(400));
     assert!(matches!(fault(&huge).0, Code::InvalidField | Code::MalformedJson));
@@ -51,13 +68,28 @@ fn what_is_no_plain_integer_is_refused_at_its_place() {
 #[test]
 fn what_is_no_json_is_refused() {
     for body in [
-        "", "{", r#"{"amount":1}x"#, r#"{"amount":NaN}"#, r#"{"amount":+5}"#, r#"{"amount":0x10}"#, r#"{"amount":01}"#,
-        r#"{"amount":１}"#, r#"{"amount":1,"amount":1}"#, r#"{"amount":1,"\u0061mount":2}"#, r#"{"amount":1,"note":"\ud800"}"#,
-        r#"{"amount":1,"note":"a\u0000b"}"#, r#"{"amount":1,}"#, r#"{'amount':1}"#, "{\"amount\":1,\"note\":\"\n\"}",
+        "",
+        "{",
+        r#"{"amount":1}x"#,
+        r#"{"amount":NaN}"#,
+        r#"{"amount":+5}"#,
+        r#"{"amount":0x10}"#,
+        r#"{"amount":01}"#,
+        r#"{"amount":１}"#,
+        r#"{"amount":1,"amount":1}"#,
+        r#"{"amount":1,"\u0061mount":2}"#,
+        r#"{"amount":1,"note":"\ud800"}"#,
+        r#"{"amount":1,"note":"a\u0000b"}"#,
+        r#"{"amount":1,}"#,
+        r#"{'amount':1}"#,
+        "{\"amount\":1,\"note\":\"\n\"}",
     ] {
         assert_eq!(fault(body).0, Code::MalformedJson, "{body}");
     }
-    assert_eq!(from_slice::<Debit>(b"{\"amount\":1,\"note\":\"\xff\"}").unwrap_err().code, Code::MalformedJson);
+    assert_eq!(
+        from_slice::<Debit>(b"{\"amount\":1,\"note\":\"\xff\"}").unwrap_err().code,
+        Code::MalformedJson
+    );
     assert_eq!(fault(&format!("{}1{}", "[".repeat(10_000), "]".repeat(10_000))).0, Code::MalformedJson);
     let deep = format!(r#"{{"amount":1,"note":{}1{}}}"#, "[".repeat(40), "]".repeat(40));
     assert_eq!(fault(&deep).0, Code::MalformedJson);
@@ -75,9 +107,15 @@ fn faults_name_their_place() {
     assert_eq!(fault("{}"), (Code::InvalidField, "/amount".into()));
     assert_eq!(fault(r#"{"amount":1,"balance":9}"#), (Code::UnknownField, "/balance".into()));
     assert_eq!(fault(r#"{"amount":1,"a/b~c":9}"#), (Code::UnknownField, "/a~1b~0c".into()));
-    assert_eq!(fault(r#"{"amount":1,"legs":[{"points":-1}]}"#), (Code::InvalidField, "/legs/0/points".into()));
+    assert_eq!(
+        fault(r#"{"amount":1,"legs":[{"points":-1}]}"#),
+        (Code::InvalidField, "/legs/0/points".into())
+    );
     assert_eq!(fault(r#"{"amount":1,"legs":[{}]}"#), (Code::InvalidField, "/legs/0/points".into()));
-    assert_eq!(fault(r#"{"amount":1,"legs":[{"points":1,"x":1}]}"#), (Code::UnknownField, "/legs/0/x".into()));
+    assert_eq!(
+        fault(r#"{"amount":1,"legs":[{"points":1,"x":1}]}"#),
+        (Code::UnknownField, "/legs/0/x".into())
+    );
     assert_eq!(fault(r#"{"amount":1,"take":"some"}"#), (Code::InvalidField, "/take".into()));
 }
 
@@ -98,5 +136,8 @@ fn the_hash_sees_values_only() {
     let one = body(r#"{"amount":1,"note":"é"}"#);
     assert_eq!(one.hash(&[]), body("{ \"note\":\"\\u00e9\",\n \"amount\": 1 }").hash(&[]));
     assert_ne!(one.hash(&[]), body(r#"{"amount":2,"note":"é"}"#).hash(&[]));
-    assert_eq!(one.hash(&["deadline_ms"]), body(r#"{"amount":1,"note":"é","deadline_ms":7}"#).hash(&["deadline_ms"]));
+    assert_eq!(
+        one.hash(&["deadline_ms"]),
+        body(r#"{"amount":1,"note":"é","deadline_ms":7}"#).hash(&["deadline_ms"])
+    );
 }

@@ -1,0 +1,94 @@
+//! From an empty cluster to a database that its service can use.
+
+use anyhow::Context;
+use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
+
+use crate::Database;
+
+/// One at a time: roles belong to the cluster, and two sessions that grant at once disturb each other.
+const LOCK: i64 = 0x0077_616c_6c65_7400;
+
+/// What to make.
+#[derive(Debug, Clone, Copy)]
+pub struct Target<'a> {
+    /// Whose schema.
+    pub database: Database,
+    /// Name of the database.
+    pub name: &'a str,
+    /// Login role of the service: it may connect and do what the writer role may.
+    pub role: &'a str,
+    /// The role's password.
+    pub password: &'a str,
+}
+
+/// Makes the database and its login role if they are missing, sets the password, and migrates. Safe to
+/// run again and to run several times at once.
+///
+/// `admin` owns everything; it needs the right to create databases and roles.
+///
+/// # Errors
+/// When the server cannot be reached or refuses, or a migration fails.
+pub async fn provision(admin: &PgConnectOptions, target: &Target<'_>) -> anyhow::Result<()> {
+    let mut server = PgConnection::connect_with(admin).await.context("cannot connect to the server")?;
+    lock(&mut server).await?;
+    make_role(&mut server, target).await.with_context(|| format!("role {}", target.role))?;
+    make_database(&mut server, target.name).await.with_context(|| format!("database {}", target.name))?;
+    let mut owner = PgConnection::connect_with(&admin.clone().database(target.name)).await?;
+    migrate(&mut owner, target.database).await?;
+    owner.close().await?;
+    grant(&mut server, target).await.with_context(|| format!("grants on {}", target.name))?;
+    server.close().await?;
+    Ok(())
+}
+
+/// Brings the schema of `database` up to date on a connection of its owner.
+///
+/// # Errors
+/// When a migration fails, or an applied one was changed.
+pub async fn migrate(owner: &mut PgConnection, database: Database) -> anyhow::Result<()> {
+    database.migrator().run(owner).await.with_context(|| format!("migrating {}", database.name()))
+}
+
+/// Held until the session ends.
+async fn lock(server: &mut PgConnection) -> sqlx::Result<()> {
+    sqlx::query("SELECT pg_advisory_lock($1)").bind(LOCK).execute(server).await.map(drop)
+}
+
+async fn make_role(server: &mut PgConnection, target: &Target<'_>) -> sqlx::Result<()> {
+    let exists: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)")
+        .bind(target.role)
+        .fetch_one(&mut *server)
+        .await?;
+    let template =
+        if exists { "ALTER ROLE %I LOGIN PASSWORD %L" } else { "CREATE ROLE %I LOGIN PASSWORD %L" };
+    run(server, template, &[target.role, target.password]).await
+}
+
+async fn make_database(server: &mut PgConnection, name: &str) -> sqlx::Result<()> {
+    let exists: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)")
+        .bind(name)
+        .fetch_one(&mut *server)
+        .await?;
+    if exists {
+        return Ok(());
+    }
+    // From template0 with the C collation: keys compare by bytes, the same on every machine.
+    run(server, "CREATE DATABASE %I TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'", &[name])
+        .await
+}
+
+async fn grant(server: &mut PgConnection, target: &Target<'_>) -> sqlx::Result<()> {
+    run(server, "REVOKE CONNECT, TEMPORARY ON DATABASE %I FROM PUBLIC", &[target.name]).await?;
+    run(server, "GRANT CONNECT ON DATABASE %I TO %I", &[target.name, target.role]).await?;
+    run(server, "GRANT %I TO %I", &[target.database.writer(), target.role]).await
+}
+
+/// Runs a statement that takes no parameters, with names and literals quoted by the server itself.
+async fn run(server: &mut PgConnection, template: &str, arguments: &[&str]) -> sqlx::Result<()> {
+    let statement: String = sqlx::query_scalar("SELECT format($1, VARIADIC $2::text[])")
+        .bind(template)
+        .bind(arguments)
+        .fetch_one(&mut *server)
+        .await?;
+    sqlx::raw_sql(AssertSqlSafe(statement)).execute(server).await.map(drop)
+}

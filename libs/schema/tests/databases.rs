@@ -1,0 +1,112 @@
+//! Making databases, what their roles may not do, and whether the invariants see what is broken.
+
+use std::str::FromStr;
+
+use schema::{Database, Target, check, invariants, provision};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
+use testkit::TestDatabase;
+
+fn server() -> PgConnectOptions {
+    let url = std::env::var("TEST_DATABASE_URL").expect("TEST_DATABASE_URL is not set: run script/test");
+    PgConnectOptions::from_str(&url).expect("TEST_DATABASE_URL")
+}
+
+async fn run(connection: &mut PgConnection, statement: &str) -> sqlx::Result<()> {
+    sqlx::raw_sql(AssertSqlSafe(statement.to_owned())).execute(connection).await.map(drop)
+}
+
+#[tokio::test]
+async fn provisioning_may_be_repeated_and_run_at_once() {
+    let name = format!("t_provision_{}", uuid::Uuid::new_v4().simple());
+    let role = format!("{name}_role");
+    let target = |password| Target { database: Database::DigitalRewards, name: &name, role: &role, password };
+    let admin = server();
+    let (first, second) = (target("a"), target("it's new"));
+    let (one, two) = tokio::join!(provision(&admin, &first), provision(&admin, &first));
+    one.unwrap();
+    two.unwrap();
+    provision(&admin, &second).await.unwrap();
+
+    let login = admin.clone().database(&name).username(&role).password("it's new");
+    let mut service = PgConnection::connect_with(&login).await.unwrap();
+    run(&mut service, "SELECT * FROM tender.reward_code").await.unwrap();
+    service.close().await.unwrap();
+
+    let mut connection = PgConnection::connect_with(&admin).await.unwrap();
+    run(&mut connection, &format!("DROP DATABASE {name} WITH (FORCE)")).await.unwrap();
+    run(&mut connection, &format!("DROP ROLE {role}")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_services_role_cannot_touch_another_database_nor_history() {
+    let points = TestDatabase::create(Database::Points).await;
+    let wallet = TestDatabase::create(Database::Wallet).await;
+    let url = points.url().expose().to_owned();
+    let mut service = PgConnection::connect(&url).await.unwrap();
+    for statement in [
+        "DELETE FROM tender.entry",
+        "UPDATE tender.entry SET amount = 1",
+        "TRUNCATE tender.entry",
+        "ALTER TABLE tender.entry DISABLE TRIGGER ALL",
+        "SET session_replication_role = replica",
+        "DROP TABLE tender.outbox",
+        "CREATE TABLE tender.mine ()",
+    ] {
+        let error = run(&mut service, statement).await.expect_err(statement);
+        assert_eq!(error.as_database_error().unwrap().code().unwrap(), "42501", "{statement}");
+    }
+    let other = url.replace(points.admin().get_database().unwrap(), wallet.admin().get_database().unwrap());
+    let error = PgConnection::connect(&other).await.expect_err("another service's database");
+    assert_eq!(error.as_database_error().unwrap().code().unwrap(), "42501");
+}
+
+#[tokio::test]
+async fn every_invariant_runs_on_every_database() {
+    for database in Database::ALL {
+        let test = TestDatabase::create(database).await;
+        let mut connection = PgConnection::connect_with(&test.admin()).await.unwrap();
+        let findings = check(&mut connection, database).await.unwrap();
+        assert_eq!(findings.len(), invariants(database).len());
+        assert!(findings.iter().all(|finding| finding.violations == 0), "{findings:#?}");
+    }
+}
+
+/// One account with one credit, as a tender would have written it.
+const ONE_CREDIT: &str = "
+    INSERT INTO tender.account (business_id, owner, asset, posted, version) VALUES ('b', 'c', 'points', 10, 1);
+    INSERT INTO tender.lot (account_no, lot_id, original, remaining, funding, kind, operation_id, created_at)
+    VALUES (1, gen_random_uuid(), 10, 10, 'paid', 'earn', gen_random_uuid(), now());
+    INSERT INTO tender.operation
+        (operation_id, business_id, account_no, kind, state, amount, response, created_at, updated_at)
+    VALUES ('00000000-0000-0000-0000-000000000001', 'b', 1, 'credit', 'applied', 10, '{}', now(), now());
+    INSERT INTO tender.entry (operation_id, business_id, asset, kind, amount,
+        account_no, version, balance_after, held_after, contra, created_at)
+    VALUES ('00000000-0000-0000-0000-000000000001', 'b', 'points', 'credit', 10, 1, 1, 10, 0, NULL, now()),
+           ('00000000-0000-0000-0000-000000000001', 'b', 'points', 'credit', -10,
+               NULL, NULL, NULL, NULL, 'issued:paid', now());";
+
+#[tokio::test]
+async fn what_a_superuser_edits_is_seen() {
+    for (edit, broken) in [
+        ("SELECT 1", None),
+        ("UPDATE tender.lot SET remaining = 9", Some("posted_equals_lots")),
+        ("UPDATE tender.account SET posted = 11", Some("posted_equals_entries")),
+        ("UPDATE tender.account SET version = 2", Some("versions_have_no_gaps")),
+        (
+            "ALTER TABLE tender.entry DISABLE TRIGGER ALL; DELETE FROM tender.entry WHERE contra IS NOT NULL",
+            Some("operations_balance"),
+        ),
+    ] {
+        let test = TestDatabase::create(Database::Points).await.without_checks();
+        let mut connection = PgConnection::connect_with(&test.admin()).await.unwrap();
+        run(&mut connection, ONE_CREDIT).await.unwrap();
+        run(&mut connection, edit).await.unwrap();
+        let findings = check(&mut connection, Database::Points).await.unwrap();
+        let names: Vec<&str> = findings
+            .iter()
+            .filter(|finding| finding.violations > 0)
+            .map(|finding| finding.name.as_str())
+            .collect();
+        assert!(broken.map_or(names.is_empty(), |rule| names.contains(&rule)), "{edit}: {names:?}");
+    }
+}
