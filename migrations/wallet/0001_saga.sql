@@ -113,8 +113,8 @@ CREATE TABLE saga.operator_action (
     before         jsonb       NOT NULL,
     after          jsonb       NOT NULL
 );
--- The caller's operation id acts once; what was refused may be tried again.
-CREATE UNIQUE INDEX operator_action_once ON saga.operator_action (business_id, operation_id) WHERE accepted;
+-- The caller's operation id acts once on a dead letter; what was refused may be tried again.
+CREATE UNIQUE INDEX operator_action_once ON saga.operator_action (business_id, operation_id, dead_letter_id) WHERE accepted;
 GRANT SELECT, INSERT ON saga.operator_action TO wallet_writer;
 
 CREATE FUNCTION saga.append_only() RETURNS trigger LANGUAGE plpgsql AS $$

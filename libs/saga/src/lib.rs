@@ -1,1 +1,34 @@
-//! Placeholder.
+//! Persisted sagas: a pure state machine, a group-commit store, recovery, dead letters. Knows no domain words.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`machine`] | decides: `(state, event) -> (state, actions)`, pure |
+//! | `task` | one run of one saga: carries the actions out |
+//! | `store`, `write` | transitions of concurrent sagas, made durable in one transaction |
+//! | `lease`, `recovery` | heartbeat, claims of what has no live owner, rescans of what a process owns |
+//! | `gate` | participants that cannot be reached: one probe each, a wake-up for all |
+//! | [`ops`] | what an operator may do: list, replay, resolve |
+//! | [`Domain`] | what a domain brings: its plan, its participants, its own rows |
+
+mod config;
+mod domain;
+mod engine;
+mod gate;
+mod lease;
+pub mod machine;
+pub mod ops;
+mod recovery;
+mod registry;
+mod row;
+mod store;
+mod task;
+mod write;
+
+pub use config::{Config, Retry};
+pub use domain::{
+    Admission, Begin, Call, Conclusion, Domain, Ending, Key, NewSaga, Reason, Replied, Response, Saga, SagaId, Turned,
+};
+pub use engine::{Engine, Submitted, TurnBack, Waited};
+pub use row::Stored;
+pub use store::StoreError;
+pub use task::state_name;

@@ -1,0 +1,142 @@
+//! One heartbeat a process, instead of a lease a saga.
+//!
+//! A process whose heartbeat is older than the TTL by the database's clock has lost its sagas to whoever claims them.
+//! So a process that could not renew for as long stops sending by itself, measured from *before* the last heartbeat was
+//! sent on a clock that goes on while the process is stopped. Back from such a gap, it waits one TTL before it claims
+//! anything: others may have had the same gap and deserve to renew first.
+
+use std::{
+    sync::atomic::{AtomicI64, Ordering},
+    time::{Duration, Instant},
+};
+
+use sqlx::{ConnectOptions, PgConnection, postgres::PgConnectOptions};
+use uuid::Uuid;
+
+use crate::machine::Millis;
+
+const NEVER: i64 = i64::MIN / 2;
+
+#[derive(Debug)]
+pub(crate) struct Lease {
+    origin: Instant,
+    ttl_ms: i64,
+    /// In milliseconds since `origin`.
+    valid_until: AtomicI64,
+    claim_from: AtomicI64,
+    /// The database's clock minus ours.
+    offset: AtomicI64,
+}
+
+impl Lease {
+    pub(crate) fn new(ttl: Duration) -> Self {
+        Self {
+            origin: Instant::now(),
+            ttl_ms: i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX / 4),
+            valid_until: AtomicI64::new(NEVER),
+            claim_from: AtomicI64::new(0),
+            offset: AtomicI64::new(0),
+        }
+    }
+
+    fn local(&self) -> i64 {
+        i64::try_from(self.origin.elapsed().as_millis()).unwrap_or(i64::MAX / 4)
+    }
+
+    /// Whether this process may still act on what it owns.
+    pub(crate) fn holds(&self) -> bool {
+        self.local() < self.valid_until.load(Ordering::Acquire)
+    }
+
+    /// Whether it may take what others have left.
+    pub(crate) fn may_claim(&self) -> bool {
+        self.holds() && self.local() >= self.claim_from.load(Ordering::Acquire)
+    }
+
+    /// The database's clock, as of the last heartbeat.
+    pub(crate) fn now(&self) -> Millis {
+        self.local() + self.offset.load(Ordering::Acquire)
+    }
+
+    /// A heartbeat that was sent at `sent` (by [`Lease::local`]) is durable.
+    fn renewed(&self, sent: i64, database_now: Millis) {
+        let before = self.valid_until.load(Ordering::Acquire);
+        if before != NEVER && self.local() >= before {
+            self.claim_from.store(self.local() + self.ttl_ms, Ordering::Release);
+        }
+        let middle = sent.midpoint(self.local());
+        self.offset.store(database_now - middle, Ordering::Release);
+        self.valid_until.store(sent + self.ttl_ms, Ordering::Release);
+    }
+}
+
+/// The connection that heartbeats go over: its own, so that no other wait can delay them.
+pub(crate) struct Heart {
+    pub options: PgConnectOptions,
+    pub process: Uuid,
+    pub name: String,
+    pub connection: Option<PgConnection>,
+}
+
+impl Heart {
+    /// Beats once, within `limit`.
+    pub(crate) async fn beat(&mut self, lease: &Lease, limit: Duration) -> Result<(), sqlx::Error> {
+        let sent = lease.local();
+        match tokio::time::timeout(limit, self.write()).await {
+            Ok(Ok((connection, database_now))) => {
+                self.connection = Some(connection);
+                lease.renewed(sent, database_now);
+                Ok(())
+            }
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(sqlx::Error::PoolTimedOut),
+        }
+    }
+
+    /// The connection is kept only if the beat went through.
+    async fn write(&mut self) -> sqlx::Result<(PgConnection, Millis)> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.options.connect().await?,
+        };
+        let now: i64 = sqlx::query_scalar(
+            "INSERT INTO saga.process (process_id, name) VALUES ($1, $2)
+             ON CONFLICT (process_id) DO UPDATE SET beat_at = clock_timestamp()
+             RETURNING (extract(epoch FROM clock_timestamp()) * 1000)::bigint",
+        )
+        .bind(self.process)
+        .bind(&self.name)
+        .fetch_one(&mut connection)
+        .await?;
+        Ok((connection, now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_ends_one_ttl_after_its_last_beat_was_sent() {
+        let lease = Lease::new(Duration::from_millis(50));
+        assert!(!lease.holds(), "not before the first beat");
+        lease.renewed(lease.local(), 1_000_000);
+        assert!(lease.holds() && lease.may_claim());
+        std::thread::sleep(Duration::from_millis(60));
+        assert!(!lease.holds());
+        lease.renewed(lease.local(), 1_000_100);
+        assert!(lease.holds());
+        assert!(!lease.may_claim(), "others may have had the same gap");
+        std::thread::sleep(Duration::from_millis(40));
+        lease.renewed(lease.local(), 1_000_200);
+        std::thread::sleep(Duration::from_millis(15));
+        assert!(lease.may_claim());
+    }
+
+    #[test]
+    fn a_beat_that_took_long_counts_from_when_it_was_sent() {
+        let lease = Lease::new(Duration::from_millis(50));
+        lease.renewed(lease.local() - 60, 1_000_000);
+        assert!(!lease.holds());
+    }
+}

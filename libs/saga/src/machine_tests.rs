@@ -1,0 +1,233 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const LIMITS: Limits = Limits { refused_for: 1_000, wrong_answers: 3, unreachable_for: 60_000 };
+const CLOCKS: Clocks = Clocks { deadline: 10_000, budget_from: 0 };
+
+fn machine(kind: Kind, legs: usize) -> Machine {
+    Machine::new(kind, State::Running, legs, CLOCKS, false, LIMITS)
+}
+
+fn recovered(state: State, legs: usize) -> Machine {
+    Machine::new(Kind::Compensable, state, legs, CLOCKS, true, LIMITS)
+}
+
+fn write(from: State, to: State, cause: Option<Cause>) -> Vec<Action> {
+    vec![Action::Write(Transition { from, to, cause })]
+}
+
+fn forward(m: &mut Machine, leg: usize, reply: Reply, now: Millis) -> Vec<Action> {
+    m.on(Event::Replied(leg, Way::Forward, reply), now).expect("legal")
+}
+
+fn cancel(m: &mut Machine, leg: usize, reply: Reply, now: Millis) -> Vec<Action> {
+    m.on(Event::Replied(leg, Way::Cancel, reply), now).expect("legal")
+}
+
+fn sends(way: Way, legs: usize) -> Vec<Action> {
+    (0..legs).map(|leg| Action::Send(leg, way)).collect()
+}
+
+#[test]
+fn the_happy_path_is_one_write_after_all_legs() {
+    let mut m = machine(Kind::Compensable, 3);
+    assert_eq!(m.on(Event::Start, 0), Ok(sends(Way::Forward, 3)));
+    assert_eq!(forward(&mut m, 2, Reply::Done, 1), []);
+    assert_eq!(forward(&mut m, 0, Reply::Empty, 1), []);
+    assert_eq!(forward(&mut m, 1, Reply::Done, 1), write(State::Running, State::Completed, None));
+    assert_eq!(m.state(), State::Running, "not before it is durable");
+    assert_eq!(m.on(Event::Written, 2), Ok(vec![Action::Finish]));
+    assert_eq!(m.state(), State::Completed);
+}
+
+#[test]
+fn a_refusal_turns_back_and_cancels_every_leg_only_once_that_is_durable() {
+    let mut m = machine(Kind::Compensable, 3);
+    m.on(Event::Start, 0).expect("legal");
+    forward(&mut m, 0, Reply::Done, 1);
+    let cause = Some(Cause::Refused(1));
+    assert_eq!(forward(&mut m, 1, Reply::Refused, 1), write(State::Running, State::Compensating, cause));
+    assert_eq!(forward(&mut m, 2, Reply::Done, 1), [], "late answers change nothing");
+    assert_eq!(m.on(Event::Written, 2), Ok(sends(Way::Cancel, 3)));
+    assert_eq!(cancel(&mut m, 0, Reply::Done, 3), []);
+    assert_eq!(cancel(&mut m, 1, Reply::Done, 3), []);
+    assert_eq!(cancel(&mut m, 2, Reply::Done, 3), write(State::Compensating, State::Compensated, None));
+    assert_eq!(m.on(Event::Written, 4), Ok(vec![Action::Finish]));
+}
+
+#[test]
+fn where_nothing_took_effect_there_is_nothing_to_take_back() {
+    let mut m = machine(Kind::Compensable, 2);
+    m.on(Event::Start, 0).expect("legal");
+    forward(&mut m, 0, Reply::Empty, 1);
+    let cause = Some(Cause::Refused(1));
+    assert_eq!(forward(&mut m, 1, Reply::Refused, 1), write(State::Running, State::Compensated, cause));
+
+    let mut m = machine(Kind::Compensable, 2);
+    m.on(Event::Start, 0).expect("legal");
+    forward(&mut m, 0, Reply::Empty, 1);
+    let cause = Some(Cause::TookNothing);
+    assert_eq!(forward(&mut m, 1, Reply::Empty, 1), write(State::Running, State::Compensated, cause));
+}
+
+#[test]
+fn transient_failures_are_retried_until_the_deadline_and_no_longer() {
+    let mut m = machine(Kind::Compensable, 1);
+    m.on(Event::Start, 0).expect("legal");
+    assert_eq!(forward(&mut m, 0, Reply::Unknown, 1), [Action::Backoff(0, Way::Forward, 1)]);
+    assert_eq!(m.on(Event::Wake(0, Way::Forward), 51), Ok(vec![Action::Send(0, Way::Forward)]));
+    assert_eq!(m.on(Event::Deadline, 9_999), Ok(vec![]), "not yet");
+    let cause = Some(Cause::Silent(Some(0)));
+    assert_eq!(m.on(Event::Deadline, 10_000), Ok(write(State::Running, State::Compensating, cause)));
+    assert_eq!(m.deadline(), None);
+}
+
+#[test]
+fn refused_at_connect_for_a_second_counts_as_declined() {
+    let mut m = machine(Kind::Compensable, 1);
+    m.on(Event::Start, 0).expect("legal");
+    assert_eq!(forward(&mut m, 0, Reply::NotSent, 100), [Action::Backoff(0, Way::Forward, 1)]);
+    m.on(Event::Wake(0, Way::Forward), 600).expect("legal");
+    assert_eq!(forward(&mut m, 0, Reply::NotSent, 1_099), [Action::Backoff(0, Way::Forward, 2)]);
+    m.on(Event::Wake(0, Way::Forward), 1_100).expect("legal");
+    let cause = Some(Cause::Silent(Some(0)));
+    // Through COMPENSATING: an earlier attempt may have been sent after all.
+    assert_eq!(forward(&mut m, 0, Reply::NotSent, 1_100), write(State::Running, State::Compensating, cause));
+}
+
+#[test]
+fn after_a_takeover_past_the_deadline_each_leg_has_one_attempt() {
+    let mut m = recovered(State::Running, 2);
+    assert_eq!(m.on(Event::Start, 20_000), Ok(sends(Way::Forward, 2)));
+    assert_eq!(m.deadline(), None);
+    forward(&mut m, 0, Reply::Done, 20_001);
+    assert_eq!(forward(&mut m, 1, Reply::Done, 20_001), write(State::Running, State::Completed, None));
+
+    let mut m = recovered(State::Running, 2);
+    m.on(Event::Start, 20_000).expect("legal");
+    let cause = Some(Cause::Silent(Some(1)));
+    assert_eq!(forward(&mut m, 1, Reply::Unknown, 20_001), write(State::Running, State::Compensating, cause));
+}
+
+#[test]
+fn a_deadline_during_recovery_lets_attempts_in_flight_answer() {
+    let mut m = recovered(State::Running, 2);
+    m.on(Event::Start, 9_000).expect("legal");
+    assert_eq!(m.on(Event::Deadline, 10_000), Ok(vec![]));
+    assert_eq!(forward(&mut m, 0, Reply::Done, 10_001), []);
+    assert_eq!(forward(&mut m, 1, Reply::Done, 10_002), write(State::Running, State::Completed, None));
+
+    let mut m = recovered(State::Running, 2);
+    m.on(Event::Start, 9_000).expect("legal");
+    forward(&mut m, 0, Reply::Unknown, 9_500);
+    let cause = Some(Cause::Silent(Some(0)));
+    assert_eq!(
+        m.on(Event::Deadline, 10_000),
+        Ok(write(State::Running, State::Compensating, cause)),
+        "leg 0 waits for a retry that no longer comes"
+    );
+}
+
+#[test]
+fn compensation_ends_in_a_dead_letter_only_past_its_budget() {
+    let mut m = recovered(State::Compensating, 2);
+    assert_eq!(m.on(Event::Start, 1), Ok(sends(Way::Cancel, 2)));
+    assert_eq!(cancel(&mut m, 0, Reply::Unknown, 59_999), [Action::Backoff(0, Way::Cancel, 1)]);
+    m.on(Event::Wake(0, Way::Cancel), 60_000).expect("legal");
+    assert_eq!(cancel(&mut m, 0, Reply::Unknown, 60_000), [], "leg 1 is still in flight");
+    let cause = Some(Cause::Silent(Some(0)));
+    assert_eq!(cancel(&mut m, 1, Reply::Done, 60_001), write(State::Compensating, State::DeadLetter, cause));
+}
+
+#[test]
+fn definite_wrong_answers_count_and_silence_does_not() {
+    let mut m = recovered(State::Compensating, 1);
+    m.on(Event::Start, 1).expect("legal");
+    for nth in 1..3 {
+        assert_eq!(cancel(&mut m, 0, Reply::Wrong, 2), [Action::Backoff(0, Way::Cancel, nth)]);
+        m.on(Event::Wake(0, Way::Cancel), 3).expect("legal");
+    }
+    let cause = Some(Cause::Wrong(0));
+    assert_eq!(cancel(&mut m, 0, Reply::Wrong, 4), write(State::Compensating, State::DeadLetter, cause));
+}
+
+#[test]
+fn forward_only_never_turns_back() {
+    let mut m = machine(Kind::ForwardOnly, 1);
+    m.on(Event::Start, 50_000).expect("legal");
+    assert_eq!(m.deadline(), None, "its deadline is nobody's");
+    assert_eq!(forward(&mut m, 0, Reply::Refused, 50_001), [Action::Backoff(0, Way::Forward, 1)]);
+    m.on(Event::Wake(0, Way::Forward), 50_002).expect("legal");
+    let cause = Some(Cause::Silent(Some(0)));
+    assert_eq!(forward(&mut m, 0, Reply::NotSent, 60_000), write(State::Running, State::DeadLetter, cause));
+}
+
+#[test]
+fn events_that_do_not_fit_are_error_values() {
+    let mut m = machine(Kind::Compensable, 1);
+    let illegal = |event| Err(Illegal { event, state: State::Running });
+    assert_eq!(m.on(Event::Written, 0), illegal(Event::Written));
+    let event = Event::Replied(7, Way::Forward, Reply::Done);
+    assert_eq!(m.on(event, 0), illegal(event));
+    let mut m = recovered(State::Completed, 1);
+    assert_eq!(m.on(Event::Start, 0), Err(Illegal { event: Event::Start, state: State::Completed }));
+}
+
+fn any_event(legs: usize) -> impl Strategy<Value = Event> {
+    let way = prop_oneof![Just(Way::Forward), Just(Way::Cancel)];
+    let reply = prop_oneof![
+        Just(Reply::Done),
+        Just(Reply::Empty),
+        Just(Reply::Refused),
+        Just(Reply::NotSent),
+        Just(Reply::Unknown),
+        Just(Reply::Wrong)
+    ];
+    prop_oneof![
+        6 => (0..legs, way.clone(), reply).prop_map(|(l, w, r)| Event::Replied(l, w, r)),
+        3 => (0..legs, way).prop_map(|(l, w)| Event::Wake(l, w)),
+        1 => Just(Event::Deadline),
+        3 => Just(Event::Written),
+    ]
+}
+
+proptest! {
+    /// Whatever comes in whatever order: cancels only when COMPENSATING is durable, one write at a time, no forward
+    /// after the direction changed, and the states follow the diagram.
+    #[test]
+    fn any_order_of_events_keeps_the_rules(
+        events in prop::collection::vec((any_event(3), 0_i64..5_000), 1..60),
+        compensable in any::<bool>(),
+        recovered in any::<bool>(),
+    ) {
+        let kind = if compensable { Kind::Compensable } else { Kind::ForwardOnly };
+        let mut m = Machine::new(kind, State::Running, 3, CLOCKS, recovered, LIMITS);
+        let mut now = 0;
+        m.on(Event::Start, now).expect("legal");
+        let mut writing = false;
+        for (event, passed) in events {
+            now += passed;
+            let before = m.state();
+            let Ok(actions) = m.on(event, now) else { continue };
+            if event == Event::Written {
+                writing = false;
+            }
+            for action in actions {
+                match action {
+                    Action::Send(_, Way::Cancel) => prop_assert_eq!(m.state(), State::Compensating),
+                    Action::Send(_, Way::Forward) => prop_assert!(m.state() == State::Running && !writing),
+                    Action::Write(t) => {
+                        prop_assert!(!writing);
+                        writing = true;
+                        prop_assert_eq!(t.from, before);
+                        prop_assert!(compensable || matches!(t.to, State::Completed | State::DeadLetter));
+                        prop_assert!(t.to != State::Completed || before == State::Running);
+                    }
+                    Action::Finish => prop_assert!(!m.state().is_live()),
+                    Action::Backoff(_, way, _) => prop_assert_eq!(way, m.way()),
+                }
+            }
+        }
+    }
+}

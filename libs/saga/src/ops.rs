@@ -1,0 +1,494 @@
+//! What an operator may see and do. Every action, also a refused one, is an append-only row.
+//!
+//! A replay is one more takeover, in the direction that was written: safe by the same argument as any takeover. It is
+//! idempotent by the caller's operation id, and of concurrent replays of one dead letter one wins.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use serde_json::{Value, json};
+use sqlx::{PgConnection, Row, postgres::PgRow};
+use uuid::Uuid;
+
+use crate::{
+    domain::{Conclusion, Domain, Ending, SagaId},
+    engine::Engine,
+    machine::{Kind, State},
+    row::{self, Loaded, Raw},
+    task::state_name,
+    write::STUCK_COMPENSATING_AFTER_MS,
+};
+
+/// A saga in a list.
+#[derive(Debug, Clone, Serialize)]
+pub struct SagaLine {
+    /// Its id.
+    pub saga_id: SagaId,
+    /// The use case.
+    pub operation: String,
+    /// The caller's key.
+    pub idempotency_key: String,
+    /// Its state.
+    pub status: &'static str,
+    /// Its epoch: how often it changed hands, plus one.
+    pub epoch: i64,
+    /// The process that runs it.
+    pub owner: Option<Uuid>,
+    /// Whether its direction is backward.
+    pub backward: bool,
+    /// Why it was turned back.
+    pub cause: Option<Value>,
+    /// When it was written.
+    pub created_at: DateTime<Utc>,
+    /// When it ended.
+    pub ended_at: Option<DateTime<Utc>>,
+}
+
+/// A saga with its plan and history.
+#[derive(Debug, Clone, Serialize)]
+pub struct SagaDetail {
+    /// The saga.
+    #[serde(flatten)]
+    pub saga: SagaLine,
+    /// What it set out to do.
+    pub plan: Value,
+    /// Under which participants know its legs.
+    pub legs_id: Uuid,
+    /// The trace of the request that made it.
+    pub trace_id: Option<String>,
+    /// Everything that left the happy path, oldest first.
+    pub timeline: Vec<TimelineEvent>,
+}
+
+/// One event of a saga's history.
+#[derive(Debug, Clone, Serialize)]
+pub struct TimelineEvent {
+    /// When.
+    pub at: DateTime<Utc>,
+    /// What.
+    pub event: String,
+    /// Under which epoch.
+    pub epoch: i64,
+    /// By which process.
+    pub owner: Option<Uuid>,
+    /// Attempts, reasons.
+    pub detail: Value,
+}
+
+/// A dead letter.
+#[derive(Debug, Clone, Serialize)]
+pub struct DeadLetterLine {
+    /// Its id.
+    pub dead_letter_id: Uuid,
+    /// The saga that is parked.
+    pub saga_id: SagaId,
+    /// Why.
+    pub code: String,
+    /// Which participant stands in the way.
+    pub participant: Option<String>,
+    /// Which legs are pending, and the attempts.
+    pub detail: Value,
+    /// When it was parked.
+    pub opened_at: DateTime<Utc>,
+    /// When it was replayed or resolved.
+    pub closed_at: Option<DateTime<Utc>>,
+    /// `replayed` or `resolved`.
+    pub closed_as: Option<String>,
+}
+
+/// Which rows of a list.
+#[derive(Debug, Clone, Default)]
+pub struct Page {
+    /// Rows after this id; ids rise with time.
+    pub after: Option<Uuid>,
+    /// Most rows.
+    pub limit: i64,
+}
+
+/// Filters of the list of sagas.
+#[derive(Debug, Clone, Default)]
+pub struct SagaFilter {
+    /// Only this state.
+    pub state: Option<State>,
+    /// Only older than so many seconds.
+    pub older_than_s: Option<i64>,
+}
+
+/// An operator's order.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// The tenant of the operator.
+    pub business_id: String,
+    /// Who.
+    pub actor: String,
+    /// Makes the order idempotent.
+    pub operation_id: String,
+    /// Why.
+    pub reason: String,
+    /// Something to look it up by, outside.
+    pub reference: Option<String>,
+    /// Say what would be done, and do nothing.
+    pub dry_run: bool,
+}
+
+/// What is to be done with a dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remedy {
+    /// Go on, in the direction that was written.
+    Replay,
+    /// It was settled by hand; close the saga.
+    Resolve,
+}
+
+impl Remedy {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Replay => "replay",
+            Self::Resolve => "resolve",
+        }
+    }
+
+    const fn closing(self) -> &'static str {
+        match self {
+            Self::Replay => "replayed",
+            Self::Resolve => "resolved",
+        }
+    }
+}
+
+/// What came of an order.
+#[derive(Debug, Clone, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case", tag = "result")]
+pub enum Ordered {
+    /// Done now.
+    Done {
+        /// The saga's state before.
+        before: String,
+        /// The saga's state after.
+        after: String,
+    },
+    /// It would be done.
+    WouldDo {
+        /// The saga's state now.
+        before: String,
+        /// The saga's state then.
+        after: String,
+    },
+    /// Done earlier under the same operation id.
+    AlreadyDone,
+    /// The dead letter is closed: nothing is left to do.
+    AlreadyClosed,
+    /// No such dead letter, for this business.
+    NotFound,
+    /// This version cannot read the saga.
+    Unreadable,
+}
+
+impl<D: Domain> Engine<D> {
+    /// Sagas of a business, oldest first.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub async fn list_sagas(&self, business_id: &str, filter: &SagaFilter, page: &Page) -> sqlx::Result<Vec<SagaLine>> {
+        sqlx::query(
+            "SELECT saga_id, operation, key, state, epoch, owner, backward, cause, created_at, ended_at
+             FROM saga.saga
+             WHERE business_id = $1 AND ($2::smallint IS NULL OR state = $2)
+               AND ($3::bigint IS NULL OR created_at < clock_timestamp() - make_interval(secs => $3))
+               AND ($4::uuid IS NULL OR saga_id > $4)
+             ORDER BY saga_id LIMIT $5",
+        )
+        .bind(business_id)
+        .bind(filter.state.map(State::code))
+        .bind(filter.older_than_s)
+        .bind(page.after)
+        .bind(page.limit)
+        .fetch_all(&self.pool)
+        .await?
+        .iter()
+        .map(saga_line)
+        .collect()
+    }
+
+    /// A saga of a business with its timeline.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub async fn show_saga(&self, business_id: &str, id: SagaId) -> sqlx::Result<Option<SagaDetail>> {
+        let row = sqlx::query(
+            "SELECT saga_id, operation, key, state, epoch, owner, backward, cause, created_at, ended_at, plan, legs_id, trace_id
+             FROM saga.saga WHERE business_id = $1 AND saga_id = $2",
+        )
+        .bind(business_id)
+        .bind(id)
+        .fetch_optional(&self.pool)
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        let timeline = sqlx::query("SELECT at, event, epoch, owner, detail FROM saga.saga_event WHERE saga_id = $1 ORDER BY event_id")
+            .bind(id)
+            .fetch_all(&self.pool)
+            .await?
+            .iter()
+            .map(|e| {
+                Ok(TimelineEvent {
+                    at: e.try_get(0)?,
+                    event: e.try_get(1)?,
+                    epoch: e.try_get(2)?,
+                    owner: e.try_get(3)?,
+                    detail: e.try_get(4)?,
+                })
+            })
+            .collect::<sqlx::Result<_>>()?;
+        Ok(Some(SagaDetail {
+            saga: saga_line(&row)?,
+            plan: row.try_get("plan")?,
+            legs_id: row.try_get("legs_id")?,
+            trace_id: row.try_get("trace_id")?,
+            timeline,
+        }))
+    }
+
+    /// Dead letters of a business; only open ones unless `closed` too. In no order but that of their ids.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub async fn list_dead_letters(&self, business_id: &str, closed: bool, page: &Page) -> sqlx::Result<Vec<DeadLetterLine>> {
+        sqlx::query(
+            "SELECT dead_letter_id, saga_id, code, participant, detail, opened_at, closed_at, closed_as
+             FROM saga.dead_letter
+             WHERE business_id = $1 AND ($2 OR closed_at IS NULL) AND ($3::uuid IS NULL OR dead_letter_id > $3)
+             ORDER BY dead_letter_id LIMIT $4",
+        )
+        .bind(business_id)
+        .bind(closed)
+        .bind(page.after)
+        .bind(page.limit)
+        .fetch_all(&self.pool)
+        .await?
+        .iter()
+        .map(dead_letter_line)
+        .collect()
+    }
+
+    /// A dead letter of a business.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub async fn show_dead_letter(&self, business_id: &str, id: Uuid) -> sqlx::Result<Option<DeadLetterLine>> {
+        sqlx::query(
+            "SELECT dead_letter_id, saga_id, code, participant, detail, opened_at, closed_at, closed_as
+             FROM saga.dead_letter WHERE business_id = $1 AND dead_letter_id = $2",
+        )
+        .bind(business_id)
+        .bind(id)
+        .fetch_optional(&self.pool)
+        .await?
+        .as_ref()
+        .map(dead_letter_line)
+        .transpose()
+    }
+
+    /// Replays or resolves a dead letter.
+    ///
+    /// # Errors
+    /// Of the database; then nothing was done.
+    pub async fn remedy(self: &Arc<Self>, dead_letter: Uuid, remedy: Remedy, order: Order) -> sqlx::Result<Ordered> {
+        let mut tx = self.pool.begin().await?;
+        let (ordered, row) = self.remedy_in(&mut tx, dead_letter, remedy, &order).await?;
+        tx.commit().await?;
+        if let Some(row) = row {
+            self.adopt(row);
+        }
+        Ok(ordered)
+    }
+
+    async fn remedy_in(
+        &self,
+        tx: &mut PgConnection,
+        dead_letter: Uuid,
+        remedy: Remedy,
+        order: &Order,
+    ) -> sqlx::Result<(Ordered, Option<Loaded<D>>)> {
+        let letter = sqlx::query("SELECT saga_id, closed_as FROM saga.dead_letter WHERE business_id = $1 AND dead_letter_id = $2 FOR UPDATE")
+            .bind(&order.business_id)
+            .bind(dead_letter)
+            .fetch_optional(&mut *tx)
+            .await?;
+        let Some(letter) = letter else { return Ok((Ordered::NotFound, None)) };
+        if was_done(tx, dead_letter, order).await? {
+            return Ok((Ordered::AlreadyDone, None));
+        }
+        let saga_id: SagaId = letter.try_get(0)?;
+        let closed: Option<String> = letter.try_get(1)?;
+        let action = Action { dead_letter, saga_id, remedy, order };
+        if closed.is_some() {
+            action.record(tx, false, "closed", "closed").await?;
+            return Ok((Ordered::AlreadyClosed, None));
+        }
+        let raw = lock_saga(tx, saga_id).await?;
+        let before = raw.stored.state;
+        let to = destination(&raw, remedy);
+        let names = (state_name(before).to_owned(), state_name(to).to_owned());
+        let Ok(row) = raw.load::<D>() else {
+            if remedy == Remedy::Resolve && !order.dry_run {
+                return self.resolve_unreadable(tx, &action).await.map(|done| (done, None));
+            }
+            action.record(tx, false, &names.0, "unreadable").await?;
+            return Ok((Ordered::Unreadable, None));
+        };
+        if order.dry_run {
+            return Ok((Ordered::WouldDo { before: names.0, after: names.1 }, None));
+        }
+        let row = self.carry_out(tx, row, to, &action).await?;
+        action.record(tx, true, &names.0, &names.1).await?;
+        Ok((Ordered::Done { before: names.0, after: names.1 }, (remedy == Remedy::Replay).then_some(row)))
+    }
+
+    async fn carry_out(&self, tx: &mut PgConnection, mut row: Loaded<D>, to: State, action: &Action<'_>) -> sqlx::Result<Loaded<D>> {
+        let id = row.saga.id;
+        let (epoch, budget_from): (i64, DateTime<Utc>) = move_by_hand(tx, id, to, self.process).await?;
+        row.saga.epoch = epoch;
+        row.state = to;
+        row.poison = 0;
+        row.budget_from = budget_from;
+        let ending = match action.remedy {
+            Remedy::Replay => Ending::Reopened(to == State::Compensating),
+            Remedy::Resolve => Ending::Resolved,
+        };
+        let Conclusion { change, .. } = self.domain.conclude(&row.saga, ending);
+        if let Some(change) = change {
+            self.domain.record(tx, &[(id, change)]).await?;
+        }
+        action.close(tx, epoch, self.process).await?;
+        Ok(row)
+    }
+
+    async fn resolve_unreadable(&self, tx: &mut PgConnection, action: &Action<'_>) -> sqlx::Result<Ordered> {
+        let (epoch, _) = move_by_hand(tx, action.saga_id, State::Resolved, self.process).await?;
+        action.close(tx, epoch, self.process).await?;
+        let (before, after) = (state_name(State::DeadLetter).to_owned(), state_name(State::Resolved).to_owned());
+        action.record(tx, true, &before, &after).await?;
+        Ok(Ordered::Done { before, after })
+    }
+}
+
+async fn was_done(tx: &mut PgConnection, dead_letter: Uuid, order: &Order) -> sqlx::Result<bool> {
+    sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM saga.operator_action
+             WHERE business_id = $1 AND operation_id = $2 AND dead_letter_id = $3 AND accepted)",
+    )
+    .bind(&order.business_id)
+    .bind(&order.operation_id)
+    .bind(dead_letter)
+    .fetch_one(tx)
+    .await
+}
+
+/// Where a remedy leads. An undecided saga whose key was cancelled meanwhile is turned back.
+fn destination(raw: &Raw, remedy: Remedy) -> State {
+    let back = raw.stored.backward || (raw.stored.key_cancelled && raw.kind == Some(Kind::Compensable));
+    match remedy {
+        Remedy::Resolve => State::Resolved,
+        Remedy::Replay if back => State::Compensating,
+        Remedy::Replay => State::Running,
+    }
+}
+
+async fn lock_saga(tx: &mut PgConnection, id: SagaId) -> sqlx::Result<Raw> {
+    sqlx::query("SELECT 1 FROM saga.saga WHERE saga_id = $1 FOR UPDATE").bind(id).execute(&mut *tx).await?;
+    row::by_id(&mut *tx, id).await?.ok_or(sqlx::Error::RowNotFound)
+}
+
+async fn move_by_hand(tx: &mut PgConnection, id: SagaId, to: State, owner: Uuid) -> sqlx::Result<(i64, DateTime<Utc>)> {
+    sqlx::query_as(
+        "UPDATE saga.saga SET state = $2, backward = backward OR $2 = 1, epoch = epoch + 1, owner = $3, poison = 0,
+             budget_from = clock_timestamp(), due_at = clock_timestamp() + make_interval(secs => $4 / 1000.0),
+             ended_at = CASE WHEN $2 = 5 THEN clock_timestamp() END
+         WHERE saga_id = $1 AND state = 4 RETURNING epoch, budget_from",
+    )
+    .bind(id)
+    .bind(to.code())
+    .bind(owner)
+    .bind(STUCK_COMPENSATING_AFTER_MS)
+    .fetch_one(tx)
+    .await
+}
+
+struct Action<'a> {
+    dead_letter: Uuid,
+    saga_id: SagaId,
+    remedy: Remedy,
+    order: &'a Order,
+}
+
+impl Action<'_> {
+    async fn close(&self, tx: &mut PgConnection, epoch: i64, owner: Uuid) -> sqlx::Result<()> {
+        sqlx::query("UPDATE saga.dead_letter SET closed_at = clock_timestamp(), closed_as = $2 WHERE dead_letter_id = $1")
+            .bind(self.dead_letter)
+            .bind(self.remedy.closing())
+            .execute(&mut *tx)
+            .await?;
+        sqlx::query("INSERT INTO saga.saga_event (saga_id, epoch, owner, event, detail) VALUES ($1, $2, $3, $4, $5)")
+            .bind(self.saga_id)
+            .bind(epoch)
+            .bind(owner)
+            .bind(self.remedy.closing())
+            .bind(json!({ "by": self.order.actor, "reason": self.order.reason, "reference": self.order.reference }))
+            .execute(tx)
+            .await?;
+        Ok(())
+    }
+
+    /// A dry run leaves no row of its own; everything else does.
+    async fn record(&self, tx: &mut PgConnection, accepted: bool, before: &str, after: &str) -> sqlx::Result<()> {
+        sqlx::query(
+            "INSERT INTO saga.operator_action
+                 (business_id, operation_id, actor, action, dead_letter_id, saga_id, reason, reference, accepted, before, after)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+        )
+        .bind(&self.order.business_id)
+        .bind(&self.order.operation_id)
+        .bind(&self.order.actor)
+        .bind(self.remedy.name())
+        .bind(self.dead_letter)
+        .bind(self.saga_id)
+        .bind(&self.order.reason)
+        .bind(&self.order.reference)
+        .bind(accepted)
+        .bind(json!({ "status": before }))
+        .bind(json!({ "status": after }))
+        .execute(tx)
+        .await?;
+        Ok(())
+    }
+}
+
+fn saga_line(row: &PgRow) -> sqlx::Result<SagaLine> {
+    let state: i16 = row.try_get("state")?;
+    Ok(SagaLine {
+        saga_id: row.try_get("saga_id")?,
+        operation: row.try_get("operation")?,
+        idempotency_key: row.try_get("key")?,
+        status: State::from_code(state).map_or("unknown", state_name),
+        epoch: row.try_get("epoch")?,
+        owner: row.try_get("owner")?,
+        backward: row.try_get("backward")?,
+        cause: row.try_get("cause")?,
+        created_at: row.try_get("created_at")?,
+        ended_at: row.try_get("ended_at")?,
+    })
+}
+
+fn dead_letter_line(row: &PgRow) -> sqlx::Result<DeadLetterLine> {
+    Ok(DeadLetterLine {
+        dead_letter_id: row.try_get(0)?,
+        saga_id: row.try_get(1)?,
+        code: row.try_get(2)?,
+        participant: row.try_get(3)?,
+        detail: row.try_get(4)?,
+        opened_at: row.try_get(5)?,
+        closed_at: row.try_get(6)?,
+        closed_as: row.try_get(7)?,
+    })
+}

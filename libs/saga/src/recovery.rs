@@ -1,0 +1,161 @@
+//! Reconcilers that take no input and rescan state: no saga depends on its task alone.
+//!
+//! - What has no live owner is claimed in one batched statement, with SKIP LOCKED, so that one bad row never stops the pass.
+//! - What this process owns and does not have in memory (its task panicked, or was dropped), or what is past `due_at` (its
+//!   task is stuck), is started anew under the next epoch.
+
+use std::sync::Arc;
+
+use metrics::counter;
+use serde_json::json;
+use sqlx::{PgPool, Row};
+use uuid::Uuid;
+
+use crate::{
+    domain::{Domain, Reason, SagaId},
+    engine::Engine,
+    machine::State,
+    row::{Raw, columns},
+    write::{DeadLetter, Move, STUCK_AFTER_MS, Write},
+};
+
+/// Sagas whose owner is not alive. The count of poison rises only where an owner died; `owner IS NULL` was handed over.
+const CLAIM: &str = concat!(
+    "WITH free AS (
+         SELECT f.saga_id FROM saga.saga f
+         WHERE f.state IN (0, 1) AND NOT EXISTS (
+             SELECT 1 FROM saga.process p
+             WHERE p.process_id = f.owner AND p.beat_at > clock_timestamp() - make_interval(secs => $2 / 1000.0))
+         ORDER BY f.saga_id LIMIT $3 FOR UPDATE SKIP LOCKED
+     ), claimed AS (
+         UPDATE saga.saga s SET owner = $1, epoch = s.epoch + 1,
+             poison = s.poison + CASE WHEN s.owner IS NULL THEN 0 ELSE 1 END,
+             due_at = greatest(s.deadline_at, clock_timestamp()) + make_interval(secs => $4 / 1000.0)
+         FROM free WHERE s.saga_id = free.saga_id
+         RETURNING ",
+    columns!(),
+    "), told AS (
+         INSERT INTO saga.saga_event (saga_id, epoch, owner, event, detail)
+         SELECT saga_id, epoch, $1, 'taken_over', jsonb_build_object('poison', poison) FROM claimed
+     )
+     SELECT * FROM claimed"
+);
+
+const ADOPT: &str = concat!(
+    "WITH adopted AS (
+         UPDATE saga.saga s SET epoch = s.epoch + 1,
+             due_at = greatest(s.deadline_at, clock_timestamp()) + make_interval(secs => $3 / 1000.0)
+         WHERE s.saga_id = ANY($2) AND s.owner = $1 AND s.state IN (0, 1)
+         RETURNING ",
+    columns!(),
+    "), told AS (
+         INSERT INTO saga.saga_event (saga_id, epoch, owner, event)
+         SELECT saga_id, epoch, $1, 'adopted_again' FROM adopted
+     )
+     SELECT * FROM adopted"
+);
+
+impl<D: Domain> Engine<D> {
+    pub(crate) async fn recovery(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(self.config.scan).await;
+            if self.is_draining() {
+                return;
+            }
+            if !self.lease.may_claim() {
+                continue;
+            }
+            if let Err(error) = self.claim().await {
+                tracing::warn!(%error, "could not look for sagas without an owner");
+            }
+            if let Err(error) = self.rescan().await {
+                tracing::warn!(%error, "could not compare own sagas with memory");
+            }
+        }
+    }
+
+    async fn claim(self: &Arc<Self>) -> sqlx::Result<()> {
+        let ttl = i64::try_from(self.config.ttl.as_millis()).unwrap_or(i64::MAX);
+        loop {
+            let rows = sqlx::query(CLAIM)
+                .bind(self.process)
+                .bind(ttl)
+                .bind(self.config.claim_batch)
+                .bind(STUCK_AFTER_MS)
+                .fetch_all(&self.pool)
+                .await?;
+            let claimed = rows.len();
+            if claimed > 0 {
+                counter!("saga_takeovers_total").increment(claimed as u64);
+                tracing::info!(sagas = claimed, "took over sagas without a live owner");
+            }
+            for row in &rows {
+                self.adopt_raw(Raw::read(row)?).await;
+            }
+            if i64::try_from(claimed).unwrap_or(0) < self.config.claim_batch || self.is_full() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn rescan(self: &Arc<Self>) -> sqlx::Result<()> {
+        let own = sqlx::query("SELECT saga_id, due_at < clock_timestamp() FROM saga.saga WHERE owner = $1 AND state IN (0, 1)")
+            .bind(self.process)
+            .fetch_all(&self.pool)
+            .await?;
+        let mut lost = Vec::new();
+        for row in own {
+            let (id, overdue): (SagaId, bool) = (row.try_get(0)?, row.try_get(1)?);
+            if overdue || !self.registry.contains(id) {
+                lost.push(id.0);
+            }
+        }
+        if lost.is_empty() {
+            return Ok(());
+        }
+        counter!("saga_adopted_again_total").increment(lost.len() as u64);
+        tracing::warn!(sagas = lost.len(), "own sagas were not in memory, or stuck; starting them anew");
+        let rows =
+            sqlx::query(ADOPT).bind(self.process).bind(lost).bind(STUCK_AFTER_MS).fetch_all(&self.pool).await?;
+        for row in &rows {
+            self.adopt_raw(Raw::read(row)?).await;
+        }
+        Ok(())
+    }
+
+    /// A row that this version cannot understand must not be guessed at, nor stop the pass.
+    pub(crate) async fn park_unreadable(&self, id: SagaId, epoch: i64, from: State, error: &str) {
+        tracing::error!(saga_id = %id, error, "saga cannot be read; parked");
+        let parked = Move::<D> {
+            id,
+            from,
+            epoch,
+            to: State::DeadLetter,
+            take_over: None,
+            cancel_key: false,
+            cause: None,
+            response: None,
+            change: None,
+            event: Some(("dead_letter", json!({ "because": { "reason": Reason::Unreadable }, "error": error }))),
+            dead_letter: Some(DeadLetter {
+                code: Reason::Unreadable.as_str(),
+                participant: None,
+                detail: json!({ "error": error }),
+            }),
+            due_ms: STUCK_AFTER_MS,
+        };
+        if let Err(error) = self.store.write(Write::Move(Box::new(parked))).await {
+            tracing::warn!(saga_id = %id, %error, "could not park; the next pass tries again");
+        }
+    }
+}
+
+/// Gives everything unfinished up, for anybody to claim at once; the number of sagas.
+pub(crate) async fn hand_over(pool: &PgPool, process: Uuid) -> sqlx::Result<u64> {
+    let handed = sqlx::query("UPDATE saga.saga SET owner = NULL, epoch = epoch + 1 WHERE owner = $1 AND state IN (0, 1)")
+        .bind(process)
+        .execute(pool)
+        .await?;
+    sqlx::query("DELETE FROM saga.process WHERE process_id = $1").bind(process).execute(pool).await?;
+    Ok(handed.rows_affected())
+}

@@ -1,0 +1,112 @@
+//! The sagas that this process has in memory, and who waits for them.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::{sync::watch, task::AbortHandle};
+
+use crate::domain::{Response, SagaId};
+
+/// What those who wait for a saga can see of it.
+#[derive(Debug, Clone)]
+pub(crate) enum Seen {
+    Running,
+    TurnedBack,
+    /// Over, or parked. `None`: read the stored answer.
+    Ended(Option<Arc<Response>>),
+}
+
+struct Entry {
+    /// Tells a run from the one that replaced it.
+    run: u64,
+    task: Option<AbortHandle>,
+    seen: watch::Sender<Seen>,
+}
+
+#[derive(Default)]
+struct Inner {
+    runs: u64,
+    entries: HashMap<SagaId, Entry>,
+}
+
+/// Cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct Registry(Arc<Mutex<Inner>>);
+
+/// A run's place in the registry. Dropping it, also by a panic or an abort, gives the place up, and the next rescan
+/// finds a saga that nobody has in memory.
+pub(crate) struct Place {
+    registry: Registry,
+    id: SagaId,
+    run: u64,
+    pub seen: watch::Sender<Seen>,
+}
+
+impl Registry {
+    /// Takes a place for a run; an earlier run of the same saga is stopped, those who wait for it stay.
+    pub(crate) fn enter(&self, id: SagaId) -> Place {
+        let mut inner = self.lock();
+        inner.runs += 1;
+        let run = inner.runs;
+        let seen = match inner.entries.remove(&id) {
+            Some(earlier) => {
+                if let Some(task) = earlier.task {
+                    task.abort();
+                }
+                earlier.seen
+            }
+            None => watch::Sender::new(Seen::Running),
+        };
+        inner.entries.insert(id, Entry { run, task: None, seen: seen.clone() });
+        Place { registry: self.clone(), id, run, seen }
+    }
+
+    /// Says which task carries a run, so that a later one can stop it.
+    pub(crate) fn carry(&self, id: SagaId, run: u64, task: AbortHandle) {
+        if let Some(entry) = self.lock().entries.get_mut(&id).filter(|e| e.run == run) {
+            entry.task = Some(task);
+        }
+    }
+
+    pub(crate) fn watch(&self, id: SagaId) -> Option<watch::Receiver<Seen>> {
+        self.lock().entries.get(&id).map(|entry| entry.seen.subscribe())
+    }
+
+    pub(crate) fn contains(&self, id: SagaId) -> bool {
+        self.lock().entries.contains_key(&id)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.lock().entries.len()
+    }
+
+    /// Stops every run, as a crash would.
+    pub(crate) fn stop_all(&self) {
+        let entries = std::mem::take(&mut self.lock().entries);
+        for task in entries.into_values().filter_map(|entry| entry.task) {
+            task.abort();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic while the lock was held left a map that is still a map.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    pub(crate) fn run(&self) -> u64 {
+        self.run
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut inner = self.registry.lock();
+        if inner.entries.get(&self.id).is_some_and(|entry| entry.run == self.run) {
+            inner.entries.remove(&self.id);
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! A saga's row, read.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use serde::de::DeserializeOwned;
+use sqlx::{PgExecutor, Row, postgres::PgRow};
+use uuid::Uuid;
+
+use crate::{
+    domain::{Domain, Key, Response, Saga, SagaId, Turned},
+    machine::{Kind, State},
+    write::stored_response,
+};
+
+/// What is stored of a saga, short of its plan: enough to answer whoever asks under its key.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// Its id.
+    pub id: SagaId,
+    /// Its key.
+    pub key: Key,
+    /// Its state.
+    pub state: State,
+    /// Whether its direction is backward.
+    pub backward: bool,
+    /// Its epoch.
+    pub epoch: i64,
+    /// Whether its key was cancelled.
+    pub key_cancelled: bool,
+    /// Hash of the request that made it.
+    pub request_hash: Vec<u8>,
+    /// The answer under its key, once there is one.
+    pub response: Option<Response>,
+    /// When it was written.
+    pub created_at: DateTime<Utc>,
+    /// When it is turned back.
+    pub deadline_at: DateTime<Utc>,
+}
+
+/// A row as read, its plan not yet understood.
+#[derive(Debug)]
+pub(crate) struct Raw {
+    pub stored: Stored,
+    pub kind: Option<Kind>,
+    pub version: i16,
+    pub legs_id: Uuid,
+    pub parent_id: Option<SagaId>,
+    pub plan: serde_json::Value,
+    pub cause: Option<serde_json::Value>,
+    pub owner: Option<Uuid>,
+    pub poison: i16,
+    pub trace_id: Option<String>,
+    pub budget_from: DateTime<Utc>,
+}
+
+/// A row that this version understands.
+#[derive(Debug)]
+pub(crate) struct Loaded<D: Domain> {
+    pub saga: Saga<D::Plan>,
+    pub state: State,
+    pub turned: Option<Turned<D::Answer>>,
+    pub poison: i16,
+    pub key_cancelled: bool,
+    pub budget_from: DateTime<Utc>,
+}
+
+/// The columns that [`Raw`] is read from, of a saga named `s`.
+macro_rules! columns {
+    () => {
+        "s.saga_id, s.business_id, s.operation, s.scope, s.key, s.state, s.backward, s.epoch, s.key_cancelled, \
+         s.request_hash, s.response_status, s.response, s.created_at, s.deadline_at, s.kind, s.version, s.legs_id, \
+         s.parent_id, s.plan, s.cause, s.owner, s.poison, s.trace_id, s.budget_from"
+    };
+}
+pub(crate) use columns;
+
+impl Raw {
+    pub(crate) fn read(row: &PgRow) -> sqlx::Result<Self> {
+        let state: i16 = row.try_get("state")?;
+        let unknown = || sqlx::Error::Decode(format!("unknown saga state {state}").into());
+        let stored = Stored {
+            id: row.try_get("saga_id")?,
+            key: Key {
+                business_id: row.try_get("business_id")?,
+                operation: row.try_get("operation")?,
+                scope: row.try_get("scope")?,
+                key: row.try_get("key")?,
+            },
+            state: State::from_code(state).ok_or_else(unknown)?,
+            backward: row.try_get("backward")?,
+            epoch: row.try_get("epoch")?,
+            key_cancelled: row.try_get("key_cancelled")?,
+            request_hash: row.try_get("request_hash")?,
+            response: stored_response(row.try_get("response_status")?, row.try_get("response")?),
+            created_at: row.try_get("created_at")?,
+            deadline_at: row.try_get("deadline_at")?,
+        };
+        let kind = match row.try_get::<i16, _>("kind")? {
+            0 => Some(Kind::Compensable),
+            1 => Some(Kind::ForwardOnly),
+            _ => None,
+        };
+        Ok(Self {
+            stored,
+            kind,
+            version: row.try_get("version")?,
+            legs_id: row.try_get("legs_id")?,
+            parent_id: row.try_get("parent_id")?,
+            plan: row.try_get("plan")?,
+            cause: row.try_get("cause")?,
+            owner: row.try_get("owner")?,
+            poison: row.try_get("poison")?,
+            trace_id: row.try_get("trace_id")?,
+            budget_from: row.try_get("budget_from")?,
+        })
+    }
+
+    /// Understands the row, or says why it cannot be.
+    pub(crate) fn load<D: Domain>(self) -> Result<Loaded<D>, String> {
+        if self.version != D::PLAN_VERSION {
+            return Err(format!("plan version {} is not known here", self.version));
+        }
+        let kind = self.kind.ok_or("unknown kind of saga")?;
+        let saga = Saga {
+            id: self.stored.id,
+            key: self.stored.key,
+            kind,
+            legs_id: self.legs_id,
+            parent_id: self.parent_id,
+            plan: Arc::new(decode(self.plan)?),
+            epoch: self.stored.epoch,
+            deadline_at: self.stored.deadline_at,
+            created_at: self.stored.created_at,
+            trace_id: self.trace_id,
+        };
+        Ok(Loaded {
+            saga,
+            state: self.stored.state,
+            turned: self.cause.map(decode).transpose()?,
+            poison: self.poison,
+            key_cancelled: self.stored.key_cancelled,
+            budget_from: self.budget_from,
+        })
+    }
+}
+
+fn decode<T: DeserializeOwned>(json: serde_json::Value) -> Result<T, String> {
+    serde_json::from_value(json).map_err(|error| error.to_string())
+}
+
+pub(crate) async fn by_id(db: impl PgExecutor<'_>, id: SagaId) -> sqlx::Result<Option<Raw>> {
+    const SQL: &str = concat!("SELECT ", columns!(), " FROM saga.saga s WHERE s.saga_id = $1");
+    sqlx::query(SQL).bind(id).fetch_optional(db).await?.as_ref().map(Raw::read).transpose()
+}
+
+pub(crate) async fn by_key(db: impl PgExecutor<'_>, key: &Key) -> sqlx::Result<Option<Raw>> {
+    const SQL: &str = concat!(
+        "SELECT ",
+        columns!(),
+        " FROM saga.saga s WHERE s.business_id = $1 AND s.operation = $2 AND s.scope = $3 AND s.key = $4"
+    );
+    sqlx::query(SQL)
+        .bind(&key.business_id)
+        .bind(&key.operation)
+        .bind(&key.scope)
+        .bind(&key.key)
+        .fetch_optional(db)
+        .await?
+        .as_ref()
+        .map(Raw::read)
+        .transpose()
+}

@@ -1,0 +1,311 @@
+//! The group-commit store: transitions of concurrent sagas become one transaction.
+//!
+//! One writer task owns one connection. It takes whatever waits, up to a limit and without a timer: idle means a batch of
+//! one at once, load forms batches by itself. The connection is never cancelled half-way by a caller.
+//!
+//! Phases of a batch: BEGIN, the statements of [`crate::write`], COMMIT, answers. What can fail:
+//! - before COMMIT is sent: nothing is durable; 40P01, 40001 and 55P03 run again, other data errors bisect the batch;
+//! - at COMMIT: **unknown**. The whole batch is written again until an attempt is answered, because only the locks
+//!   and unique keys of a second attempt wait for the first transaction to end; reading alone would not.
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures_util::FutureExt;
+use metrics::{counter, gauge, histogram};
+use sqlx::{ConnectOptions, Connection, Executor, PgConnection, postgres::PgConnectOptions};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{
+    domain::Domain,
+    write::{Write, Written, write_batch},
+};
+
+/// Longest queue in front of the writer.
+const QUEUE: usize = 8_192;
+/// Attempts at a batch that meets deadlocks or serialisation failures.
+const ATTEMPTS: u32 = 10;
+/// A batch that takes longer than this has lost its connection, whatever the socket says.
+const BATCH_TIMEOUT: Duration = Duration::from_secs(8);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why a write has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The database is away, or more waits than can be taken. Certainly not written.
+    #[error("the saga store cannot take this now")]
+    Unavailable,
+    /// This one write makes the transaction fail, whatever it is batched with. Certainly not written.
+    #[error("the saga store refuses this: {0}")]
+    Refused(String),
+    /// The writer is gone; whether it was written is unknown.
+    #[error("the saga store stopped")]
+    Unknown,
+}
+
+struct Request<D: Domain> {
+    write: Write<D>,
+    done: oneshot::Sender<Result<Written, StoreError>>,
+}
+
+/// Hands writes to the writer task.
+pub(crate) struct Store<D: Domain> {
+    queue: mpsc::Sender<Request<D>>,
+    connected: Arc<AtomicBool>,
+}
+
+impl<D: Domain> Store<D> {
+    /// The store, and its writer for the caller to run.
+    pub(crate) fn new(options: PgConnectOptions, domain: Arc<D>, owner: Uuid, batch: usize) -> (Self, Writer<D>) {
+        let (queue, requests) = mpsc::channel(QUEUE);
+        let connected = Arc::new(AtomicBool::new(true));
+        let writer = Writer { options, domain, owner, batch, requests, connected: connected.clone(), connection: None, batches: 0 };
+        (Self { queue, connected }, writer)
+    }
+
+    /// Makes a write durable. Waits for as long as the outcome is unknown.
+    pub(crate) async fn write(&self, write: Write<D>) -> Result<Written, StoreError> {
+        if !self.is_available() {
+            return Err(StoreError::Unavailable);
+        }
+        let (done, answer) = oneshot::channel();
+        self.queue.try_send(Request { write, done }).map_err(|_| StoreError::Unavailable)?;
+        answer.await.unwrap_or(Err(StoreError::Unknown))
+    }
+
+    /// The database answered somebody else: the writer may try again.
+    pub(crate) fn reachable(&self) {
+        self.connected.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the writer's last attempt reached the database.
+    pub(crate) fn is_available(&self) -> bool {
+        self.connected.load(Ordering::Relaxed)
+    }
+}
+
+/// How an attempt at a batch failed.
+#[derive(Debug)]
+enum Failure {
+    /// Nothing was sent: the database cannot be reached.
+    Unreachable,
+    /// Nothing is durable; the same batch may succeed at once.
+    Again(sqlx::Error),
+    /// Nothing is durable; some write in it is at fault.
+    Data(sqlx::Error),
+    /// The connection broke before COMMIT was sent: nothing is durable.
+    Lost(String),
+    /// The domain's part panicked before COMMIT: nothing is durable.
+    Panicked,
+    /// COMMIT was sent and not answered.
+    Unknown(String),
+}
+
+/// The one writer of a process.
+pub(crate) struct Writer<D: Domain> {
+    options: PgConnectOptions,
+    domain: Arc<D>,
+    owner: Uuid,
+    batch: usize,
+    requests: mpsc::Receiver<Request<D>>,
+    connected: Arc<AtomicBool>,
+    connection: Option<PgConnection>,
+    batches: u64,
+}
+
+impl<D: Domain> Writer<D> {
+    /// Runs until `stop`, which is heeded between batches only: a COMMIT is never abandoned.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let mut held_back: Vec<Request<D>> = Vec::new();
+        loop {
+            let mut batch = std::mem::take(&mut held_back);
+            if batch.is_empty() {
+                let waiting = tokio::select! {
+                    biased;
+                    waiting = self.requests.recv_many(&mut batch, self.batch) => waiting,
+                    () = stop.cancelled() => 0,
+                };
+                if waiting == 0 {
+                    return;
+                }
+            } else {
+                while batch.len() < self.batch {
+                    let Ok(request) = self.requests.try_recv() else { break };
+                    batch.push(request);
+                }
+            }
+            let (batch, later) = one_write_a_saga(batch);
+            held_back = later;
+            histogram!("saga_batch_size").record(f64::from(u32::try_from(batch.len()).unwrap_or(u32::MAX)));
+            gauge!("saga_store_queue").set(f64::from(u32::try_from(self.requests.len()).unwrap_or(u32::MAX)));
+            self.write(batch, false).await;
+        }
+    }
+
+    /// Writes a batch and answers everybody in it.
+    async fn write(&mut self, batch: Vec<Request<D>>, mut unknown: bool) {
+        let (writes, callers): (Vec<_>, Vec<_>) = batch.into_iter().map(|r| (r.write, r.done)).unzip();
+        let mut attempt = 0;
+        let failure = loop {
+            attempt += 1;
+            match self.attempt(&writes, unknown).await {
+                Ok(written) => {
+                    for (done, written) in callers.into_iter().zip(written) {
+                        let _ = done.send(Ok(written));
+                    }
+                    return;
+                }
+                Err(Failure::Unknown(error)) => {
+                    counter!("saga_commit_unknown_total").increment(1);
+                    tracing::warn!(error, "outcome of a commit is unknown; the batch is written again");
+                    unknown = true;
+                }
+                Err(Failure::Again(error)) if attempt < ATTEMPTS => {
+                    counter!("saga_batch_rerun_total").increment(1);
+                    tracing::debug!(%error, "the batch runs again");
+                }
+                Err(Failure::Unreachable | Failure::Lost(_)) if unknown => {}
+                Err(Failure::Lost(error)) if attempt < 2 => tracing::warn!(error, "connection lost; reconnecting"),
+                Err(failure) => break failure,
+            }
+            if unknown && self.connection.is_none() && attempt > 1 {
+                tokio::time::sleep(RECONNECT_PAUSE).await;
+            }
+        };
+        let batch: Vec<_> = writes.into_iter().zip(callers).map(|(write, done)| Request { write, done }).collect();
+        self.give_up(batch, failure, unknown).await;
+    }
+
+    async fn give_up(&mut self, mut batch: Vec<Request<D>>, failure: Failure, unknown: bool) {
+        let error = match failure {
+            failure @ (Failure::Data(_) | Failure::Panicked) if batch.len() > 1 => {
+                tracing::warn!(?failure, size = batch.len(), "a write in the batch is at fault; bisecting");
+                let second = batch.split_off(batch.len() / 2);
+                Box::pin(self.write(batch, unknown)).await;
+                Box::pin(self.write(second, unknown)).await;
+                return;
+            }
+            Failure::Data(error) => {
+                tracing::error!(%error, saga_id = %batch[0].write.id(), "a write is refused by the database");
+                StoreError::Refused(error.to_string())
+            }
+            Failure::Panicked => StoreError::Refused("panic".to_owned()),
+            failure => {
+                tracing::warn!(?failure, size = batch.len(), "the saga store is unavailable");
+                StoreError::Unavailable
+            }
+        };
+        for request in batch {
+            let _ = request.done.send(Err(error.clone()));
+        }
+    }
+
+    async fn attempt(&mut self, writes: &[Write<D>], again: bool) -> Result<Vec<Written>, Failure> {
+        let mut connection = self.connection().await?;
+        let committing = AtomicBool::new(false);
+        let started = Instant::now();
+        let work = transaction(&mut connection, &*self.domain, self.owner, writes, again, &committing);
+        let result = match tokio::time::timeout(BATCH_TIMEOUT, AssertUnwindSafe(work).catch_unwind()).await {
+            Ok(Ok(result)) => result,
+            // A panic in the domain's part comes before COMMIT; the broken connection is dropped.
+            Ok(Err(_)) => Err(Failure::Panicked),
+            Err(_) if committing.load(Ordering::Relaxed) => Err(Failure::Unknown("timed out at COMMIT".to_owned())),
+            Err(_) => Err(Failure::Lost("timed out before COMMIT".to_owned())),
+        };
+        histogram!("saga_commit_seconds").record(started.elapsed().as_secs_f64());
+        match &result {
+            Err(Failure::Unknown(_) | Failure::Lost(_) | Failure::Panicked) => {} // dropping the connection ends its transaction
+            Err(Failure::Again(_) | Failure::Data(_)) => {
+                if connection.execute("ROLLBACK").await.is_ok() {
+                    self.connection = Some(connection);
+                }
+            }
+            _ => self.connection = Some(connection),
+        }
+        result
+    }
+
+    async fn connection(&mut self) -> Result<PgConnection, Failure> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => match tokio::time::timeout(CONNECT_TIMEOUT, self.options.connect()).await {
+                Ok(Ok(connection)) => {
+                    self.set_connected(true);
+                    connection
+                }
+                Ok(Err(error)) => return Err(self.unreachable(&error)),
+                Err(_) => return Err(self.unreachable(&sqlx::Error::PoolTimedOut)),
+            },
+        };
+        self.batches += 1;
+        if self.batches.is_power_of_two() {
+            // Plans prepared while tables were empty would stay; new ones see what has grown meanwhile.
+            let _ = connection.clear_cached_statements().await;
+        }
+        Ok(connection)
+    }
+
+    /// From now on callers are refused at the door, until the heartbeat finds the database again.
+    fn unreachable(&self, error: &sqlx::Error) -> Failure {
+        tracing::warn!(%error, "the saga database cannot be reached");
+        self.set_connected(false);
+        Failure::Unreachable
+    }
+
+    fn set_connected(&self, connected: bool) {
+        self.connected.store(connected, Ordering::Relaxed);
+    }
+}
+
+/// A batch may move each saga once; what comes second waits for the next batch.
+fn one_write_a_saga<D: Domain>(batch: Vec<Request<D>>) -> (Vec<Request<D>>, Vec<Request<D>>) {
+    let mut seen = std::collections::HashSet::with_capacity(batch.len());
+    batch.into_iter().partition(|request| seen.insert(request.write.id()))
+}
+
+async fn transaction<D: Domain>(
+    connection: &mut PgConnection,
+    domain: &D,
+    owner: Uuid,
+    writes: &[Write<D>],
+    again: bool,
+    committing: &AtomicBool,
+) -> Result<Vec<Written>, Failure> {
+    connection.execute("BEGIN").await.map_err(before_commit)?;
+    let written = write_batch(connection, domain, owner, writes, again).await.map_err(before_commit)?;
+    committing.store(true, Ordering::Relaxed);
+    connection.execute("COMMIT").await.map_err(at_commit)?;
+    Ok(written)
+}
+
+fn before_commit(error: sqlx::Error) -> Failure {
+    match &error {
+        sqlx::Error::Database(db) => match db.code().as_deref() {
+            Some("40P01" | "40001" | "55P03") => Failure::Again(error),
+            Some(code) if code.starts_with("57") || code.starts_with("08") || code.starts_with("53") || code == "25P03" => {
+                Failure::Lost(error.to_string())
+            }
+            _ => Failure::Data(error),
+        },
+        sqlx::Error::Encode(_) => Failure::Data(error),
+        _ => Failure::Lost(error.to_string()),
+    }
+}
+
+fn at_commit(error: sqlx::Error) -> Failure {
+    match &error {
+        // The server answered: it did not commit.
+        sqlx::Error::Database(db) if matches!(db.code().as_deref(), Some("40P01" | "40001")) => Failure::Again(error),
+        sqlx::Error::Database(db) if db.code().is_some_and(|c| c.starts_with("23")) => Failure::Data(error),
+        _ => Failure::Unknown(error.to_string()),
+    }
+}

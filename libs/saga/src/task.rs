@@ -1,0 +1,369 @@
+//! One run of one saga: carries out what the machine says, and nothing else.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use metrics::counter;
+use serde_json::json;
+
+use crate::{
+    domain::{Call, Conclusion, Domain, Ending, Reason, Replied, Saga, Turned},
+    engine::Engine,
+    machine::{Action, Clocks, Event, Kind, Machine, Millis, Reply, State, Transition, Way},
+    registry::{Place, Seen},
+    row::{self, Loaded},
+    store::StoreError,
+    write::{DeadLetter, Move, STUCK_AFTER_MS, STUCK_COMPENSATING_AFTER_MS, Write, Written},
+};
+
+/// Attempts kept for the timeline of one run.
+const ATTEMPTS_KEPT: usize = 60;
+/// Wait before a transition is offered again to a store that is away.
+const STORE_PAUSE: Duration = Duration::from_millis(200);
+
+/// What a future of this run came to.
+enum Happened<A> {
+    Replied { leg: usize, way: Way, replied: Replied<A>, took_ms: Millis },
+    Wake { leg: usize, way: Way },
+    Write(Transition, Result<Written, StoreError>),
+    /// The process may not act any more: its heartbeat is overdue.
+    Lapsed,
+}
+
+type Work<A> = FuturesUnordered<Pin<Box<dyn Future<Output = Happened<A>> + Send>>>;
+
+pub(crate) struct Run<D: Domain> {
+    engine: Arc<Engine<D>>,
+    saga: Arc<Saga<D::Plan>>,
+    place: Place,
+    machine: Machine,
+    /// The legs' answers in the present direction.
+    answers: Vec<Option<D::Answer>>,
+    turned: Option<Turned<D::Answer>>,
+    attempts: Vec<serde_json::Value>,
+    work: Work<D::Answer>,
+    poison: i16,
+    /// The answer that the last transition stored.
+    concluded: Option<Arc<crate::domain::Response>>,
+}
+
+impl<D: Domain> Run<D> {
+    /// A run of a row: `recovered` unless this process has just inserted it.
+    pub(crate) fn new(engine: Arc<Engine<D>>, row: Loaded<D>, place: Place, recovered: bool) -> Self {
+        let legs = engine.domain.legs(&row.saga.plan);
+        let clocks = Clocks {
+            deadline: row.saga.deadline_at.timestamp_millis(),
+            budget_from: row.budget_from.timestamp_millis(),
+        };
+        let machine = Machine::new(row.saga.kind, row.state, legs, clocks, recovered, engine.config.limits);
+        if row.state == State::Compensating {
+            let _ = place.seen.send_replace(Seen::TurnedBack);
+        }
+        Self {
+            engine,
+            saga: Arc::new(row.saga),
+            place,
+            machine,
+            answers: vec![None; legs],
+            turned: row.turned,
+            attempts: Vec::new(),
+            work: FuturesUnordered::new(),
+            poison: row.poison,
+            concluded: None,
+        }
+    }
+
+    pub(crate) fn place(&self) -> (crate::domain::SagaId, u64) {
+        (self.saga.id, self.place.run())
+    }
+
+    /// Runs until the saga is over, parked, or somebody else's.
+    pub(crate) async fn run(mut self) {
+        let poisoned = self.poison > self.engine.config.poison_limit;
+        let mut next = Some(if poisoned { Event::Poisoned } else { Event::Start });
+        loop {
+            if let Some(event) = next.take() {
+                match self.machine.on(event, self.engine.lease.now()) {
+                    Ok(actions) => {
+                        if self.carry_out(&actions) {
+                            return;
+                        }
+                    }
+                    Err(illegal) => tracing::error!(saga_id = %self.saga.id, %illegal, "event dropped"),
+                }
+            }
+            let happened = tokio::select! {
+                biased;
+                Some(happened) = self.work.next() => happened,
+                () = until(self.machine.deadline(), self.engine.lease.now()) => {
+                    next = Some(Event::Deadline);
+                    continue;
+                }
+            };
+            match self.note(happened).await {
+                Next::Event(event) => next = Some(event),
+                Next::Nothing => {}
+                Next::Stop => return,
+            }
+        }
+    }
+
+    /// True when the run is over.
+    fn carry_out(&mut self, actions: &[Action]) -> bool {
+        for action in actions {
+            match *action {
+                Action::Send(leg, way) => self.send(leg, way),
+                Action::Backoff(leg, way, nth) => self.back_off(leg, way, nth),
+                Action::Write(transition) => self.write(transition),
+                Action::Finish => {
+                    let _ = self.place.seen.send_replace(Seen::Ended(self.concluded.take()));
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    fn send(&mut self, leg: usize, way: Way) {
+        let (engine, saga) = (self.engine.clone(), self.saga.clone());
+        let limit = match (way, saga.kind) {
+            (Way::Forward, Kind::Compensable) => engine.config.forward_timeout,
+            _ => engine.config.cancel_timeout,
+        };
+        self.work.push(Box::pin(async move {
+            if !engine.lease.holds() {
+                return Happened::Lapsed;
+            }
+            let began = engine.lease.now();
+            let call = Call { saga: &saga, leg, way };
+            let replied = tokio::time::timeout(limit, engine.domain.send(call)).await.unwrap_or_else(|_| Replied {
+                reply: Reply::Unknown,
+                answer: None,
+                note: Some("timeout".to_owned()),
+            });
+            Happened::Replied { leg, way, replied, took_ms: engine.lease.now() - began }
+        }));
+    }
+
+    fn back_off(&mut self, leg: usize, way: Way, nth: u32) {
+        let (engine, saga) = (self.engine.clone(), self.saga.clone());
+        let retry = match (way, saga.kind) {
+            (Way::Forward, Kind::Compensable) => engine.config.forward_retry,
+            _ => engine.config.cancel_retry,
+        };
+        let wait = retry.wait(nth);
+        self.work.push(Box::pin(async move {
+            engine.gate.wait(engine.domain.participant(&saga.plan, leg), wait).await;
+            Happened::Wake { leg, way }
+        }));
+    }
+
+    fn write(&mut self, transition: Transition) {
+        let turned = transition.cause.map(|cause| Turned::from_cause(cause, &self.answers));
+        if transition.to != State::DeadLetter && turned.is_some() {
+            self.turned.clone_from(&turned);
+        }
+        let conclusion = self.conclude(transition.to);
+        self.concluded = conclusion.response.clone().map(Arc::new);
+        let event = self.event(transition, turned.as_ref());
+        let dead_letter = (transition.to == State::DeadLetter).then(|| self.dead_letter(turned.as_ref()));
+        let change = Move::<D> {
+            id: self.saga.id,
+            from: transition.from,
+            epoch: self.saga.epoch,
+            to: transition.to,
+            take_over: None,
+            cancel_key: false,
+            cause: match transition.to {
+                State::Compensating | State::Compensated => self.turned.as_ref().and_then(|t| serde_json::to_value(t).ok()),
+                _ => None,
+            },
+            response: conclusion.response,
+            change: conclusion.change,
+            event,
+            dead_letter,
+            due_ms: if transition.to == State::Compensating { STUCK_COMPENSATING_AFTER_MS } else { STUCK_AFTER_MS },
+        };
+        let engine = self.engine.clone();
+        self.work.push(Box::pin(async move {
+            let written = engine.store.write(Write::Move(Box::new(change))).await;
+            Happened::Write(transition, written)
+        }));
+    }
+
+    fn conclude(&self, to: State) -> Conclusion<D::Change> {
+        let cancelled = Turned::because(Reason::Cancelled);
+        let turned = self.turned.as_ref().unwrap_or(&cancelled);
+        let ending = match to {
+            State::Completed => {
+                let answers: Vec<_> = self.answers.iter().flatten().cloned().collect();
+                return self.engine.domain.conclude(&self.saga, Ending::Completed(&answers));
+            }
+            State::Compensating => Ending::TurnedBack(turned),
+            State::Compensated if self.machine.state() == State::Running => Ending::Undone(turned, &[]),
+            State::Compensated => Ending::Undone(turned, &self.answers),
+            _ => Ending::Parked,
+        };
+        self.engine.domain.conclude(&self.saga, ending)
+    }
+
+    fn event(&self, transition: Transition, turned: Option<&Turned<D::Answer>>) -> Option<(&'static str, serde_json::Value)> {
+        let name = match (transition.from, transition.to) {
+            (_, State::Completed) if self.attempts.is_empty() => return None,
+            (_, State::Completed) => "completed",
+            (State::Running, State::Compensated) => "declined",
+            (_, State::Compensating) => "turned_back",
+            (_, State::Compensated) => "compensated",
+            _ => "dead_letter",
+        };
+        let because = turned.map(|t| json!({ "reason": t.reason, "leg": t.leg, "answer": t.answer }));
+        let detail = json!({ "because": because, "attempts": self.attempts, "trace_id": self.saga.trace_id });
+        Some((name, detail))
+    }
+
+    fn dead_letter(&self, turned: Option<&Turned<D::Answer>>) -> DeadLetter {
+        let reason = turned.map_or(Reason::Silent, |t| t.reason);
+        let leg = turned.and_then(|t| t.leg);
+        let pending: Vec<_> = self.answers.iter().enumerate().filter(|(_, a)| a.is_none()).map(|(leg, _)| leg).collect();
+        counter!("saga_dead_letters_total", "code" => reason.as_str()).increment(1);
+        tracing::error!(saga_id = %self.saga.id, code = reason.as_str(), ?leg, "saga parked for an operator");
+        DeadLetter {
+            code: reason.as_str(),
+            participant: leg.map(|leg| self.engine.domain.participant(&self.saga.plan, leg).to_owned()),
+            detail: json!({ "state": state_name(self.machine.state()), "pending_legs": pending, "attempts": self.attempts }),
+        }
+    }
+
+    async fn note(&mut self, happened: Happened<D::Answer>) -> Next {
+        match happened {
+            Happened::Lapsed => {
+                tracing::warn!(saga_id = %self.saga.id, "heartbeat overdue: this saga is left to whoever holds it");
+                Next::Stop
+            }
+            Happened::Wake { leg, way } => Next::Event(Event::Wake(leg, way)),
+            Happened::Replied { leg, way, replied, took_ms } => {
+                self.replied(leg, way, &replied, took_ms).await;
+                let back = self.machine.state() == State::Compensating;
+                if replied.answer.is_some() && back == (way == Way::Cancel) {
+                    self.answers[leg] = replied.answer;
+                }
+                Next::Event(Event::Replied(leg, way, replied.reply))
+            }
+            Happened::Write(transition, Ok(Written::Moved { answer_given })) => {
+                self.written(transition, answer_given);
+                Next::Event(Event::Written)
+            }
+            Happened::Write(transition, Err(StoreError::Unavailable)) => {
+                tokio::time::sleep(STORE_PAUSE).await;
+                self.write(transition);
+                Next::Nothing
+            }
+            Happened::Write(transition, Ok(_)) => self.missed(transition).await,
+            Happened::Write(_, Err(error)) => {
+                tracing::error!(saga_id = %self.saga.id, %error, "transition refused; the rescan takes the saga up again");
+                Next::Stop
+            }
+        }
+    }
+
+    fn written(&mut self, transition: Transition, answer_given: bool) {
+        if answer_given {
+            self.concluded = None; // the stored answer is an earlier one
+        }
+        if transition.to == State::Compensating {
+            self.answers.fill(None);
+            self.attempts.clear();
+            let _ = self.place.seen.send_replace(Seen::TurnedBack);
+        }
+        counter!("saga_transitions_total", "to" => state_name(transition.to)).increment(1);
+    }
+
+    /// The compare-and-set missed: stop, unless the row is still ours.
+    async fn missed(&mut self, transition: Transition) -> Next {
+        counter!("saga_cas_lost_total").increment(1);
+        match row::by_id(&self.engine.pool, self.saga.id).await {
+            Ok(Some(row)) if row.owner == Some(self.engine.process) && row.stored.epoch == self.saga.epoch => {
+                if row.stored.state == transition.to {
+                    self.written(transition, true);
+                    return Next::Event(Event::Written);
+                }
+                tracing::error!(saga_id = %self.saga.id, state = ?row.stored.state, "own saga in another state; stopping");
+                Next::Stop
+            }
+            Ok(_) => {
+                tracing::info!(saga_id = %self.saga.id, epoch = self.saga.epoch, "saga was taken over; this run stops");
+                Next::Stop
+            }
+            Err(error) => {
+                tracing::warn!(saga_id = %self.saga.id, %error, "could not read the saga after a lost compare-and-set");
+                Next::Stop
+            }
+        }
+    }
+
+    async fn replied(&mut self, leg: usize, way: Way, replied: &Replied<D::Answer>, took_ms: Millis) {
+        let participant = self.engine.domain.participant(&self.saga.plan, leg);
+        match replied.reply {
+            Reply::NotSent | Reply::Unknown => self.engine.gate.failed(participant),
+            _ => self.engine.gate.answered(participant),
+        }
+        let (way_name, reply) = (way_name(way), reply_name(replied.reply));
+        counter!("saga_leg_replies_total", "participant" => participant.to_owned(), "way" => way_name, "reply" => reply).increment(1);
+        if self.poison > 0 {
+            // The process outlived an attempt: whatever killed the owners before, it was not this saga.
+            self.poison = 0;
+            self.engine.reset_poison(self.saga.id, self.saga.epoch).await;
+        }
+        let telling = way == Way::Cancel || !matches!(replied.reply, Reply::Done | Reply::Empty) || !self.attempts.is_empty();
+        if telling && self.attempts.len() < ATTEMPTS_KEPT {
+            self.attempts.push(json!({
+                "leg": leg, "way": way_name, "reply": reply, "note": replied.note, "took_ms": took_ms,
+                "at_ms": self.engine.lease.now(), "epoch": self.saga.epoch,
+            }));
+        }
+    }
+}
+
+enum Next {
+    Event(Event),
+    Nothing,
+    Stop,
+}
+
+async fn until(deadline: Option<Millis>, now: Millis) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep(Duration::from_millis(u64::try_from(deadline - now).unwrap_or(0))).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The name of a state in rows, metrics and the API.
+#[must_use]
+pub const fn state_name(state: State) -> &'static str {
+    match state {
+        State::Running => "running",
+        State::Compensating => "compensating",
+        State::Completed => "completed",
+        State::Compensated => "compensated",
+        State::DeadLetter => "dead_letter",
+        State::Resolved => "resolved",
+    }
+}
+
+const fn way_name(way: Way) -> &'static str {
+    match way {
+        Way::Forward => "forward",
+        Way::Cancel => "cancel",
+    }
+}
+
+const fn reply_name(reply: Reply) -> &'static str {
+    match reply {
+        Reply::Done => "done",
+        Reply::Empty => "empty",
+        Reply::Refused => "refused",
+        Reply::NotSent => "not_sent",
+        Reply::Unknown => "unknown",
+        Reply::Wrong => "wrong",
+    }
+}

@@ -1,0 +1,394 @@
+//! What the store is asked to make durable, and the statements that do it for many sagas at once.
+//!
+//! One transaction, in this order of locks: parents and guards of new sagas (the domain's `admit`), inserts sorted by
+//! key, updates by id, the domain's rows, history. Sorting inserts by id would order nothing: two processes insert the
+//! same keys under different ids.
+
+use std::collections::{HashMap, HashSet};
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+use crate::{
+    domain::{Admission, Begin, Domain, NewSaga, Response, SagaId},
+    machine::{Kind, State},
+};
+
+/// A compare-and-set on (id, state, epoch), with everything that belongs to it.
+#[derive(Debug)]
+pub(crate) struct Move<D: Domain> {
+    pub id: SagaId,
+    pub from: State,
+    pub epoch: i64,
+    pub to: State,
+    /// Take the saga over in the same statement: the new owner, under the next epoch.
+    pub take_over: Option<Uuid>,
+    pub cancel_key: bool,
+    pub cause: Option<serde_json::Value>,
+    pub response: Option<Response>,
+    pub change: Option<D::Change>,
+    /// History; `None` on the happy path.
+    pub event: Option<(&'static str, serde_json::Value)>,
+    pub dead_letter: Option<DeadLetter>,
+    pub due_ms: i64,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct DeadLetter {
+    pub code: &'static str,
+    pub participant: Option<String>,
+    pub detail: serde_json::Value,
+}
+
+#[derive(Debug)]
+pub(crate) enum Write<D: Domain> {
+    Insert(Box<NewSaga<D>>),
+    Move(Box<Move<D>>),
+}
+
+impl<D: Domain> Write<D> {
+    pub(crate) fn id(&self) -> SagaId {
+        match self {
+            Self::Insert(new) => new.id,
+            Self::Move(change) => change.id,
+        }
+    }
+}
+
+/// What became of a write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Written {
+    /// A new saga is durable and runs.
+    Inserted { created_at: DateTime<Utc>, deadline_at: DateTime<Utc> },
+    /// A new saga was refused by the domain; this answer is durable under its key.
+    Refused(Response),
+    /// The key has a row already; nothing was written.
+    KeyTaken,
+    /// What the new saga was planned on has changed; nothing was written.
+    Stale,
+    /// The transition is durable. `answer_given`: the stored answer is an earlier one.
+    Moved { answer_given: bool },
+    /// The compare-and-set missed; nothing was written.
+    Missed,
+}
+
+impl State {
+    pub(crate) const fn code(self) -> i16 {
+        match self {
+            Self::Running => 0,
+            Self::Compensating => 1,
+            Self::Completed => 2,
+            Self::Compensated => 3,
+            Self::DeadLetter => 4,
+            Self::Resolved => 5,
+        }
+    }
+
+    /// The state with this number in the database.
+    pub(crate) const fn from_code(code: i16) -> Option<Self> {
+        Some(match code {
+            0 => Self::Running,
+            1 => Self::Compensating,
+            2 => Self::Completed,
+            3 => Self::Compensated,
+            4 => Self::DeadLetter,
+            5 => Self::Resolved,
+            _ => return None,
+        })
+    }
+}
+
+/// Writes a batch inside the transaction that `conn` is in; the results are in the order of `batch`, which holds at
+/// most one move a saga. `again`: an earlier attempt may have committed, so rows that look as this batch would leave
+/// them are its own.
+pub(crate) async fn write_batch<D: Domain>(
+    conn: &mut PgConnection,
+    domain: &D,
+    owner: Uuid,
+    batch: &[Write<D>],
+    again: bool,
+) -> sqlx::Result<Vec<Written>> {
+    let mut outcome: HashMap<SagaId, Written> = HashMap::with_capacity(batch.len());
+    let mut changes = Vec::new();
+
+    let new: Vec<&NewSaga<D>> = batch.iter().filter_map(|w| if let Write::Insert(n) = w { Some(&**n) } else { None }).collect();
+    if !new.is_empty() {
+        insert(conn, domain, owner, &new, &mut outcome, &mut changes).await?;
+        if again {
+            recognise_inserts(conn, &new, &mut outcome).await?;
+        }
+    }
+    let moves: Vec<&Move<D>> = batch.iter().filter_map(|w| if let Write::Move(m) = w { Some(&**m) } else { None }).collect();
+    if !moves.is_empty() {
+        transition(conn, &moves, &mut outcome, &mut changes).await?;
+        record_history(conn, owner, &moves, &outcome).await?;
+        if again {
+            recognise_moves(conn, &moves, &mut outcome).await?;
+        }
+    }
+    if !changes.is_empty() {
+        domain.record(conn, &changes).await?;
+    }
+    Ok(batch.iter().map(|w| outcome.remove(&w.id()).unwrap_or(Written::Missed)).collect())
+}
+
+struct Insert<'a, D: Domain> {
+    new: &'a NewSaga<D>,
+    refusal: Option<Response>,
+    change: Option<D::Change>,
+}
+
+async fn insert<D: Domain>(
+    conn: &mut PgConnection,
+    domain: &D,
+    owner: Uuid,
+    new: &[&NewSaga<D>],
+    outcome: &mut HashMap<SagaId, Written>,
+    changes: &mut Vec<(SagaId, D::Change)>,
+) -> sqlx::Result<()> {
+    let verdicts = domain.admit(conn, new).await?;
+    let mut rows = Vec::with_capacity(new.len());
+    for (new, verdict) in new.iter().zip(verdicts) {
+        match verdict {
+            Admission::Stale => {
+                outcome.insert(new.id, Written::Stale);
+            }
+            Admission::Refused(response, change) => rows.push(Insert { new, refusal: Some(response), change }),
+            Admission::Admitted => {
+                let refusal = if let Begin::Refused(response) = &new.begin { Some(response.clone()) } else { None };
+                rows.push(Insert { new, refusal, change: new.change.clone() });
+            }
+        }
+    }
+    if rows.is_empty() {
+        return Ok(());
+    }
+    rows.sort_by(|a, b| a.new.key.cmp(&b.new.key));
+    let inserted = insert_rows(conn, owner, &rows).await?;
+    for row in rows {
+        let written = match (inserted.get(&row.new.id), row.refusal) {
+            (None, _) => Written::KeyTaken,
+            (Some(_), Some(response)) => Written::Refused(response),
+            (Some(&(created_at, deadline_at)), None) => Written::Inserted { created_at, deadline_at },
+        };
+        if let (true, Some(change)) = (written != Written::KeyTaken, row.change) {
+            changes.push((row.new.id, change));
+        }
+        outcome.insert(row.new.id, written);
+    }
+    Ok(())
+}
+
+async fn insert_rows<D: Domain>(
+    conn: &mut PgConnection,
+    owner: Uuid,
+    rows: &[Insert<'_, D>],
+) -> sqlx::Result<HashMap<SagaId, (DateTime<Utc>, DateTime<Utc>)>> {
+    let column = |f: fn(&NewSaga<D>) -> &str| rows.iter().map(|r| f(r.new).to_owned()).collect::<Vec<_>>();
+    let ended = |r: &Insert<'_, D>| r.refusal.is_some() || matches!(r.new.begin, Begin::Cancelled);
+    let plans = rows.iter().map(|r| encode(&*r.new.plan)).collect::<sqlx::Result<Vec<_>>>()?;
+    let state = |r: &Insert<'_, D>| if ended(r) { State::Compensated } else { State::Running }.code();
+    sqlx::query(include_str!("sql/insert_sagas.sql"))
+        .bind(rows.iter().map(|r| r.new.id.0).collect::<Vec<_>>())
+        .bind(column(|n| &n.key.business_id))
+        .bind(column(|n| &n.key.operation))
+        .bind(column(|n| &n.key.scope))
+        .bind(column(|n| &n.key.key))
+        .bind(rows.iter().map(|r| r.new.request_hash.clone()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|r| kind_code(r.new.kind)).collect::<Vec<_>>())
+        .bind(rows.iter().map(|r| r.new.legs_id).collect::<Vec<_>>())
+        .bind(rows.iter().map(|r| r.new.parent_id.map(|p| p.0)).collect::<Vec<_>>())
+        .bind(plans)
+        .bind(rows.iter().map(state).collect::<Vec<_>>())
+        .bind(rows.iter().map(|r| matches!(r.new.begin, Begin::Cancelled)).collect::<Vec<_>>())
+        .bind(rows.iter().map(|r| r.refusal.as_ref().map(|x| status_code(x.status))).collect::<Vec<_>>())
+        .bind(rows.iter().map(|r| r.refusal.as_ref().map(|x| x.body.clone())).collect::<Vec<_>>())
+        .bind(rows.iter().map(|r| r.new.trace_id.clone()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|r| millis(r.new.deadline)).collect::<Vec<_>>())
+        .bind(rows.iter().map(|r| millis(r.new.deadline).saturating_add(STUCK_AFTER_MS)).collect::<Vec<_>>())
+        .bind(owner)
+        .bind(D::PLAN_VERSION)
+        .fetch_all(conn)
+        .await?
+        .iter()
+        .map(|row| Ok((row.try_get(0)?, (row.try_get(1)?, row.try_get(2)?))))
+        .collect()
+}
+
+/// How long past its deadline, or past its last transition, a saga's task may go on without another one before it
+/// counts as stuck and is started anew.
+pub(crate) const STUCK_AFTER_MS: i64 = 10_000;
+
+/// Compensation may wait a minute between attempts, so silence means less there.
+pub(crate) const STUCK_COMPENSATING_AFTER_MS: i64 = 300_000;
+
+async fn transition<D: Domain>(
+    conn: &mut PgConnection,
+    moves: &[&Move<D>],
+    outcome: &mut HashMap<SagaId, Written>,
+    changes: &mut Vec<(SagaId, D::Change)>,
+) -> sqlx::Result<()> {
+    let mut sorted = moves.to_vec();
+    sorted.sort_by_key(|m| m.id);
+    let causes = sorted.iter().map(|m| m.cause.as_ref().map(encode).transpose()).collect::<sqlx::Result<Vec<_>>>()?;
+    let moved: HashMap<SagaId, bool> = sqlx::query(include_str!("sql/move_sagas.sql"))
+        .bind(sorted.iter().map(|m| m.id.0).collect::<Vec<_>>())
+        .bind(sorted.iter().map(|m| m.from.code()).collect::<Vec<_>>())
+        .bind(sorted.iter().map(|m| m.epoch).collect::<Vec<_>>())
+        .bind(sorted.iter().map(|m| m.to.code()).collect::<Vec<_>>())
+        .bind(sorted.iter().map(|m| m.take_over).collect::<Vec<_>>())
+        .bind(sorted.iter().map(|m| goes_back(m.from, m.to)).collect::<Vec<_>>())
+        .bind(sorted.iter().map(|m| m.cancel_key).collect::<Vec<_>>())
+        .bind(causes)
+        .bind(sorted.iter().map(|m| m.response.as_ref().map(|r| status_code(r.status))).collect::<Vec<_>>())
+        .bind(sorted.iter().map(|m| m.response.as_ref().map(|r| r.body.clone())).collect::<Vec<_>>())
+        .bind(sorted.iter().map(|m| m.due_ms).collect::<Vec<_>>())
+        .fetch_all(conn)
+        .await?
+        .iter()
+        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+        .collect::<sqlx::Result<_>>()?;
+    for m in moves {
+        let written = match moved.get(&m.id) {
+            Some(&answer_given) => Written::Moved { answer_given },
+            None => Written::Missed,
+        };
+        if let (Written::Moved { .. }, Some(change)) = (&written, &m.change) {
+            changes.push((m.id, change.clone()));
+        }
+        outcome.insert(m.id, written);
+    }
+    Ok(())
+}
+
+/// Whether a transition decides, or follows, the backward direction.
+const fn goes_back(from: State, to: State) -> bool {
+    matches!(from, State::Compensating) || matches!(to, State::Compensating | State::Compensated)
+}
+
+async fn record_history<D: Domain>(
+    conn: &mut PgConnection,
+    owner: Uuid,
+    moves: &[&Move<D>],
+    outcome: &HashMap<SagaId, Written>,
+) -> sqlx::Result<()> {
+    let moved: Vec<_> = moves.iter().filter(|m| matches!(outcome.get(&m.id), Some(Written::Moved { .. }))).collect();
+    let events: Vec<_> = moved.iter().filter_map(|m| m.event.as_ref().map(|e| (m, e))).collect();
+    if !events.is_empty() {
+        let details = events.iter().map(|(_, (_, d))| encode(d)).collect::<sqlx::Result<Vec<_>>>()?;
+        sqlx::query(
+            "INSERT INTO saga.saga_event (saga_id, epoch, owner, event, detail)
+             SELECT u.saga_id, u.epoch, $5, u.event, u.detail::jsonb
+             FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[]) AS u(saga_id, epoch, event, detail)",
+        )
+        .bind(events.iter().map(|(m, _)| m.id.0).collect::<Vec<_>>())
+        .bind(events.iter().map(|(m, _)| m.epoch + i64::from(m.take_over.is_some())).collect::<Vec<_>>())
+        .bind(events.iter().map(|(_, (event, _))| (*event).to_owned()).collect::<Vec<_>>())
+        .bind(details)
+        .bind(owner)
+        .execute(&mut *conn)
+        .await?;
+    }
+    let letters: Vec<_> = moved.iter().filter_map(|m| m.dead_letter.as_ref().map(|d| (m.id.0, d))).collect();
+    if !letters.is_empty() {
+        let details = letters.iter().map(|(_, d)| encode(&d.detail)).collect::<sqlx::Result<Vec<_>>>()?;
+        sqlx::query(
+            "INSERT INTO saga.dead_letter (saga_id, business_id, code, participant, detail)
+             SELECT s.saga_id, s.business_id, u.code, u.participant, u.detail::jsonb
+             FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[]) AS u(saga_id, code, participant, detail)
+             JOIN saga.saga s USING (saga_id)",
+        )
+        .bind(letters.iter().map(|(id, _)| *id).collect::<Vec<_>>())
+        .bind(letters.iter().map(|(_, d)| d.code.to_owned()).collect::<Vec<_>>())
+        .bind(letters.iter().map(|(_, d)| d.participant.clone()).collect::<Vec<_>>())
+        .bind(details)
+        .execute(conn)
+        .await?;
+    }
+    Ok(())
+}
+
+/// After an unknown COMMIT: a key taken by our own id is our own insert.
+async fn recognise_inserts<D: Domain>(
+    conn: &mut PgConnection,
+    new: &[&NewSaga<D>],
+    outcome: &mut HashMap<SagaId, Written>,
+) -> sqlx::Result<()> {
+    let ids: Vec<Uuid> = new.iter().map(|n| n.id.0).collect();
+    let rows = sqlx::query(
+        "SELECT saga_id, created_at, deadline_at, response_status, response, key_cancelled
+         FROM saga.saga WHERE saga_id = ANY($1)",
+    )
+    .bind(ids)
+    .fetch_all(conn)
+    .await?;
+    for row in rows {
+        let id: SagaId = row.try_get(0)?;
+        if !matches!(outcome.get(&id), Some(Written::KeyTaken | Written::Stale)) {
+            continue;
+        }
+        let refusal = stored_response(row.try_get(3)?, row.try_get(4)?);
+        let written = match refusal {
+            Some(response) => Written::Refused(response),
+            None => Written::Inserted { created_at: row.try_get(1)?, deadline_at: row.try_get(2)? },
+        };
+        outcome.insert(id, written);
+    }
+    Ok(())
+}
+
+/// After an unknown COMMIT: a row in the state, epoch and hands that this move leads to was moved by it.
+async fn recognise_moves<D: Domain>(
+    conn: &mut PgConnection,
+    moves: &[&Move<D>],
+    outcome: &mut HashMap<SagaId, Written>,
+) -> sqlx::Result<()> {
+    let missed: HashSet<_> = outcome.iter().filter(|(_, w)| **w == Written::Missed).map(|(id, _)| *id).collect();
+    let ids: Vec<Uuid> = missed.iter().map(|id| id.0).collect();
+    let rows = sqlx::query("SELECT saga_id, state, epoch, owner, answer_given FROM saga.saga WHERE saga_id = ANY($1)")
+        .bind(ids)
+        .fetch_all(conn)
+        .await?;
+    for row in rows {
+        let (id, state, epoch): (SagaId, i16, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        let (owner, answer_given): (Option<Uuid>, bool) = (row.try_get(3)?, row.try_get(4)?);
+        let ours = moves.iter().any(|m| {
+            m.id == id
+                && m.to.code() == state
+                && match m.take_over {
+                    Some(me) => epoch == m.epoch + 1 && owner == Some(me),
+                    None => epoch == m.epoch,
+                }
+        });
+        if ours {
+            outcome.insert(id, Written::Moved { answer_given });
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn stored_response(status: Option<i16>, body: Option<Vec<u8>>) -> Option<Response> {
+    let status = u16::try_from(status?).ok()?;
+    Some(Response { status, body: body? })
+}
+
+pub(crate) const fn kind_code(kind: Kind) -> i16 {
+    match kind {
+        Kind::Compensable => 0,
+        Kind::ForwardOnly => 1,
+    }
+}
+
+fn encode(value: &(impl serde::Serialize + ?Sized)) -> sqlx::Result<String> {
+    serde_json::to_string(value).map_err(|error| sqlx::Error::Encode(Box::new(error)))
+}
+
+/// HTTP statuses have three digits.
+fn status_code(status: u16) -> i16 {
+    i16::try_from(status).unwrap_or(500)
+}
+
+fn millis(duration: std::time::Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 2)
+}
