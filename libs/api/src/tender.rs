@@ -8,7 +8,7 @@ use money::{Asset, Currency};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::CustomerId;
+use crate::{BusinessId, CustomerId};
 
 /// Body of `POST /…/credits`: a new lot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -271,4 +271,27 @@ pub struct Page<T> {
     pub data: Vec<T>,
     /// Where the next page begins; null at the end.
     pub next_cursor: Option<String>,
+}
+
+/// What a tender tells the world after a batch: one message for each account that it touched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BalanceChanged {
+    /// `points`, `store_credit` or `digital_reward`.
+    pub tender: String,
+    /// The retailer.
+    pub business_id: BusinessId,
+    /// The owner of the account.
+    pub customer_id: String,
+    /// What it holds.
+    pub asset: Asset,
+    /// Messages of a lower version are older, whatever the order of their coming.
+    pub version: i64,
+    /// Units in the account.
+    pub posted: i64,
+    /// Units set aside.
+    pub held: i64,
+    /// Units that could be spent at that time.
+    pub available: i64,
+    /// When, by the tender's database clock.
+    pub at: DateTime<Utc>,
 }

@@ -1,0 +1,80 @@
+//! What a failed batch means for what is done next.
+
+/// The class of a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// Another transaction was in the way: again.
+    Conflict,
+    /// A unique key was taken by another transaction since the batch read: again, and it will be read. A key that
+    /// stays taken is a data error.
+    Duplicate,
+    /// The connection is gone, or the server cannot work now. Nothing was committed.
+    Disconnected,
+    /// COMMIT was sent, and no answer came.
+    CommitUnknown,
+    /// One of the commands cannot be written, or made the fold panic.
+    Poison,
+}
+
+impl Failure {
+    /// The class of an error before COMMIT, or of a definite answer to it.
+    pub fn of(error: &sqlx::Error) -> Self {
+        use sqlx::Error;
+        match error {
+            Error::Database(error) => Self::of_code(error.code().as_deref().unwrap_or_default()),
+            Error::Io(_) | Error::Tls(_) | Error::Protocol(_) | Error::WorkerCrashed => Self::Disconnected,
+            _ => Self::Poison,
+        }
+    }
+
+    /// The class of an error at COMMIT: only a refusal by the server is an answer.
+    pub fn at_commit(error: &sqlx::Error) -> Self {
+        match Self::of(error) {
+            Self::Disconnected => Self::CommitUnknown,
+            definite => definite,
+        }
+    }
+
+    fn of_code(code: &str) -> Self {
+        match code {
+            // Deadlock, serialization failure, lock timeout, statement timeout.
+            "40P01" | "40001" | "55P03" | "57014" => Self::Conflict,
+            "23505" => Self::Duplicate,
+            // Idle in transaction for too long; a standby; an I/O error below the server.
+            "25P03" | "25006" | "58030" => Self::Disconnected,
+            // Connection exceptions, no more resources, operator intervention.
+            _ if ["08", "53", "57"].iter().any(|class| code.starts_with(class)) => Self::Disconnected,
+            _ => Self::Poison,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_refusal_by_the_server_settles_a_commit() {
+        let lost = sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into());
+        assert_eq!(Failure::of(&lost), Failure::Disconnected);
+        assert_eq!(Failure::at_commit(&lost), Failure::CommitUnknown);
+        assert_eq!(Failure::of(&sqlx::Error::RowNotFound), Failure::Poison);
+    }
+
+    #[test]
+    fn codes_have_their_class() {
+        for (code, class) in [
+            ("40P01", Failure::Conflict),
+            ("55P03", Failure::Conflict),
+            ("23505", Failure::Duplicate),
+            ("57P01", Failure::Disconnected),
+            ("25P03", Failure::Disconnected),
+            ("53100", Failure::Disconnected),
+            ("23514", Failure::Poison),
+            ("22021", Failure::Poison),
+            ("", Failure::Poison),
+        ] {
+            assert_eq!(Failure::of_code(code), class, "{code}");
+        }
+    }
+}

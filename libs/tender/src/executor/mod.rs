@@ -1,0 +1,137 @@
+//! The batching executor: commands wait in a queue, and whatever waits becomes one transaction.
+//!
+//! There is no timer: a command alone is a batch of one at once, load forms batches by itself. Each shard has one
+//! connection and one queue; an owner's accounts all belong to one shard. Instances share nothing but the
+//! database, whose row locks decide between them.
+//!
+//! One batch, in order ([`batch`]):
+//! 1. BEGIN; lock the accounts in the order of their numbers, and read the clock behind the last lock;
+//! 2. read operations, lots, and what reversals, rewards and credits need;
+//! 3. fold the commands, in the order in which they came: pure, nothing awaited ([`crate::fold`]);
+//! 4. write what changed, one statement a table; COMMIT; answer every caller.
+//!
+//! That is 11 round trips for a batch of debits. What can go wrong, and what is done ([`failure`], [`shard`]):
+//!
+//! | failure | before COMMIT | at COMMIT |
+//! |---|---|---|
+//! | conflict, lock or statement timeout | again, five times; then 503 | – |
+//! | connection lost, no answer in time | reconnect and again; no database: 503 | **unknown**: reconnect and run the whole batch again |
+//! | data error, panic | the batch is halved until the poison is alone; it fails, the others do not | the same |
+//!
+//! An unknown COMMIT is never resolved by reading alone: the old transaction may still be on its way. The second run
+//! waits for the same locks, so it begins after the first has ended, and then the stored operations answer.
+
+mod batch;
+mod failure;
+mod queue;
+mod shard;
+
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+    time::Duration,
+};
+
+use chrono::{DateTime, Utc};
+use sqlx::postgres::PgConnectOptions;
+use tokio::sync::Notify;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::command::{Command, Outcome};
+use shard::Shard;
+
+/// Most commands in one batch.
+pub const BATCH_MAX: usize = 256;
+
+/// Longest that a caller waits. Longer than any batch should take; afterwards the outcome is unknown.
+pub const WAIT_LIMIT: Duration = Duration::from_secs(8);
+
+/// How an executor is set up.
+#[derive(Debug, Clone)]
+pub struct ExecutorConfig {
+    /// The tender's name in messages and metrics: `points`, `store_credit`, `digital_reward`.
+    pub tender: &'static str,
+    /// Connections, each with a queue of its own; 1 unless the machine has cores to spare.
+    pub shards: usize,
+    /// Most commands that wait in one shard; past that the answer is 503 at once.
+    pub queue: usize,
+    /// Where the database is: an executor's session settings are expected (`service::db::for_executor`).
+    pub database: PgConnectOptions,
+}
+
+/// What a command came to, and when by the database's clock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// What it came to.
+    pub outcome: Outcome,
+    /// The database's clock in its batch.
+    pub at: DateTime<Utc>,
+}
+
+/// Why there is no outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ExecuteError {
+    /// The queue is full or the database away: this command was not tried.
+    #[error("the executor cannot take this now")]
+    Unavailable,
+    /// It may have been done; the same command again will tell.
+    #[error("the outcome is unknown")]
+    Unknown,
+    /// It was not done: this command makes every batch fail that it is in.
+    #[error("the command cannot be executed")]
+    Failed,
+}
+
+/// A handle on the shards. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Executor {
+    shards: Arc<[Arc<Shard>]>,
+    wake: Arc<Notify>,
+}
+
+impl Executor {
+    /// Starts the shards on `tracker`. Once `stop` is cancelled they finish what waits, and end.
+    #[must_use]
+    pub fn start(config: &ExecutorConfig, tracker: &TaskTracker, stop: &CancellationToken) -> Self {
+        let wake = Arc::new(Notify::new());
+        let shards: Arc<[Arc<Shard>]> =
+            (0..config.shards.max(1)).map(|_| Arc::new(Shard::new(config, wake.clone()))).collect();
+        for shard in shards.iter() {
+            tracker.spawn(shard::supervise(shard.clone(), stop.clone()));
+        }
+        Self { shards, wake }
+    }
+
+    /// Notified after each batch that left something in the outbox.
+    #[must_use]
+    pub fn outbox_wake(&self) -> Arc<Notify> {
+        self.wake.clone()
+    }
+
+    /// Whether every shard can take commands.
+    #[must_use]
+    pub fn is_available(&self) -> bool {
+        self.shards.iter().all(|shard| shard.is_available())
+    }
+
+    /// Queues a command and waits for what it came to. Dropping the future does not take the command back.
+    ///
+    /// # Errors
+    /// See [`ExecuteError`].
+    pub async fn submit(&self, command: Command) -> Result<Reply, ExecuteError> {
+        let answer = self.shard(&command).submit(command)?;
+        match tokio::time::timeout(WAIT_LIMIT, answer).await {
+            Ok(Ok(reply)) => reply,
+            // Too late, or the executor's task died with the batch in hand.
+            Ok(Err(_)) | Err(_) => Err(ExecuteError::Unknown),
+        }
+    }
+
+    fn shard(&self, command: &Command) -> &Shard {
+        let mut hasher = DefaultHasher::new();
+        (&command.account.business_id, &command.account.owner).hash(&mut hasher);
+        let shards = u64::try_from(self.shards.len()).unwrap_or(1);
+        let index = usize::try_from(hasher.finish() % shards).unwrap_or_default();
+        &self.shards[index]
+    }
+}

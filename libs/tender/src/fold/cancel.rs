@@ -1,0 +1,76 @@
+//! A cancel always succeeds: what is still out comes back, a leg that is not there will never apply, and
+//! anything else is left as it is.
+
+use api::legs::{BalanceAfter, LegKey};
+use ledger::Movement;
+
+use super::{
+    Decision, Record,
+    book::{Book, Kind, Origin},
+    give_back::{self, From},
+    leg_answer, record, replayed, stored, to_json,
+};
+use crate::command::{Answer, Command, Outcome, Rejection, State};
+
+pub fn cancel(book: &mut Book, command: &Command, key: LegKey) -> Decision {
+    let Some(operation) = stored(book, command)? else {
+        return Ok(leave_tombstone(book, command, key));
+    };
+    let from = match (operation.state, operation.kind) {
+        (State::Applied, Kind::Debit | Kind::Hold) => From::Taken,
+        (State::Held, _) => From::Held,
+        // A refusal stands, what is undone stays undone. A leg that itself gave value back is forward-only:
+        // no saga cancels it, and taking value from a customer again is not what "cancel" means.
+        _ => return Ok(replayed(operation)),
+    };
+    take_back(book, command, from)
+}
+
+fn leave_tombstone(book: &mut Book, command: &Command, key: LegKey) -> Outcome {
+    let account_no = book.accounts[&command.account].reference.account_no;
+    let tombstone = Record {
+        kind: Kind::Cancel,
+        state: State::Tombstoned,
+        amount: 0,
+        request_hash: None,
+        response: to_json(&leg_answer(State::Tombstoned, 0, Vec::new(), None)),
+        allocations: Vec::new(),
+        origin: Origin { leg: Some(key), ..Origin::default() },
+    };
+    record(book, command.operation_id, account_no, tombstone)
+}
+
+/// Returns the rest: what refunds have not given back already.
+fn take_back(book: &mut Book, command: &Command, from: From) -> Decision {
+    let id = command.operation_id;
+    let Book { now, accounts, operations, postings, returns, .. } = book;
+    let account = accounts.get_mut(&command.account).ok_or(Rejection::Broken)?;
+    let operation = operations.get_mut(&id).ok_or(Rejection::Broken)?;
+    give_back::check(account, operation)?;
+    let amount = operation.outstanding();
+    if amount > 0 {
+        let movement = match from {
+            From::Taken => Movement::Cancel(amount),
+            From::Held => Movement::Release(amount),
+        };
+        postings.push(account.post(id, movement).map_err(|_| Rejection::Broken)?);
+    }
+    let reward_id = reward_of(account, operation);
+    let (back, lots) = give_back::give_back(account, (id, operation), (from, id), amount, *now);
+    returns.extend(back);
+    let after =
+        BalanceAfter { available: account.spendable(reward_id, *now), version: account.balance.version() };
+    operation.state = State::Reversed;
+    operation.response = to_json(&leg_answer(State::Reversed, amount, lots, Some(after))).into();
+    operation.mark.touch();
+    Ok(Outcome::Recorded(Answer { state: operation.state, body: operation.response.clone() }))
+}
+
+/// The reward that a leg took from: a reward is one lot, so its first part tells.
+pub(super) fn reward_of(
+    account: &super::book::AccountState,
+    operation: &super::book::Operation,
+) -> Option<uuid::Uuid> {
+    let lot_id = operation.allocations.first()?.lot_id;
+    account.lots.get(account.ranks.get(&lot_id)?)?.reward_id
+}

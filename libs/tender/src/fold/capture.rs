@@ -1,0 +1,51 @@
+//! A held leg becomes a debit: of its lots in the order in which they were set aside, the rest released.
+
+use api::legs::{BalanceAfter, LotPart};
+use ledger::Movement;
+
+use super::{
+    Decision,
+    book::{Book, Kind},
+    cancel::reward_of,
+    give_back::{self, From},
+    leg_answer, replayed, stored, to_json,
+};
+use crate::command::{Answer, Command, Outcome, Rejection, State};
+
+pub fn capture(book: &mut Book, command: &Command, amount: i64) -> Decision {
+    let operation = stored(book, command)?.ok_or(Rejection::NotFound)?;
+    match (operation.state, operation.kind) {
+        (State::Held, Kind::Hold) if amount <= operation.amount => {}
+        (State::Applied, Kind::Hold) if amount == operation.amount => return Ok(replayed(operation)),
+        (State::Held | State::Applied, _) => return Err(Rejection::Conflict),
+        _ => return Err(Rejection::AlreadyFinal),
+    }
+    let id = command.operation_id;
+    let Book { now, accounts, operations, postings, returns, .. } = book;
+    let account = accounts.get_mut(&command.account).ok_or(Rejection::Broken)?;
+    let operation = operations.get_mut(&id).ok_or(Rejection::Broken)?;
+    give_back::check(account, operation)?;
+    let held = operation.outstanding();
+    if held > 0 {
+        let movement = Movement::Capture { taken: amount, released: held - amount };
+        postings.push(account.post(id, movement).map_err(|_| Rejection::Broken)?);
+    }
+    // Giving back the last set aside first leaves the first for the debit.
+    let (back, _) = give_back::give_back(account, (id, operation), (From::Held, id), held - amount, *now);
+    returns.extend(back);
+    let mut lots = Vec::new();
+    for part in operation.allocations.iter().filter(|part| part.outstanding() > 0) {
+        let Some(lot) = account.lot_mut(part.lot_id) else { continue };
+        lot.held -= part.outstanding();
+        lot.mark.touch();
+        lots.push(LotPart { lot_id: lot.lot_id, amount: part.outstanding(), expires_at: lot.expires_at });
+    }
+    let reward_id = reward_of(account, operation);
+    let after =
+        BalanceAfter { available: account.spendable(reward_id, *now), version: account.balance.version() };
+    operation.state = State::Applied;
+    operation.amount = amount;
+    operation.response = to_json(&leg_answer(State::Applied, amount, lots, Some(after))).into();
+    operation.mark.touch();
+    Ok(Outcome::Recorded(Answer { state: operation.state, body: operation.response.clone() }))
+}

@@ -1,0 +1,119 @@
+//! New value: a lot. A refusal is stored under the key like a success.
+
+use api::{
+    Code, Problem,
+    tender::{BalanceView, CreditAnswer, LotView, Quantity},
+};
+use ledger::Movement;
+
+use super::{
+    Decision, Record, account_mut,
+    book::{Book, Kind, Lot, Mark, Origin, Status},
+    record, replayed, stored, to_json,
+};
+use crate::command::{Command, Credit, Outcome, Rejection, State};
+
+pub fn credit(book: &mut Book, command: &Command, credit: &Credit) -> Decision {
+    if let Some(operation) = stored(book, command)? {
+        if operation.request_hash != Some(credit.request_hash) {
+            return Err(Rejection::Conflict);
+        }
+        return Ok(replayed(operation));
+    }
+    let now = book.now;
+    if credit.grace_until.or(credit.expires_at).is_some_and(|end| end <= now) {
+        return Err(Rejection::InvalidField { pointer: "/expires_at", detail: "must be in the future" });
+    }
+    let reference =
+        (command.account.business_id.to_string(), credit.kind.clone(), credit.reference.clone());
+    if book.references.contains_key(&reference) {
+        return Ok(refuse(book, command, credit, Code::DuplicateReference));
+    }
+    let account = account_mut(book, command)?;
+    if account.status == Status::Closed {
+        return Ok(refuse(book, command, credit, Code::AccountFrozen));
+    }
+    let movement = Movement::Credit { amount: credit.amount, funding: credit.funding };
+    let Ok(posting) = account.post(command.operation_id, movement) else {
+        return Ok(refuse(book, command, credit, Code::LimitExceeded));
+    };
+    let lot = new_lot(command, credit);
+    // A sum of lots within `posted`, which was just found to fit.
+    account.available += credit.amount;
+    let answer = answer(command, credit, &lot, account.available, account.balance.version());
+    account.insert(lot);
+    let account_no = account.reference.account_no;
+    book.postings.push(posting);
+    book.references.insert(reference.clone(), command.operation_id);
+    let (business, kind, text) = reference;
+    book.new_references.push((business, kind, text, command.operation_id));
+    let entry = entry(credit, State::Applied, credit.amount, to_json(&answer));
+    Ok(record(book, command.operation_id, account_no, entry))
+}
+
+fn new_lot(command: &Command, credit: &Credit) -> Lot {
+    Lot {
+        lot_id: credit.lot_id,
+        original: credit.amount,
+        remaining: credit.amount,
+        held: 0,
+        expires_at: credit.expires_at,
+        grace_until: credit.grace_until,
+        funding: credit.funding,
+        kind: credit.kind.clone(),
+        operation_id: command.operation_id,
+        reward_id: credit.reward_id,
+        mark: Mark::New,
+    }
+}
+
+fn answer(command: &Command, credit: &Credit, lot: &Lot, available: i64, version: i64) -> CreditAnswer {
+    let asset = command.account.asset;
+    CreditAnswer {
+        operation_id: command.operation_id,
+        customer_id: credit.customer_id.clone(),
+        lot: LotView {
+            lot_id: lot.lot_id,
+            reward_id: lot.reward_id,
+            currency: asset.currency(),
+            original: lot.original,
+            remaining: lot.remaining,
+            held: lot.held,
+            funding: crate::wire::funding(lot.funding),
+            kind: lot.kind.clone(),
+            expires_at: lot.expires_at,
+            grace_until: lot.grace_until,
+        },
+        balance_after: BalanceView { quantity: Quantity::new(available, asset), version },
+        reward_id: credit.reward_id,
+        code: None,
+    }
+}
+
+fn refuse(book: &mut Book, command: &Command, credit: &Credit, code: Code) -> Outcome {
+    let detail = match code {
+        Code::DuplicateReference => "This kind and reference were used under another key. A correction needs a new key.",
+        Code::AccountFrozen => "The account is closed. Nothing new can enter it; a later try needs a new key.",
+        _ => "The balance would be larger than can be stored. A smaller credit needs a new key.",
+    };
+    let problem = Problem {
+        instance: credit.request.instance.clone(),
+        trace_id: credit.request.trace_id.clone(),
+        ..Problem::new(code, detail)
+    };
+    let account_no = book.accounts[&command.account].reference.account_no;
+    let entry = entry(credit, State::Declined, credit.amount, to_json(&problem));
+    record(book, command.operation_id, account_no, entry)
+}
+
+fn entry(credit: &Credit, state: State, amount: i64, response: String) -> Record {
+    Record {
+        kind: Kind::Credit,
+        state,
+        amount,
+        request_hash: Some(credit.request_hash),
+        response,
+        allocations: Vec::new(),
+        origin: Origin { details: Some(credit.details.clone()), ..Origin::default() },
+    }
+}

@@ -1,0 +1,144 @@
+//! A forward leg: the stored answer if there is one, otherwise value is taken, set aside or given back, or
+//! refused for ever.
+
+use api::{
+    Code,
+    legs::{BalanceAfter, LegAnswer, Mode, Take},
+};
+use ledger::Movement;
+
+use super::{
+    Decision, Record, account_mut,
+    book::{Allocation, Book, Kind, Origin, Status},
+    declined, leg_answer, record, replayed, reverse, stored,
+    take::{self, Part},
+    to_json,
+};
+use crate::command::{Answer, Command, ForwardLeg, Outcome, Rejection, State};
+
+pub fn forward(book: &mut Book, command: &Command, leg: &ForwardLeg) -> Decision {
+    if let Some(operation) = stored(book, command)? {
+        // A tombstone has no hash: it refuses whatever comes.
+        if operation.request_hash.is_some_and(|hash| hash != leg.request_hash) {
+            return Err(Rejection::Conflict);
+        }
+        return Ok(match operation.state {
+            State::Reversed | State::Tombstoned => tombstoned(),
+            _ => replayed(operation),
+        });
+    }
+    if leg.plan.not_after.is_some_and(|end| book.now > end) {
+        return Ok(refuse(book, command, leg, leg_answer(State::Expired, 0, Vec::new(), None)));
+    }
+    match leg.plan.mode {
+        Mode::Reverse => reverse::reverse(book, command, leg),
+        Mode::Debit | Mode::Hold => debit(book, command, leg),
+    }
+}
+
+/// The answer to a forward that comes after its cancel.
+fn tombstoned() -> Outcome {
+    let body = to_json(&leg_answer(State::Tombstoned, 0, Vec::new(), None));
+    Outcome::Replayed(Answer { state: State::Tombstoned, body: body.into() })
+}
+
+fn debit(book: &mut Book, command: &Command, leg: &ForwardLeg) -> Decision {
+    let now = book.now;
+    let (amount, parts) = match plan(book, command, leg)? {
+        Ok(plan) => plan,
+        Err(refusal) => return Ok(refuse(book, command, leg, refusal)),
+    };
+    let account = account_mut(book, command)?;
+    let (movement, kind, state) = match leg.plan.mode {
+        Mode::Hold => (Movement::Hold(amount), Kind::Hold, State::Held),
+        Mode::Debit | Mode::Reverse => (Movement::Debit(amount), Kind::Debit, State::Applied),
+    };
+    // An at_most leg that finds nothing is applied with nothing: no entry, no new version.
+    let posting = match amount {
+        0 => None,
+        _ => Some(account.post(command.operation_id, movement).map_err(|_| Rejection::Broken)?),
+    };
+    let (allocations, lots) = take::take(account, &parts, kind == Kind::Hold);
+    let after = BalanceAfter {
+        available: account.spendable(leg.plan.reward_id, now),
+        version: account.balance.version(),
+    };
+    book.postings.extend(posting);
+    let answer = leg_answer(state, amount, lots, Some(after));
+    Ok(record_leg(book, command, leg, kind, &answer, allocations))
+}
+
+/// How much is taken from which lots, or the refusal.
+fn plan(
+    book: &Book,
+    command: &Command,
+    leg: &ForwardLeg,
+) -> Result<Result<(i64, Vec<Part>), LegAnswer>, Rejection> {
+    let account = book.accounts.get(&command.account).ok_or(Rejection::Broken)?;
+    let plan = &leg.plan;
+    if account.status != Status::Active {
+        return Ok(Err(declined(Code::AccountFrozen, None)));
+    }
+    let reward = plan.reward_id.map(|id| account.lots.values().find(|lot| lot.reward_id == Some(id)));
+    if let Some(reward) = reward
+        && reward.is_none_or(|lot| !lot.is_spendable(book.now))
+    {
+        return Ok(Err(declined(Code::RewardNotUsable, None)));
+    }
+    let available = account.spendable(plan.reward_id, book.now);
+    let amount = match plan.take {
+        Take::AtMost => {
+            let most = plan.amount.min(available);
+            most - most % plan.step.max(1)
+        }
+        Take::Exact if plan.amount <= available => plan.amount,
+        Take::Exact => {
+            let held = reward.flatten().map_or(account.balance.held(), |lot| lot.held);
+            // "Held by another order" is told apart from "empty": the cashier can do something about it.
+            let is_held = plan.amount <= available.saturating_add(held);
+            let code = if is_held { Code::HeldByOtherOrder } else { Code::InsufficientBalance };
+            return Ok(Err(declined(code, Some(available))));
+        }
+    };
+    let parts = take::choose(account, plan.reward_id, amount, book.now);
+    Ok(parts.map(|parts| (amount, parts)).ok_or_else(|| declined(Code::LimitExceeded, Some(available))))
+}
+
+/// Records a refusal: it stands for ever.
+fn refuse(book: &mut Book, command: &Command, leg: &ForwardLeg, answer: LegAnswer) -> Outcome {
+    let kind = match leg.plan.mode {
+        Mode::Debit => Kind::Debit,
+        Mode::Hold => Kind::Hold,
+        Mode::Reverse => Kind::Reverse,
+    };
+    record_leg(book, command, leg, kind, &answer, Vec::new())
+}
+
+pub(super) fn record_leg(
+    book: &mut Book,
+    command: &Command,
+    leg: &ForwardLeg,
+    kind: Kind,
+    answer: &LegAnswer,
+    allocations: Vec<Allocation>,
+) -> Outcome {
+    let account_no = book.accounts[&command.account].reference.account_no;
+    let origin = Origin {
+        leg: Some(leg.key),
+        reverses: leg.reverses,
+        hold_until: leg.plan.hold_until,
+        epoch: leg.epoch,
+        order_id: leg.plan.order_id.clone(),
+        details: None,
+    };
+    let entry = Record {
+        kind,
+        state: answer.state,
+        amount: answer.amount,
+        request_hash: Some(leg.request_hash),
+        response: to_json(answer),
+        allocations,
+        origin,
+    };
+    record(book, command.operation_id, account_no, entry)
+}

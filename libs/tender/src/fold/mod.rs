@@ -1,0 +1,104 @@
+//! The decision: one command after the other is applied to what the batch read. Pure: no I/O, no clock but the
+//! database's, which is part of the book.
+//!
+//! Each function decides first and changes afterwards: whatever can fail fails before the book is touched, so
+//! that a command that is turned away leaves the commands behind it undisturbed.
+
+pub mod book;
+mod cancel;
+mod capture;
+mod credit;
+mod forward;
+mod give_back;
+mod reverse;
+mod take;
+#[cfg(test)]
+mod tests;
+
+use api::legs::{BalanceAfter, Decline, LegAnswer, LotPart};
+use book::{AccountState, Book, Kind, Mark, Operation, Origin};
+pub use take::LOTS_MAX;
+use uuid::Uuid;
+
+use crate::command::{Action, Answer, Command, Outcome, Rejection, State};
+
+/// Applies one command. Commands of a batch are applied in the order in which they came; the same operation twice
+/// meets its own first answer.
+pub fn apply(book: &mut Book, command: &Command) -> Outcome {
+    let outcome = match &command.action {
+        Action::Forward(leg) => forward::forward(book, command, leg),
+        Action::Cancel(key) => cancel::cancel(book, command, *key),
+        Action::Capture { amount } => capture::capture(book, command, *amount),
+        Action::Query => query(book, command),
+        Action::Credit(credit) => credit::credit(book, command, credit),
+    };
+    outcome.unwrap_or_else(Outcome::Rejected)
+}
+
+/// A decision: an outcome, or why there is none.
+type Decision = Result<Outcome, Rejection>;
+
+fn query(book: &Book, command: &Command) -> Decision {
+    let operation = stored(book, command)?.ok_or(Rejection::NotFound)?;
+    Ok(replayed(operation))
+}
+
+/// The operation with the command's id, if there is one. One of another account shares only the key.
+fn stored<'a>(book: &'a Book, command: &Command) -> Result<Option<&'a Operation>, Rejection> {
+    let account = book.accounts.get(&command.account).ok_or(Rejection::Broken)?;
+    match book.operations.get(&command.operation_id) {
+        Some(operation) if operation.account_no != account.reference.account_no => Err(Rejection::Conflict),
+        found => Ok(found),
+    }
+}
+
+fn replayed(operation: &Operation) -> Outcome {
+    Outcome::Replayed(Answer { state: operation.state, body: operation.response.clone() })
+}
+
+fn account_mut<'a>(book: &'a mut Book, command: &Command) -> Result<&'a mut AccountState, Rejection> {
+    book.accounts.get_mut(&command.account).ok_or(Rejection::Broken)
+}
+
+/// A new operation with its answer.
+struct Record {
+    kind: Kind,
+    state: State,
+    amount: i64,
+    request_hash: Option<[u8; 32]>,
+    response: String,
+    allocations: Vec<book::Allocation>,
+    origin: Origin,
+}
+
+fn record(book: &mut Book, operation_id: Uuid, account_no: i64, record: Record) -> Outcome {
+    let operation = Operation {
+        account_no,
+        kind: record.kind,
+        state: record.state,
+        amount: record.amount,
+        request_hash: record.request_hash,
+        response: record.response.into(),
+        allocations: record.allocations,
+        origin: record.origin,
+        mark: Mark::New,
+    };
+    let answer = Answer { state: operation.state, body: operation.response.clone() };
+    book.operations.insert(operation_id, operation);
+    Outcome::Recorded(answer)
+}
+
+/// The document that answers a leg.
+fn leg_answer(state: State, amount: i64, lots: Vec<LotPart>, after: Option<BalanceAfter>) -> LegAnswer {
+    LegAnswer { state, amount, lots, after, decline: None }
+}
+
+fn declined(code: api::Code, available: Option<i64>) -> LegAnswer {
+    let decline = Decline { code: code.as_str().to_owned(), available, held_until: None };
+    LegAnswer { decline: Some(decline), ..leg_answer(State::Declined, 0, Vec::new(), None) }
+}
+
+/// An answer is plain data with text keys: writing it as JSON cannot fail.
+fn to_json(answer: &impl serde::Serialize) -> String {
+    serde_json::to_string(answer).expect("an answer is plain data")
+}
