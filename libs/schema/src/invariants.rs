@@ -38,6 +38,18 @@ pub struct Finding {
     pub rows: Vec<Value>,
 }
 
+impl Finding {
+    pub(crate) fn new(database: &str, name: &str, statement: &str, rows: Vec<Value>) -> Self {
+        Self {
+            database: database.to_owned(),
+            name: name.to_owned(),
+            statement: statement.to_owned(),
+            violations: rows.len(),
+            rows: rows.into_iter().take(ROWS_SHOWN).collect(),
+        }
+    }
+}
+
 /// The rules of `database`, in the order of their file.
 #[must_use]
 pub fn invariants(database: Database) -> Vec<Invariant> {
@@ -77,13 +89,7 @@ pub async fn check(connection: &mut PgConnection, database: Database) -> sqlx::R
         )))
         .fetch_all(&mut *snapshot)
         .await?;
-        findings.push(Finding {
-            database: database.name().to_owned(),
-            name: rule.name.to_owned(),
-            statement: rule.statement.to_owned(),
-            violations: rows.len(),
-            rows: rows.into_iter().take(ROWS_SHOWN).collect(),
-        });
+        findings.push(Finding::new(database.name(), rule.name, rule.statement, rows));
     }
     snapshot.rollback().await?;
     Ok(findings)

@@ -1,8 +1,9 @@
 //! The migrations and invariants of every database, embedded.
 //!
 //! [`provision()`] makes a database and its login role from nothing, or brings them up to date. [`check()`]
-//! runs the invariants of a database in one snapshot.
+//! runs the invariants of a database in one snapshot, [`cross_check`] compares the wallet's sagas with the tenders' legs.
 
+mod cross;
 mod invariants;
 mod provision;
 
@@ -10,6 +11,7 @@ use std::borrow::Cow;
 
 use sqlx::migrate::Migrator;
 
+pub use cross::cross_check;
 pub use invariants::{Finding, Invariant, check, invariants};
 pub use provision::{Target, migrate, provision};
 

@@ -1,0 +1,207 @@
+//! What must be true between the wallet's database and the tenders'.
+//!
+//! No snapshot spans four databases, so the order of reading makes the answer right on a running system:
+//! sagas that ended five seconds ago or earlier are read first, because what they did to their legs is
+//! final and older than whatever is read next; then all legs; then, for legs of which no saga was seen,
+//! the wallet is asked again, because a saga is always written before its legs.
+
+use std::collections::{HashMap, HashSet};
+
+use futures_util::TryStreamExt;
+use serde_json::{Value, json};
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+use crate::{Database, Finding};
+
+/// State of a saga of which every leg was applied.
+const COMPLETED: i16 = 2;
+
+/// Sagas that may be turned back (kind 0) and that ended five seconds ago or earlier, completed or compensated.
+const ENDED_SAGAS: &str = "
+    SELECT saga_id, legs_id, state,
+           CASE WHEN jsonb_typeof(plan -> 'legs') = 'array' THEN jsonb_array_length(plan -> 'legs') END AS legs
+    FROM saga.saga
+    WHERE kind = 0 AND state IN (2, 3) AND ended_at < clock_timestamp() - interval '5 s'";
+
+/// Every leg with what it still has in force.
+const LEGS: &str = "
+    SELECT o.legs_id, o.leg, o.state, coalesce(a.in_force, 0)::bigint AS in_force
+    FROM tender.operation o
+    LEFT JOIN (SELECT operation_id, sum(amount - reversed) AS in_force FROM tender.allocation GROUP BY 1) a
+        USING (operation_id)
+    WHERE o.legs_id IS NOT NULL AND o.kind IN ('debit', 'hold', 'cancel')";
+
+const KNOWN_LEGS: &str = "SELECT DISTINCT legs_id FROM saga.saga WHERE legs_id = ANY($1)";
+
+#[derive(Debug, PartialEq, Eq)]
+struct Saga {
+    saga_id: Uuid,
+    legs_id: Uuid,
+    is_completed: bool,
+    /// Legs that its plan has; `None` where the plan says nothing of legs.
+    planned: Option<i32>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Leg {
+    tender: &'static str,
+    leg: i32,
+    state: String,
+    in_force: i64,
+}
+
+type Legs = HashMap<Uuid, Vec<Leg>>;
+
+/// Compares the wallet's sagas with the tenders' legs; needs a connection to each database.
+///
+/// # Errors
+/// When a database cannot be read.
+pub async fn cross_check(connections: &mut [(Database, PgConnection)]) -> sqlx::Result<Vec<Finding>> {
+    let Some(wallet) = connections.iter().position(|(database, _)| *database == Database::Wallet) else {
+        return Ok(Vec::new());
+    };
+    let sagas = ended_sagas(&mut connections[wallet].1).await?;
+    let mut legs = Legs::new();
+    for (database, connection) in connections.iter_mut().filter(|(database, _)| *database != Database::Wallet)
+    {
+        read_legs(connection, database.name(), &mut legs).await?;
+    }
+    let orphans = orphans(&mut connections[wallet].1, &sagas, &legs).await?;
+    Ok(vec![
+        finding(
+            "completed_means_every_leg_applied",
+            "I8: A completed saga has all its legs, each applied or held (or given back since).",
+            unfinished(&sagas, &legs),
+        ),
+        finding(
+            "compensated_means_no_leg_applied",
+            "I8: A compensated saga has nothing in force at any tender.",
+            left_over(&sagas, &legs),
+        ),
+        finding("no_leg_without_a_saga", "I20: Every leg with value in force belongs to a saga.", orphans),
+    ])
+}
+
+async fn ended_sagas(wallet: &mut PgConnection) -> sqlx::Result<Vec<Saga>> {
+    let mut rows = sqlx::query(ENDED_SAGAS).fetch(wallet);
+    let mut sagas = Vec::new();
+    while let Some(row) = rows.try_next().await? {
+        sagas.push(Saga {
+            saga_id: row.try_get("saga_id")?,
+            legs_id: row.try_get("legs_id")?,
+            is_completed: row.try_get::<i16, _>("state")? == COMPLETED,
+            planned: row.try_get("legs")?,
+        });
+    }
+    Ok(sagas)
+}
+
+async fn read_legs(tender: &mut PgConnection, name: &'static str, legs: &mut Legs) -> sqlx::Result<()> {
+    let mut rows = sqlx::query(LEGS).fetch(tender);
+    while let Some(row) = rows.try_next().await? {
+        legs.entry(row.try_get("legs_id")?).or_default().push(Leg {
+            tender: name,
+            leg: row.try_get("leg")?,
+            state: row.try_get("state")?,
+            in_force: row.try_get("in_force")?,
+        });
+    }
+    Ok(())
+}
+
+/// Legs in force of which the wallet knows no saga.
+async fn orphans(wallet: &mut PgConnection, sagas: &[Saga], legs: &Legs) -> sqlx::Result<Vec<Value>> {
+    let ended: HashSet<Uuid> = sagas.iter().map(|saga| saga.legs_id).collect();
+    let in_force = |legs: &[Leg]| legs.iter().any(|leg| leg.in_force > 0);
+    let unseen: Vec<Uuid> =
+        legs.iter().filter(|(id, legs)| !ended.contains(id) && in_force(legs)).map(|(id, _)| *id).collect();
+    let known: HashSet<Uuid> =
+        sqlx::query_scalar(KNOWN_LEGS).bind(&unseen).fetch_all(wallet).await?.into_iter().collect();
+    Ok(unseen
+        .iter()
+        .filter(|id| !known.contains(id))
+        .map(|id| json!({ "legs_id": id, "legs": shown(&legs[id]) }))
+        .collect())
+}
+
+fn unfinished(sagas: &[Saga], legs: &Legs) -> Vec<Value> {
+    let is_whole = |saga: &Saga, legs: &[Leg]| {
+        let taken =
+            legs.iter().filter(|leg| matches!(leg.state.as_str(), "applied" | "held" | "reversed")).count();
+        taken == legs.len() && saga.planned.is_none_or(|planned| usize::try_from(planned) == Ok(taken))
+    };
+    broken(sagas.iter().filter(|saga| saga.is_completed), legs, |saga, legs| !is_whole(saga, legs))
+}
+
+fn left_over(sagas: &[Saga], legs: &Legs) -> Vec<Value> {
+    let has_value = |legs: &[Leg]| {
+        legs.iter().any(|leg| leg.in_force > 0 || matches!(leg.state.as_str(), "applied" | "held"))
+    };
+    broken(sagas.iter().filter(|saga| !saga.is_completed), legs, |_, legs| has_value(legs))
+}
+
+fn broken<'a>(
+    sagas: impl Iterator<Item = &'a Saga>,
+    legs: &Legs,
+    is_broken: impl Fn(&Saga, &[Leg]) -> bool,
+) -> Vec<Value> {
+    sagas
+        .map(|saga| (saga, legs.get(&saga.legs_id).map_or(&[][..], Vec::as_slice)))
+        .filter(|(saga, legs)| is_broken(saga, legs))
+        .map(|(saga, legs)| json!({ "saga_id": saga.saga_id, "planned": saga.planned, "legs": shown(legs) }))
+        .collect()
+}
+
+fn shown(legs: &[Leg]) -> Vec<Value> {
+    let show = |leg: &Leg| json!({ "tender": leg.tender, "leg": leg.leg, "state": leg.state, "in_force": leg.in_force });
+    legs.iter().map(show).collect()
+}
+
+fn finding(name: &str, statement: &str, rows: Vec<Value>) -> Finding {
+    Finding::new("wallet and tenders", name, statement, rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn saga(is_completed: bool, planned: i32) -> Saga {
+        Saga { saga_id: Uuid::nil(), legs_id: Uuid::nil(), is_completed, planned: Some(planned) }
+    }
+
+    fn legs(states: &[(&str, i64)]) -> Legs {
+        let leg = |(number, (state, in_force)): (usize, &(&str, i64))| Leg {
+            tender: "points",
+            leg: i32::try_from(number).unwrap(),
+            state: (*state).to_owned(),
+            in_force: *in_force,
+        };
+        HashMap::from([(Uuid::nil(), states.iter().enumerate().map(leg).collect())])
+    }
+
+    #[test]
+    fn a_completed_saga_has_all_its_legs() {
+        let sagas = [saga(true, 2)];
+        assert!(unfinished(&sagas, &legs(&[("applied", 5), ("held", 3)])).is_empty());
+        assert!(unfinished(&sagas, &legs(&[("applied", 0), ("reversed", 0)])).is_empty());
+        for states in [
+            &[("applied", 5)][..],
+            &[("applied", 5), ("declined", 0)],
+            &[("applied", 5), ("tombstoned", 0)],
+            &[],
+        ] {
+            assert_eq!(unfinished(&sagas, &legs(states)).len(), 1, "{states:?}");
+        }
+    }
+
+    #[test]
+    fn a_compensated_saga_has_nothing_in_force() {
+        let sagas = [saga(false, 2)];
+        assert!(left_over(&sagas, &legs(&[("reversed", 0), ("tombstoned", 0)])).is_empty());
+        assert!(left_over(&sagas, &legs(&[("declined", 0)])).is_empty());
+        assert!(left_over(&sagas, &Legs::new()).is_empty());
+        assert_eq!(left_over(&sagas, &legs(&[("reversed", 0), ("applied", 4)])).len(), 1);
+        assert_eq!(left_over(&sagas, &legs(&[("held", 0)])).len(), 1);
+    }
+}

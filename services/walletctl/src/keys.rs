@@ -1,0 +1,140 @@
+//! Development keys and tokens. Services refuse both unless `APP_ENV=development`.
+
+use std::{io::Write, os::unix::fs::OpenOptionsExt, path::Path, path::PathBuf};
+
+use anyhow::{Context, ensure};
+use clap::{Args, ValueEnum};
+use service::{
+    Clock,
+    auth::{Claims, KeyPair, PUBLIC_AUDIENCE, Signer},
+};
+
+use crate::environment::Environment;
+
+/// Names of the keys. Services refuse ids that begin with `dev-` in production.
+const KEYS: [&str; 2] = ["dev-public", "dev-internal"];
+
+/// What `walletctl keys` takes.
+#[derive(Debug, Args)]
+pub struct KeysArgs {
+    /// Folder for the keys.
+    #[arg(long, default_value = ".run/keys")]
+    dir: PathBuf,
+}
+
+/// Makes `dev-public` (callers) and `dev-internal` (services): `<name>.pem` signs, `<name>.jwks.json` verifies.
+///
+/// # Errors
+/// When a file cannot be written, or outside development.
+pub fn make_keys(environment: &Environment, arguments: &KeysArgs) -> anyhow::Result<()> {
+    environment.require_development("a generated key")?;
+    std::fs::create_dir_all(&arguments.dir)
+        .with_context(|| format!("cannot make {}", arguments.dir.display()))?;
+    for name in KEYS {
+        let (private, public) =
+            (arguments.dir.join(format!("{name}.pem")), arguments.dir.join(format!("{name}.jwks.json")));
+        if private.exists() && public.exists() {
+            continue;
+        }
+        let pair = KeyPair::generate(name)?;
+        write_private(&private, &pair.private_pem)?;
+        std::fs::write(&public, pair.public_jwks)
+            .with_context(|| format!("cannot write {}", public.display()))?;
+    }
+    Ok(())
+}
+
+fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let written = options.open(path).and_then(|mut file| file.write_all(text.as_bytes()));
+    written.with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// The roles that a caller's token may have. Services sign their own tokens, with another key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TokenRole {
+    /// The holder of one wallet.
+    Customer,
+    /// A till.
+    Pos,
+    /// Issues and adjusts.
+    Manager,
+    /// Reads and reports.
+    Finance,
+    /// Sagas and dead letters.
+    Ops,
+    /// Everything but operations.
+    Admin,
+}
+
+/// What `walletctl token` takes.
+#[derive(Debug, Args)]
+pub struct TokenArgs {
+    /// The business that the token speaks for; any name works.
+    #[arg(long)]
+    business: String,
+    /// What its bearer may do.
+    #[arg(long, value_enum)]
+    role: TokenRole,
+    /// The customer, with role `customer`.
+    #[arg(long)]
+    customer: Option<String>,
+    /// Life in seconds; below zero gives a token that has expired.
+    #[arg(long, default_value_t = 3600, allow_negative_numbers = true)]
+    ttl: i64,
+    /// A location where it may act; may be given several times, none is everywhere.
+    #[arg(long)]
+    location: Vec<String>,
+    /// Who bears it.
+    #[arg(long)]
+    subject: Option<String>,
+}
+
+/// Prints a token and nothing else.
+///
+/// # Errors
+/// Outside development, without the key, or when role and customer do not go together.
+pub fn print_token(environment: &Environment, arguments: &TokenArgs) -> anyhow::Result<()> {
+    println!("{}", token(environment, arguments)?);
+    Ok(())
+}
+
+fn token(environment: &Environment, arguments: &TokenArgs) -> anyhow::Result<String> {
+    environment.require_development("walletctl token")?;
+    ensure!(
+        arguments.customer.is_some() || arguments.role != TokenRole::Customer,
+        "role `customer` needs --customer: such a token acts for one customer only"
+    );
+    let key = environment.get("TOKEN_KEY_FILE").unwrap_or_else(|| ".run/keys/dev-public.pem".to_owned());
+    let role = arguments.role.to_possible_value().context("a role without a name")?.get_name().to_owned();
+    Signer::read(Path::new(&key))?.sign(&Claims {
+        iss: environment.get("JWT_ISSUER").unwrap_or_else(|| PUBLIC_AUDIENCE.to_owned()),
+        aud: PUBLIC_AUDIENCE.to_owned(),
+        exp: Clock.unix_seconds().saturating_add(arguments.ttl),
+        sub: arguments.subject.clone().unwrap_or_else(|| format!("walletctl-{role}")),
+        business_id: Some(arguments.business.clone()),
+        roles: vec![role],
+        customer_id: arguments.customer.clone(),
+        location_ids: Some(arguments.location.clone()).filter(|locations| !locations.is_empty()),
+    })
+}
+
+/// A token for the other commands: `WALLETCTL_TOKEN`, or one made for `role` in development.
+///
+/// # Errors
+/// When there is neither.
+pub fn token_for(environment: &Environment, business: &str, role: TokenRole) -> anyhow::Result<String> {
+    if let Some(token) = environment.get("WALLETCTL_TOKEN") {
+        return Ok(token);
+    }
+    let arguments = TokenArgs {
+        business: business.to_owned(),
+        role,
+        customer: None,
+        ttl: 3600,
+        location: Vec::new(),
+        subject: None,
+    };
+    token(environment, &arguments).context("WALLETCTL_TOKEN is not set, and none can be made")
+}
