@@ -1,6 +1,20 @@
-//! A stored-value service minus its rules: lots, holds, legs, the batching executor, HTTP.
+//! A stored-value service minus its rules: accounts, lots, holds, legs, the batching executor, and HTTP.
+//!
+//! | part | what it does |
+//! |---|---|
+//! | `fold` | decides: one command after the other, pure |
+//! | [`executor`] | does: many commands, one transaction |
+//! | `store` | the SQL of both |
+//! | [`App`] | the public calls, and the leg protocol between services |
+//! | [`rules`] | what makes points, store credit and digital rewards differ |
+
+mod app;
 pub mod command;
 pub mod executor;
-pub mod fold;
-pub mod store;
+mod fold;
+mod http;
+pub mod rules;
+mod store;
 mod wire;
+
+pub use app::{App, Options};

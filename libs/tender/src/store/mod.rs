@@ -1,6 +1,8 @@
-//! The database side of a batch: what is read into the book, and how the book is written back.
+//! The database side: what a batch locks, reads into its book and writes back, and what is read outside batches.
 
+pub mod accounts;
 pub mod lock;
+pub mod operations;
 pub mod read;
-mod rows;
+pub mod rows;
 pub mod write;

@@ -1,0 +1,93 @@
+use std::sync::Arc;
+
+use axum::Router;
+use clap::Args;
+use service::{Process, db};
+use sqlx::PgPool;
+
+use crate::{
+    executor::{Executor, ExecutorConfig},
+    http,
+    rules::{Issuer, Rules},
+};
+
+/// Options of a tender's process.
+#[derive(Debug, Clone, Args)]
+pub struct Options {
+    /// Executor shards, each with a connection and a queue. More than one needs cores to spare.
+    #[arg(long, env = "TENDER_SHARDS", default_value_t = 1)]
+    pub shards: usize,
+    /// Most commands that wait in one shard; past that the answer is 503 at once.
+    #[arg(long, env = "TENDER_QUEUE", default_value_t = 4096)]
+    pub queue: usize,
+}
+
+/// A tender: its rules, its executor, and connections for reading. Clones share them.
+#[derive(Debug, Clone)]
+pub struct App {
+    pub(crate) rules: Arc<dyn Rules>,
+    pub(crate) executor: Executor,
+    pub(crate) pool: PgPool,
+    pub(crate) issuer: Option<Arc<dyn Issuer>>,
+}
+
+impl App {
+    /// A tender of these rules. `pool` serves reads only.
+    #[must_use]
+    pub fn new(rules: Arc<dyn Rules>, executor: Executor, pool: PgPool) -> Self {
+        Self { rules, executor, pool, issuer: None }
+    }
+
+    /// The same, whose credits are rewards with codes.
+    #[must_use]
+    pub fn with_issuer(mut self, issuer: Arc<dyn Issuer>) -> Self {
+        self.issuer = Some(issuer);
+        self
+    }
+
+    /// Starts what a tender's process needs, and has its health watched.
+    ///
+    /// # Errors
+    /// When the configuration names no database.
+    pub fn start(process: &Process, options: &Options, rules: Arc<dyn Rules>) -> anyhow::Result<Self> {
+        let name = rules.name();
+        let database = process.config().database.clone();
+        let connect = db::connect_options(&database.url()?, name)?;
+        let pool = db::pool(connect.clone(), database.database_pool);
+        let config = ExecutorConfig {
+            tender: name,
+            shards: options.shards,
+            queue: options.queue,
+            database: db::for_executor(connect),
+        };
+        let executor = Executor::start(&config, process.tasks(), &process.stopping());
+        let checked = pool.clone();
+        process.health().require("database", move || {
+            let pool = checked.clone();
+            async move { db::ping(&pool).await }
+        });
+        Ok(Self::new(rules, executor, pool))
+    }
+
+    /// Connections for reading.
+    #[must_use]
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// Where commands go.
+    #[must_use]
+    pub fn executor(&self) -> &Executor {
+        &self.executor
+    }
+
+    /// Routes of the public listener.
+    pub fn public(&self) -> Router {
+        http::public(self.clone())
+    }
+
+    /// Routes of the internal listener.
+    pub fn internal(&self) -> Router {
+        http::internal(self.clone())
+    }
+}

@@ -1,0 +1,111 @@
+//! Balances and lots of a customer. Without any value: zeros.
+
+use api::{
+    BusinessId, CustomerId, Problem,
+    tender::{AccountStatus, AccountView, CurrencyAccount, LotView, PastAccountView, PastBalance, Totals},
+};
+use axum::{Json, extract::State, response::{IntoResponse, Response}};
+use chrono::{DateTime, Utc};
+use money::{Asset, Currency};
+use serde::Deserialize;
+use service::{
+    ApiError,
+    auth::{Allow, Peer, Read},
+    extract::{Path, Query},
+};
+
+use crate::{App, store::accounts::{self, StoredAccount}};
+
+/// Parameters of `GET /…/accounts/{customer_id}`.
+#[derive(Debug, Deserialize)]
+pub struct Show {
+    /// Only this currency.
+    currency: Option<Currency>,
+    /// The balance at this time in the past.
+    at: Option<DateTime<Utc>>,
+}
+
+/// `GET /api/v1/…/accounts/{customer_id}`. Another's account looks like one without value.
+pub async fn show_account(
+    State(app): State<App>,
+    caller: Allow<Read>,
+    Path(customer): Path<CustomerId>,
+    Query(show): Query<Show>,
+) -> Result<Response, ApiError> {
+    let is_visible = caller.may_act_for(&customer);
+    if let Some(at) = show.at {
+        let found = match is_visible {
+            true => accounts::past(&app.pool, &caller.business_id, customer.as_str(), at).await?,
+            false => Vec::new(),
+        };
+        let accounts = found.into_iter().filter(|account| is_asked(account.currency, show.currency)).collect();
+        return Ok(Json(PastAccountView { customer_id: customer.into(), at, accounts }).into_response());
+    }
+    let found = match is_visible {
+        true => accounts::current(&app.pool, &caller.business_id, customer.as_str()).await?,
+        false => Vec::new(),
+    };
+    Ok(Json(view(&app, customer.into(), found, show.currency)?).into_response())
+}
+
+/// Parameters of the internal call.
+#[derive(Debug, Deserialize)]
+pub struct ShowToPeer {
+    business_id: BusinessId,
+    currency: Option<Currency>,
+}
+
+/// `GET /internal/v1/accounts/{customer_id}?business_id=`: the same view, for the wallet.
+pub async fn show_account_to_peer(
+    State(app): State<App>,
+    _: Peer,
+    Path(customer): Path<CustomerId>,
+    Query(show): Query<ShowToPeer>,
+) -> Result<Json<AccountView>, ApiError> {
+    let found = accounts::current(&app.pool, &show.business_id, customer.as_str()).await?;
+    view(&app, customer.into(), found, show.currency).map(Json)
+}
+
+fn is_asked(currency: Option<Currency>, asked: Option<Currency>) -> bool {
+    asked.is_none() || currency == asked
+}
+
+fn view(
+    app: &App,
+    customer_id: String,
+    mut found: Vec<StoredAccount>,
+    currency: Option<Currency>,
+) -> Result<AccountView, ApiError> {
+    let is_points = app.rules.accepts(Asset::Points);
+    if is_points && currency.is_some() {
+        return Err(Problem::invalid("currency", "points have no currency").into());
+    }
+    found.retain(|account| is_asked(account.asset.currency(), currency));
+    // The strictest of several: whoever looks for a reason finds it.
+    let strictness = |status: &AccountStatus| match status {
+        AccountStatus::Active => 0,
+        AccountStatus::Frozen => 1,
+        AccountStatus::Closed => 2,
+    };
+    let status = found.iter().map(|account| account.status).max_by_key(strictness);
+    let total = match found.as_slice() {
+        [] => Some(Totals::default()),
+        [only] => Some(only.totals),
+        _ => None,
+    };
+    let by_currency = found.iter().filter_map(|account| {
+        account.asset.currency().map(|currency| CurrencyAccount { currency, totals: account.totals })
+    });
+    let accounts = (!is_points).then(|| by_currency.collect());
+    let mut lots: Vec<LotView> = found.into_iter().flat_map(|account| account.lots).collect();
+    lots.sort_by_key(|lot| (lot.expires_at.is_none(), lot.expires_at, lot.lot_id));
+    Ok(AccountView { customer_id, status: status.unwrap_or(AccountStatus::Active), total, lots, accounts })
+}
+
+/// What the ledger says of the past, as the wire has it.
+impl From<accounts::PastRow> for PastBalance {
+    fn from(row: accounts::PastRow) -> Self {
+        let currency = row.asset.parse().ok();
+        Self { currency, version: row.version, posted: row.balance_after, held: row.held_after }
+    }
+}

@@ -1,0 +1,177 @@
+//! `POST /api/v1/…/credits`: a new lot.
+
+use api::{
+    Code, Problem,
+    id::is_visible_ascii,
+    tender::{CreditAnswer, CreditRequest},
+};
+use axum::{extract::State, response::Response};
+use money::Asset;
+use serde_json::json;
+use service::{
+    ApiError,
+    auth::{Allow, Caller, Role, Roles},
+    extract::IdempotencyKey,
+    json::Body,
+    trace,
+};
+use uuid::Uuid;
+
+use super::answer;
+use crate::{
+    App,
+    command::{AccountKey, Action, Answer, Command, Credit, Outcome, RequestRef, State as Stands, public_operation_id},
+    rules::{Issued, Rules},
+    wire,
+};
+
+/// Longest reason in characters.
+const REASON_MAX: usize = 500;
+
+/// Owners that are rewards, not customers.
+const BEARER: &str = "bearer:";
+
+/// Issues value. A till issues only what the tender lets tills issue.
+pub async fn create_credit<R: Roles>(
+    State(app): State<App>,
+    caller: Allow<R>,
+    IdempotencyKey(key): IdempotencyKey,
+    body: Body<CreditRequest>,
+) -> Result<Response, ApiError> {
+    let request_hash = body.hash(&[]);
+    let request = body.value;
+    require_kind(&caller, &*app.rules, &request.kind)?;
+    let (asset, amount) = quantity(&*app.rules, &request)?;
+    check_text(&*app.rules, &request)?;
+
+    let scope = request.customer_id.as_ref().map_or("", |customer| customer.as_str());
+    let operation_id = public_operation_id(&caller.business_id, scope, "credit", &key);
+    let issued = match &app.issuer {
+        Some(issuer) => Some(issuer.issue(&caller.business_id, operation_id).await?),
+        None => None,
+    };
+    let account = AccountKey {
+        business_id: caller.business_id.clone(),
+        owner: owner(&request, issued.as_ref())?,
+        asset,
+    };
+    let credit = credit(&app, &caller, request, amount, issued.as_ref().map(|one| one.reward_id), request_hash);
+    let command = Command { operation_id, account, action: Action::Credit(credit) };
+    let reply = app.executor.submit(command).await.map_err(answer::execute_error)?;
+    match reply.outcome {
+        Outcome::Recorded(answer) => respond(&answer, issued, false),
+        Outcome::Replayed(answer) => respond(&answer, issued, true),
+        Outcome::Rejected(rejection) => Err(answer::operation_problem(&rejection).into()),
+    }
+}
+
+fn respond(answer: &Answer, issued: Option<Issued>, is_replayed: bool) -> Result<Response, ApiError> {
+    let internal = |error: serde_json::Error| ApiError::internal(&error);
+    if answer.state != Stands::Applied {
+        let problem: Problem = serde_json::from_str(&answer.body).map_err(internal)?;
+        return Ok(answer::stored(problem.status, answer.body.to_string(), is_replayed));
+    }
+    let status = if is_replayed { 200 } else { 201 };
+    let Some(Issued { code, .. }) = issued else {
+        return Ok(answer::stored(status, answer.body.to_string(), is_replayed));
+    };
+    // What is stored lacks the code; derived again, it makes the same document every time.
+    let shown: CreditAnswer = serde_json::from_str(&answer.body).map_err(internal)?;
+    let shown = CreditAnswer { code: Some(code), ..shown };
+    Ok(answer::stored(status, serde_json::to_string(&shown).map_err(internal)?, is_replayed))
+}
+
+fn require_kind(caller: &Caller, rules: &dyn Rules, kind: &str) -> Result<(), ApiError> {
+    let may_issue_all = caller.has(Role::Manager) || caller.has(Role::Admin);
+    if !may_issue_all && !rules.till_kinds().contains(&kind) {
+        return Err(ApiError::new(Code::RoleMissing, "A till may not issue this kind of credit."));
+    }
+    if !rules.credit_kinds().contains(&kind) {
+        let detail = format!("must be one of {}", rules.credit_kinds().join(", "));
+        return Err(Problem::invalid("/kind", detail).into());
+    }
+    Ok(())
+}
+
+/// What is issued, and how many units.
+fn quantity(rules: &dyn Rules, request: &CreditRequest) -> Result<(Asset, i64), Problem> {
+    let is_points = rules.accepts(Asset::Points);
+    let (amount, field, foreign) = if is_points {
+        (request.points, "/points", [("/amount", request.amount.is_some()), ("/currency", request.currency.is_some())])
+    } else {
+        (request.amount, "/amount", [("/points", request.points.is_some()), ("", false)])
+    };
+    if let Some((field, _)) = foreign.iter().find(|(_, is_given)| *is_given) {
+        return Err(Problem::invalid(*field, "is not a field of this tender"));
+    }
+    let asset = match request.currency {
+        _ if is_points => Asset::Points,
+        Some(currency) => Asset::Money(currency),
+        None => return Err(Problem::invalid("/currency", "is missing")),
+    };
+    match amount {
+        Some(amount) if amount > 0 => Ok((asset, amount)),
+        Some(_) => Err(Problem::invalid(field, "must be above zero")),
+        None => Err(Problem::invalid(field, "is missing")),
+    }
+}
+
+fn check_text(rules: &dyn Rules, request: &CreditRequest) -> Result<(), Problem> {
+    if !is_visible_ascii(&request.reference, 128) {
+        return Err(Problem::invalid("/reference", "must be 1 to 128 visible ASCII characters"));
+    }
+    if request.reason.as_ref().is_some_and(|reason| reason.chars().count() > REASON_MAX) {
+        return Err(Problem::invalid("/reason", "must be at most 500 characters"));
+    }
+    match &request.customer_id {
+        None if !rules.takes_from_rewards() => Err(Problem::invalid("/customer_id", "is missing")),
+        Some(id) if id.as_str().starts_with(BEARER) => {
+            Err(Problem::invalid("/customer_id", "must not begin with bearer:"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The customer; or the reward itself, for one that belongs to whoever bears its code: no two such rewards
+/// share an account, so none of them waits for another's lock.
+fn owner(request: &CreditRequest, issued: Option<&Issued>) -> Result<String, ApiError> {
+    match (&request.customer_id, issued) {
+        (Some(customer), _) => Ok(customer.to_string()),
+        (None, Some(issued)) => Ok(format!("{BEARER}{}", issued.reward_id)),
+        (None, None) => Err(Problem::invalid("/customer_id", "is missing").into()),
+    }
+}
+
+fn credit(
+    app: &App,
+    caller: &Caller,
+    request: CreditRequest,
+    amount: i64,
+    reward_id: Option<Uuid>,
+    request_hash: [u8; 32],
+) -> Credit {
+    let terms = app.rules.lot_terms(request.expires_at);
+    let trace = trace::current();
+    Credit {
+        lot_id: Uuid::now_v7(),
+        amount,
+        funding: wire::funding_from(request.funding),
+        expires_at: terms.expires_at,
+        grace_until: terms.grace_until,
+        reward_id,
+        details: json!({
+            "actor": caller.subject,
+            "reference": request.reference,
+            "reason": request.reason,
+            "metadata": request.metadata,
+        }),
+        kind: request.kind,
+        reference: request.reference,
+        customer_id: request.customer_id.map(String::from),
+        request_hash,
+        request: RequestRef {
+            instance: trace.as_ref().map(|trace| trace.path().to_owned()),
+            trace_id: trace.as_ref().map(|trace| trace.id()),
+        },
+    }
+}

@@ -1,0 +1,191 @@
+//! Leg commands, one by one or as a batch whose answers are streamed as they come.
+
+use api::{
+    LegsId, Problem,
+    id::is_visible_ascii,
+    legs::{
+        Account, BATCH_MAX, Batch, Forward, LegAction, LegCommand, LegKey, Mode, SingleCapture, SingleForward,
+    },
+};
+use axum::{
+    body::{Body as HttpBody, Bytes},
+    extract::State,
+    http::header,
+    response::{IntoResponse, Response},
+};
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use service::{
+    ApiError,
+    auth::Peer,
+    extract::{Path, Query},
+    json::Body,
+};
+
+use super::answer;
+use crate::{
+    App,
+    command::{Action, AccountKey, Command, ForwardLeg, Outcome, leg_operation_id, leg_request_hash},
+    rules::Rules,
+};
+
+/// `POST /internal/v1/legs/batch`
+pub async fn run_batch(
+    State(app): State<App>,
+    _: Peer,
+    body: Body<Batch>,
+) -> Result<impl IntoResponse, ApiError> {
+    let commands = body.value.commands;
+    if !(1..=BATCH_MAX).contains(&commands.len()) {
+        return Err(Problem::invalid("/commands", "must be 1 to 64 commands").into());
+    }
+    let lines: FuturesUnordered<_> = commands
+        .into_iter()
+        .enumerate()
+        .map(|(index, command)| {
+            let app = app.clone();
+            async move { Ok::<_, std::convert::Infallible>(run_line(&app, index, command).await) }
+        })
+        .collect();
+    // The stream is polled until its caller goes away; what was queued by then is done all the same.
+    let stream = HttpBody::from_stream(lines.map(|line| line));
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], stream))
+}
+
+/// [`api::legs::BatchLine`], with the stored answer as it is.
+#[derive(Serialize)]
+struct Line {
+    index: usize,
+    at_ms: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    answer: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<Problem>,
+}
+
+async fn run_line(app: &App, index: usize, leg: LegCommand) -> Bytes {
+    let line = match run(app, leg).await {
+        Ok((at_ms, body)) => Line { index, at_ms, answer: RawValue::from_string(body).ok(), problem: None },
+        Err(error) => Line { index, at_ms: 0, answer: None, problem: Some(error.into_problem()) },
+    };
+    let mut text = serde_json::to_vec(&line).unwrap_or_default();
+    text.push(b'\n');
+    text.into()
+}
+
+/// `PUT /internal/v1/legs/{legs_id}/{leg}`
+pub async fn forward_leg(
+    State(app): State<App>,
+    _: Peer,
+    Path((legs_id, leg)): Path<(LegsId, u16)>,
+    body: Body<SingleForward>,
+) -> Result<Response, ApiError> {
+    let SingleForward { account, forward, epoch } = body.value;
+    let action = LegAction::Forward(forward);
+    single(&app, LegCommand { legs_id, leg, account, action, epoch }).await
+}
+
+/// `POST /internal/v1/legs/{legs_id}/{leg}/cancel`
+pub async fn cancel_leg(
+    State(app): State<App>,
+    _: Peer,
+    Path((legs_id, leg)): Path<(LegsId, u16)>,
+    body: Body<Account>,
+) -> Result<Response, ApiError> {
+    let account = body.value;
+    single(&app, LegCommand { legs_id, leg, account, action: LegAction::Cancel, epoch: None }).await
+}
+
+/// `POST /internal/v1/legs/{legs_id}/{leg}/capture`
+pub async fn capture_leg(
+    State(app): State<App>,
+    _: Peer,
+    Path((legs_id, leg)): Path<(LegsId, u16)>,
+    body: Body<SingleCapture>,
+) -> Result<Response, ApiError> {
+    let SingleCapture { account, amount } = body.value;
+    let action = LegAction::Capture { amount };
+    single(&app, LegCommand { legs_id, leg, account, action, epoch: None }).await
+}
+
+/// `GET /internal/v1/legs/{legs_id}/{leg}`
+pub async fn query_leg(
+    State(app): State<App>,
+    _: Peer,
+    Path((legs_id, leg)): Path<(LegsId, u16)>,
+    Query(account): Query<Account>,
+) -> Result<Response, ApiError> {
+    single(&app, LegCommand { legs_id, leg, account, action: LegAction::Query, epoch: None }).await
+}
+
+async fn single(app: &App, command: LegCommand) -> Result<Response, ApiError> {
+    let (_, body) = run(app, command).await?;
+    Ok(answer::stored(200, body, false))
+}
+
+/// The database's clock in milliseconds since 1970, and the answer as stored.
+async fn run(app: &App, command: LegCommand) -> Result<(i64, String), ApiError> {
+    let command = to_command(&*app.rules, command)?;
+    let reply = app.executor.submit(command).await.map_err(answer::execute_error)?;
+    match reply.outcome {
+        Outcome::Recorded(answer) | Outcome::Replayed(answer) => {
+            Ok((reply.at.timestamp_millis(), answer.body.to_string()))
+        }
+        Outcome::Rejected(rejection) => Err(answer::leg_problem(&rejection).into()),
+    }
+}
+
+fn to_command(rules: &dyn Rules, command: LegCommand) -> Result<Command, Problem> {
+    let LegCommand { legs_id, leg, account, action, epoch } = command;
+    if !is_visible_ascii(&account.customer_id, 128) {
+        return Err(Problem::invalid("/account/customer_id", "must be 1 to 128 visible ASCII characters"));
+    }
+    if !rules.accepts(account.asset) {
+        return Err(Problem::invalid("/account/asset", "is not what this tender holds"));
+    }
+    let key = LegKey { legs_id, leg };
+    let action = match action {
+        LegAction::Forward(plan) => Action::Forward(forward(rules, key, &account, plan, epoch)?),
+        LegAction::Cancel => Action::Cancel(key),
+        LegAction::Capture { amount } if amount < 0 => {
+            return Err(Problem::invalid("/amount", "must not be below zero"));
+        }
+        LegAction::Capture { amount } => Action::Capture { amount },
+        LegAction::Query => Action::Query,
+    };
+    let operation_id = leg_operation_id(&account.business_id, legs_id, leg);
+    Ok(Command { operation_id, account: AccountKey::from(account), action })
+}
+
+fn forward(
+    rules: &dyn Rules,
+    key: LegKey,
+    account: &Account,
+    plan: Forward,
+    epoch: Option<i64>,
+) -> Result<ForwardLeg, Problem> {
+    let invalid = |field: &str, detail: &str| Err(Problem::invalid(format!("/forward/{field}"), detail));
+    if plan.amount < 0 {
+        return invalid("amount", "must not be below zero");
+    }
+    if plan.step < 1 {
+        return invalid("step", "must be 1 or more");
+    }
+    if plan.order_id.as_deref().is_some_and(|id| !is_visible_ascii(id, 128)) {
+        return invalid("order_id", "must be 1 to 128 visible ASCII characters");
+    }
+    if (plan.mode == Mode::Reverse) != plan.of.is_some() {
+        return invalid("of", "names the leg whose value goes back, for mode reverse only");
+    }
+    let needs_reward = rules.takes_from_rewards() && plan.mode != Mode::Reverse;
+    if needs_reward && plan.reward_id.is_none() {
+        return invalid("reward_id", "is missing");
+    }
+    if !rules.takes_from_rewards() && plan.reward_id.is_some() {
+        return invalid("reward_id", "is for digital rewards only");
+    }
+    let reverses = plan.of.map(|of| leg_operation_id(&account.business_id, of.legs_id, of.leg));
+    let request_hash = leg_request_hash(account, &plan);
+    Ok(ForwardLeg { key, plan, reverses, request_hash, epoch })
+}

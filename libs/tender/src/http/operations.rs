@@ -1,0 +1,76 @@
+//! Operations by id, and by the key that they were asked for with.
+
+use api::{
+    CustomerId, Problem,
+    tender::{OperationView, Quantity},
+};
+use axum::{Json, extract::State};
+use serde::Deserialize;
+use service::{
+    ApiError,
+    auth::{Allow, Caller, Read},
+    extract::{Path, Query},
+};
+use uuid::Uuid;
+
+use crate::{
+    App,
+    command::public_operation_id,
+    store::operations::{self, StoredOperation},
+};
+
+/// Public operations with an idempotency key of their own.
+const KEYED: [&str; 1] = ["credit"];
+
+/// `GET /api/v1/…/operations/{id}`
+pub async fn show_operation(
+    State(app): State<App>,
+    caller: Allow<Read>,
+    Path(id): Path<Uuid>,
+) -> Result<Json<OperationView>, ApiError> {
+    let found = operations::find(&app.pool, &caller.business_id, &[id]).await?;
+    view(&caller, found)
+}
+
+/// Parameters of the look-up by key.
+#[derive(Debug, Deserialize)]
+pub struct Find {
+    customer_id: CustomerId,
+    idempotency_key: String,
+}
+
+/// `GET /api/v1/…/operations?customer_id=&idempotency_key=`: for a caller whose answer was lost. The key's
+/// operation ids are functions of it, so this reads the primary key.
+pub async fn find_operation(
+    State(app): State<App>,
+    caller: Allow<Read>,
+    Query(find): Query<Find>,
+) -> Result<Json<OperationView>, ApiError> {
+    if !api::id::is_visible_ascii(&find.idempotency_key, 255) {
+        return Err(Problem::invalid("idempotency_key", "must be 1 to 255 visible ASCII characters").into());
+    }
+    let id = |operation: &str| {
+        public_operation_id(&caller.business_id, find.customer_id.as_str(), operation, &find.idempotency_key)
+    };
+    let ids: Vec<Uuid> = KEYED.into_iter().map(id).collect();
+    view(&caller, operations::find(&app.pool, &caller.business_id, &ids).await?)
+}
+
+fn view(caller: &Caller, found: Option<StoredOperation>) -> Result<Json<OperationView>, ApiError> {
+    let found = found.ok_or_else(ApiError::not_found)?;
+    if caller.own_customer.as_ref().is_some_and(|own| own.as_str() != found.owner) {
+        return Err(ApiError::not_found());
+    }
+    let asset = found.asset.parse().map_err(|error: money::MoneyError| ApiError::internal(&error))?;
+    Ok(Json(OperationView {
+        operation_id: found.operation_id,
+        customer_id: found.owner,
+        kind: found.kind,
+        status: found.state,
+        quantity: Quantity::new(found.amount, asset),
+        order_id: found.order_id,
+        response: found.response,
+        created_at: found.created_at,
+        updated_at: found.updated_at,
+    }))
+}

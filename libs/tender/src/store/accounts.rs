@@ -1,0 +1,160 @@
+//! An owner's accounts, read outside any batch: one statement, so one moment.
+
+use api::{
+    BusinessId,
+    tender::{AccountStatus, Funding, LotView, PastBalance, Totals},
+};
+use chrono::{DateTime, Utc};
+use money::Asset;
+use sqlx::{FromRow, PgPool};
+use uuid::Uuid;
+
+use super::rows::{self, decode};
+use crate::wire;
+
+/// Most lots of one account that are shown.
+const LOTS_SHOWN: i64 = 1_000;
+
+const CURRENT: &str = "
+SELECT a.asset, a.posted, a.held AS account_held, a.version, a.status, s.available,
+       l.lot_id, l.original, l.remaining, l.held, l.expires_at, l.grace_until, l.funding, l.kind, l.reward_id
+FROM tender.account a
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum(remaining), 0)::bigint AS available
+    FROM tender.lot
+    WHERE account_no = a.account_no AND NOT spent
+      AND coalesce(grace_until, expires_at, 'infinity') > clock_timestamp()
+) s
+LEFT JOIN LATERAL (
+    SELECT * FROM tender.lot
+    WHERE account_no = a.account_no AND NOT spent
+    ORDER BY expires_at, lot_id
+    LIMIT $3
+) l ON true
+WHERE a.business_id = $1 AND a.owner = $2
+ORDER BY a.asset, l.expires_at, l.lot_id";
+
+const PAST: &str = "
+SELECT a.asset, e.version, e.balance_after, e.held_after
+FROM tender.account a
+CROSS JOIN LATERAL (
+    SELECT version, balance_after, held_after FROM tender.entry
+    WHERE account_no = a.account_no AND created_at <= $3
+    ORDER BY version DESC LIMIT 1
+) e
+WHERE a.business_id = $1 AND a.owner = $2
+ORDER BY a.asset";
+
+/// An account with the lots that have value, in the order of spending.
+#[derive(Debug)]
+pub struct StoredAccount {
+    /// What it holds.
+    pub asset: Asset,
+    /// Whether value may leave it.
+    pub status: AccountStatus,
+    /// Its balances.
+    pub totals: Totals,
+    /// At most 1,000.
+    pub lots: Vec<LotView>,
+}
+
+#[derive(FromRow)]
+struct Row {
+    asset: String,
+    posted: i64,
+    account_held: i64,
+    version: i64,
+    status: String,
+    available: i64,
+    lot_id: Option<Uuid>,
+    original: Option<i64>,
+    remaining: Option<i64>,
+    held: Option<i64>,
+    expires_at: Option<DateTime<Utc>>,
+    grace_until: Option<DateTime<Utc>>,
+    funding: Option<String>,
+    kind: Option<String>,
+    reward_id: Option<Uuid>,
+}
+
+/// The owner's accounts now.
+///
+/// # Errors
+/// What the database says.
+pub async fn current(
+    pool: &PgPool,
+    business_id: &BusinessId,
+    owner: &str,
+) -> Result<Vec<StoredAccount>, sqlx::Error> {
+    let query = sqlx::query_as(CURRENT).bind(business_id.as_str()).bind(owner).bind(LOTS_SHOWN);
+    let rows: Vec<Row> = query.fetch_all(pool).await?;
+    let mut accounts: Vec<StoredAccount> = Vec::new();
+    for row in rows {
+        let asset: Asset = row.asset.parse().map_err(decode)?;
+        let lot = lot(&row, asset)?;
+        match accounts.last_mut() {
+            Some(account) if account.asset == asset => account.lots.extend(lot),
+            _ => accounts.push(StoredAccount {
+                asset,
+                status: wire::status(rows::status(&row.status)?),
+                totals: Totals {
+                    version: row.version,
+                    posted: row.posted,
+                    held: row.account_held,
+                    available: row.available,
+                },
+                lots: Vec::from_iter(lot),
+            }),
+        }
+    }
+    Ok(accounts)
+}
+
+fn lot(row: &Row, asset: Asset) -> Result<Option<LotView>, sqlx::Error> {
+    let (Some(lot_id), Some(original), Some(remaining), Some(held), Some(funding), Some(kind)) =
+        (row.lot_id, row.original, row.remaining, row.held, &row.funding, &row.kind)
+    else {
+        return Ok(None);
+    };
+    let funding: Funding = wire::funding(funding.parse().map_err(decode)?);
+    Ok(Some(LotView {
+        lot_id,
+        reward_id: row.reward_id,
+        currency: asset.currency(),
+        original,
+        remaining,
+        held,
+        funding,
+        kind: kind.clone(),
+        expires_at: row.expires_at,
+        grace_until: row.grace_until,
+    }))
+}
+
+/// What the ledger says of one account at a past time.
+#[derive(FromRow)]
+pub struct PastRow {
+    /// What it holds.
+    pub asset: String,
+    /// Its version then.
+    pub version: i64,
+    /// Units in it then.
+    pub balance_after: i64,
+    /// Units set aside then.
+    pub held_after: i64,
+}
+
+/// The owner's accounts as they were at `at`.
+///
+/// # Errors
+/// What the database says.
+pub async fn past(
+    pool: &PgPool,
+    business_id: &BusinessId,
+    owner: &str,
+    at: DateTime<Utc>,
+) -> Result<Vec<PastBalance>, sqlx::Error> {
+    let rows: Vec<PastRow> =
+        sqlx::query_as(PAST).bind(business_id.as_str()).bind(owner).bind(at).fetch_all(pool).await?;
+    Ok(rows.into_iter().map(PastBalance::from).collect())
+}

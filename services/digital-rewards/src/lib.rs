@@ -1,0 +1,38 @@
+//! Digital rewards: gift cards and vouchers. Each is a lot with an id and a code.
+
+mod code;
+mod issue;
+mod resolve;
+
+pub use code::Pepper;
+pub use issue::CodeIssuer;
+pub use resolve::routes;
+
+use money::Asset;
+use tender::rules::Rules;
+
+/// The rules of digital rewards.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct DigitalRewards;
+
+impl Rules for DigitalRewards {
+    fn name(&self) -> &'static str {
+        "digital_reward"
+    }
+
+    fn path(&self) -> &'static str {
+        "digital-rewards"
+    }
+
+    fn accepts(&self, asset: Asset) -> bool {
+        asset.currency().is_some()
+    }
+
+    fn credit_kinds(&self) -> &'static [&'static str] {
+        &["issue"]
+    }
+
+    fn takes_from_rewards(&self) -> bool {
+        true
+    }
+}
