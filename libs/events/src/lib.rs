@@ -1,1 +1,28 @@
-//! Placeholder.
+//! Balance changes on their way from a tender's database to everybody who watches.
+//!
+//! A tender writes each change to its outbox in the transaction that makes it. The [`Relay`] publishes what
+//! it finds there to Redis and deletes it: at least once, in any order. Neither matters, because every
+//! message carries its account's version, and who listens drops what is older than what it has. For the
+//! same reason nothing is lost for good when Redis forgets: who listens compares versions and asks.
+
+mod relay;
+
+pub use relay::{Relay, RelayError};
+
+/// The channel on which the changes of one owner's accounts are published. The length keeps two ids from
+/// running together: `a` + `b:c` is not `a:b` + `c`.
+#[must_use]
+pub fn balance_channel(business_id: &str, owner: &str) -> String {
+    format!("balance:{}:{business_id}:{owner}", business_id.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::balance_channel;
+
+    #[test]
+    fn no_two_owners_share_a_channel() {
+        assert_ne!(balance_channel("a", "b:c"), balance_channel("a:b", "c"));
+        assert_eq!(balance_channel("demo", "cus_8Q"), "balance:4:demo:cus_8Q");
+    }
+}

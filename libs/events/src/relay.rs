@@ -1,0 +1,163 @@
+//! From the outbox to Redis.
+//!
+//! One pass is one transaction: take up to [`BATCH`] rows that no other relay has locked (deleting them),
+//! publish them in one round trip, commit. A crash before the commit publishes them again; a cursor over
+//! their ids instead would lose rows, since ids are given out in another order than they are committed.
+
+use std::{sync::Arc, time::Duration};
+
+use deadpool_redis::{Pool, Runtime};
+use sqlx::{PgPool, Row, postgres::PgRow};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::balance_channel;
+
+/// Most rows of one pass.
+const BATCH: i64 = 500;
+/// How often the outbox is looked at when nobody says that there is something: another process may have died with
+/// rows in it.
+const SCAN_INTERVAL: Duration = Duration::from_secs(1);
+/// Longest time that publishing may take. It is well below the two seconds after which Postgres ends an idle
+/// transaction.
+const PUBLISH_LIMIT: Duration = Duration::from_millis(800);
+/// Pause after the first failure in a row; it doubles up to [`PAUSE_CAP`].
+const PAUSE: Duration = Duration::from_millis(100);
+/// Longest pause between two tries.
+const PAUSE_CAP: Duration = Duration::from_secs(5);
+
+const TAKE: &str = "
+    DELETE FROM tender.outbox
+    WHERE id = ANY (ARRAY(SELECT id FROM tender.outbox ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED))
+    RETURNING business_id, owner, payload::text AS payload,
+              extract(epoch FROM clock_timestamp() - created_at)::float8 AS age";
+
+const OLDEST: &str = "
+    SELECT coalesce(extract(epoch FROM clock_timestamp() - min(created_at)), 0)::float8 FROM tender.outbox";
+
+/// Why a pass published nothing. The rows are still there.
+#[derive(Debug, thiserror::Error)]
+pub enum RelayError {
+    /// The database cannot be used.
+    #[error("the outbox cannot be read")]
+    Database(#[from] sqlx::Error),
+    /// No connection to Redis.
+    #[error("no connection to Redis")]
+    Pool(#[from] deadpool_redis::PoolError),
+    /// Redis refused.
+    #[error("Redis refused")]
+    Redis(#[from] redis::RedisError),
+    /// Redis did not answer in time.
+    #[error("Redis did not answer in time")]
+    Late,
+    /// The URL of Redis cannot be read.
+    #[error("the URL of Redis cannot be read")]
+    Url(#[from] deadpool_redis::CreatePoolError),
+}
+
+/// Publishes one database's outbox. Several may work on the same one.
+pub struct Relay {
+    database: PgPool,
+    redis: Option<Pool>,
+    wake: Arc<Notify>,
+}
+
+struct Message {
+    channel: String,
+    payload: String,
+    age_s: f64,
+}
+
+impl Message {
+    fn of_row(row: &PgRow) -> sqlx::Result<Self> {
+        Ok(Self {
+            channel: balance_channel(row.try_get("business_id")?, row.try_get("owner")?),
+            payload: row.try_get("payload")?,
+            age_s: row.try_get("age")?,
+        })
+    }
+}
+
+impl Relay {
+    /// A relay from `database` to the Redis at `redis_url`; without one, messages are discarded, since nobody
+    /// can listen. `wake` is notified when rows were written.
+    ///
+    /// # Errors
+    /// When the URL cannot be read. Whether Redis answers is not asked: a relay starts without it.
+    pub fn new(database: PgPool, redis_url: Option<&str>, wake: Arc<Notify>) -> Result<Self, RelayError> {
+        let pool = |url| deadpool_redis::Config::from_url(url).create_pool(Some(Runtime::Tokio1));
+        Ok(Self { database, redis: redis_url.map(pool).transpose()?, wake })
+    }
+
+    /// Publishes until `stop`, then once more what the last requests left.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut pause = PAUSE;
+        loop {
+            let is_last = stop.is_cancelled();
+            let wait = match self.pass().await {
+                Ok(published) => {
+                    pause = PAUSE;
+                    // A full pass says that there is more.
+                    if published == BATCH.unsigned_abs() { Duration::ZERO } else { SCAN_INTERVAL }
+                }
+                Err(error) => {
+                    self.report(&error).await;
+                    pause = (pause * 2).min(PAUSE_CAP);
+                    pause
+                }
+            };
+            if is_last {
+                return;
+            }
+            // While Redis is away a wake-up is no reason to try sooner.
+            let is_healthy = pause == PAUSE;
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.wake.notified(), if is_healthy => {}
+                () = stop.cancelled() => {}
+            }
+        }
+    }
+
+    /// One pass; returns how many messages were published.
+    ///
+    /// # Errors
+    /// When nothing was: the rows are still there.
+    pub async fn pass(&self) -> Result<u64, RelayError> {
+        let Some(redis) = &self.redis else {
+            let discarded = sqlx::query(TAKE).bind(BATCH).execute(&self.database).await?;
+            return Ok(discarded.rows_affected());
+        };
+        let mut transaction = self.database.begin().await?;
+        let rows = sqlx::query(TAKE).bind(BATCH).fetch_all(&mut *transaction).await?;
+        let messages = rows.iter().map(Message::of_row).collect::<sqlx::Result<Vec<_>>>()?;
+        if !messages.is_empty() {
+            let publish = publish(redis, &messages);
+            tokio::time::timeout(PUBLISH_LIMIT, publish).await.map_err(|_| RelayError::Late)??;
+        }
+        transaction.commit().await?;
+        let oldest = messages.iter().map(|message| message.age_s).fold(0.0, f64::max);
+        metrics::gauge!("outbox_lag_seconds").set(oldest);
+        let published = messages.len() as u64;
+        metrics::counter!("outbox_published_total").increment(published);
+        Ok(published)
+    }
+
+    async fn report(&self, error: &RelayError) {
+        tracing::warn!(%error, cause = ?std::error::Error::source(error), "balance changes wait in the outbox");
+        metrics::counter!("outbox_failed_total").increment(1);
+        if let Ok(age) = sqlx::query_scalar::<_, f64>(OLDEST).fetch_one(&self.database).await {
+            metrics::gauge!("outbox_lag_seconds").set(age);
+        }
+    }
+}
+
+async fn publish(redis: &Pool, messages: &[Message]) -> Result<(), RelayError> {
+    let mut connection = redis.get().await?;
+    let mut pipeline = redis::pipe();
+    for message in messages {
+        pipeline.publish(&message.channel, &message.payload).ignore();
+    }
+    pipeline.query_async::<()>(&mut connection).await?;
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! The relay against a real Postgres and a real Redis.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::{sync::Arc, time::Duration};
+
+use events::{Relay, balance_channel};
+use futures_util::StreamExt;
+use schema::Database;
+use sqlx::PgPool;
+use testkit::TestDatabase;
+use tokio::sync::Notify;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Nobody listens here.
+const CLOSED: &str = "redis://127.0.0.1:9";
+
+fn redis_url() -> String {
+    std::env::var("TEST_REDIS_URL")
+        .expect("TEST_REDIS_URL is not set: name a Redis for tests, or run script/test")
+}
+
+fn pool(database: &TestDatabase) -> PgPool {
+    service::db::pool(service::db::connect_options(&database.url(), "test").expect("options"), 4)
+}
+
+async fn write(pool: &PgPool, business: &str, count: i32) {
+    sqlx::query(
+        "INSERT INTO tender.outbox (business_id, owner, asset, version, payload)
+         SELECT $1, 'c', 'points', n, jsonb_build_object('version', n) FROM generate_series(1, $2) n",
+    )
+    .bind(business)
+    .bind(count)
+    .execute(pool)
+    .await
+    .unwrap();
+}
+
+async fn waiting(pool: &PgPool) -> i64 {
+    sqlx::query_scalar("SELECT count(*) FROM tender.outbox").fetch_one(pool).await.unwrap()
+}
+
+/// Messages of `business`, which is a name of its own, since Redis is shared by all tests.
+async fn subscribe(business: &str) -> redis::aio::PubSub {
+    let client = redis::Client::open(redis_url()).unwrap();
+    let mut listener = client.get_async_pubsub().await.unwrap();
+    listener.subscribe(balance_channel(business, "c")).await.unwrap();
+    listener
+}
+
+async fn versions(listener: redis::aio::PubSub, count: usize) -> Vec<i64> {
+    let read = listener.into_on_message().take(count).map(|message| {
+        let payload: String = message.get_payload().unwrap();
+        serde_json::from_str::<serde_json::Value>(&payload).unwrap()["version"].as_i64().unwrap()
+    });
+    let mut versions: Vec<i64> =
+        tokio::time::timeout(Duration::from_secs(10), read.collect()).await.expect("messages in time");
+    versions.sort_unstable();
+    versions
+}
+
+#[tokio::test]
+async fn everything_is_published_by_several_relays_and_then_gone() {
+    let database = TestDatabase::create(Database::Points).await;
+    let pool = pool(&database);
+    let business = uuid::Uuid::new_v4().to_string();
+    let listener = subscribe(&business).await;
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    for _ in 0..2 {
+        let relay = Relay::new(pool.clone(), Some(&redis_url()), Arc::new(Notify::new())).unwrap();
+        tasks.spawn(relay.run(stop.clone()));
+    }
+    write(&pool, &business, 1200).await;
+    assert_eq!(versions(listener, 1200).await, (1..=1200).collect::<Vec<_>>());
+    stop.cancel();
+    tasks.close();
+    tasks.wait().await;
+    assert_eq!(waiting(&pool).await, 0);
+}
+
+#[tokio::test]
+async fn a_wake_up_does_not_wait_for_the_scan() {
+    let database = TestDatabase::create(Database::Points).await;
+    let pool = pool(&database);
+    let business = uuid::Uuid::new_v4().to_string();
+    let listener = subscribe(&business).await;
+    let wake = Arc::new(Notify::new());
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let relay = Relay::new(pool.clone(), Some(&redis_url()), wake.clone()).unwrap();
+    tasks.spawn(relay.run(stop.clone()));
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let begun = std::time::Instant::now();
+    write(&pool, &business, 1).await;
+    wake.notify_one();
+    assert_eq!(versions(listener, 1).await, [1]);
+    assert!(begun.elapsed() < Duration::from_millis(700), "{:?}", begun.elapsed());
+    stop.cancel();
+}
+
+#[tokio::test]
+async fn while_redis_is_away_everything_waits_and_then_arrives() {
+    let database = TestDatabase::create(Database::Points).await;
+    let pool = pool(&database);
+    let business = uuid::Uuid::new_v4().to_string();
+    write(&pool, &business, 3).await;
+    let away = Relay::new(pool.clone(), Some(CLOSED), Arc::new(Notify::new())).unwrap();
+    away.pass().await.unwrap_err();
+    assert_eq!(waiting(&pool).await, 3);
+
+    let listener = subscribe(&business).await;
+    let back = Relay::new(pool.clone(), Some(&redis_url()), Arc::new(Notify::new())).unwrap();
+    assert_eq!(back.pass().await.unwrap(), 3);
+    assert_eq!(versions(listener, 3).await, [1, 2, 3]);
+    assert_eq!(waiting(&pool).await, 0);
+}
+
+#[tokio::test]
+async fn without_redis_messages_are_discarded() {
+    let database = TestDatabase::create(Database::Points).await;
+    let pool = pool(&database);
+    write(&pool, "b", 3).await;
+    let relay = Relay::new(pool.clone(), None, Arc::new(Notify::new())).unwrap();
+    assert_eq!(relay.pass().await.unwrap(), 3);
+    assert_eq!(waiting(&pool).await, 0);
+}
