@@ -64,7 +64,8 @@ pub async fn page(
     before: &[Before],
     limit: i64,
 ) -> Result<Vec<AccountEntry>, sqlx::Error> {
-    let (assets, versions): (Vec<&str>, Vec<i64>) = before.iter().map(|b| (b.asset.as_str(), b.version)).unzip();
+    let (assets, versions): (Vec<&str>, Vec<i64>) =
+        before.iter().map(|b| (b.asset.as_str(), b.version)).unzip();
     sqlx::query_as(PAGE)
         .bind(business_id)
         .bind(owner)

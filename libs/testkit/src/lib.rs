@@ -4,7 +4,9 @@
 //! `script/test` starts one.
 
 mod database;
+mod tender;
 mod tokens;
 
 pub use database::TestDatabase;
+pub use tender::{TestTender, executor};
 pub use tokens::Tokens;

@@ -225,7 +225,8 @@ impl Session {
         if !self.batches.is_power_of_two() {
             return Ok(());
         }
-        let clear = self.connection.clear_cached_statements().map(|done| done.map_err(|_| Failure::Disconnected));
+        let clear =
+            self.connection.clear_cached_statements().map(|done| done.map_err(|_| Failure::Disconnected));
         within(COMMIT_LIMIT, Failure::Disconnected, clear).await
     }
 }

@@ -24,8 +24,7 @@ pub fn credit(book: &mut Book, command: &Command, credit: &Credit) -> Decision {
     if credit.grace_until.or(credit.expires_at).is_some_and(|end| end <= now) {
         return Err(Rejection::InvalidField { pointer: "/expires_at", detail: "must be in the future" });
     }
-    let reference =
-        (command.account.business_id.to_string(), credit.kind.clone(), credit.reference.clone());
+    let reference = (command.account.business_id.to_string(), credit.kind.clone(), credit.reference.clone());
     if book.references.contains_key(&reference) {
         return Ok(refuse(book, command, credit, Code::DuplicateReference));
     }
@@ -92,8 +91,12 @@ fn answer(command: &Command, credit: &Credit, lot: &Lot, available: i64, version
 
 fn refuse(book: &mut Book, command: &Command, credit: &Credit, code: Code) -> Outcome {
     let detail = match code {
-        Code::DuplicateReference => "This kind and reference were used under another key. A correction needs a new key.",
-        Code::AccountFrozen => "The account is closed. Nothing new can enter it; a later try needs a new key.",
+        Code::DuplicateReference => {
+            "This kind and reference were used under another key. A correction needs a new key."
+        }
+        Code::AccountFrozen => {
+            "The account is closed. Nothing new can enter it; a later try needs a new key."
+        }
         _ => "The balance would be larger than can be stored. A smaller credit needs a new key.",
     };
     let problem = Problem {

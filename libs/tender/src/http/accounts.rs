@@ -4,7 +4,11 @@ use api::{
     BusinessId, CustomerId, Problem,
     tender::{AccountStatus, AccountView, CurrencyAccount, LotView, PastAccountView, PastBalance, Totals},
 };
-use axum::{Json, extract::State, response::{IntoResponse, Response}};
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
 use chrono::{DateTime, Utc};
 use money::{Asset, Currency};
 use serde::Deserialize;
@@ -14,7 +18,10 @@ use service::{
     extract::{Path, Query},
 };
 
-use crate::{App, store::accounts::{self, StoredAccount}};
+use crate::{
+    App,
+    store::accounts::{self, StoredAccount},
+};
 
 /// Parameters of `GET /…/accounts/{customer_id}`.
 #[derive(Debug, Deserialize)]
@@ -38,7 +45,8 @@ pub async fn show_account(
             true => accounts::past(&app.pool, &caller.business_id, customer.as_str(), at).await?,
             false => Vec::new(),
         };
-        let accounts = found.into_iter().filter(|account| is_asked(account.currency, show.currency)).collect();
+        let accounts =
+            found.into_iter().filter(|account| is_asked(account.currency, show.currency)).collect();
         return Ok(Json(PastAccountView { customer_id: customer.into(), at, accounts }).into_response());
     }
     let found = match is_visible {

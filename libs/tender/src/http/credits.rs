@@ -20,7 +20,10 @@ use uuid::Uuid;
 use super::answer;
 use crate::{
     App,
-    command::{AccountKey, Action, Answer, Command, Credit, Outcome, RequestRef, State as Stands, public_operation_id},
+    command::{
+        AccountKey, Action, Answer, Command, Credit, Outcome, RequestRef, State as Stands,
+        public_operation_id,
+    },
     rules::{Issued, Rules},
     wire,
 };
@@ -55,7 +58,8 @@ pub async fn create_credit<R: Roles>(
         owner: owner(&request, issued.as_ref())?,
         asset,
     };
-    let credit = credit(&app, &caller, request, amount, issued.as_ref().map(|one| one.reward_id), request_hash);
+    let credit =
+        credit(&app, &caller, request, amount, issued.as_ref().map(|one| one.reward_id), request_hash);
     let command = Command { operation_id, account, action: Action::Credit(credit) };
     let reply = app.executor.submit(command).await.map_err(answer::execute_error)?;
     match reply.outcome {
@@ -97,7 +101,11 @@ fn require_kind(caller: &Caller, rules: &dyn Rules, kind: &str) -> Result<(), Ap
 fn quantity(rules: &dyn Rules, request: &CreditRequest) -> Result<(Asset, i64), Problem> {
     let is_points = rules.accepts(Asset::Points);
     let (amount, field, foreign) = if is_points {
-        (request.points, "/points", [("/amount", request.amount.is_some()), ("/currency", request.currency.is_some())])
+        (
+            request.points,
+            "/points",
+            [("/amount", request.amount.is_some()), ("/currency", request.currency.is_some())],
+        )
     } else {
         (request.amount, "/amount", [("/points", request.points.is_some()), ("", false)])
     };

@@ -100,7 +100,9 @@ mod tests {
     fn a_cursor_survives_and_garbage_is_refused() {
         let before = parse_cursor("USD:45,KHR:7").unwrap();
         assert_eq!(write_cursor(&before), "USD:45,KHR:7");
-        for bad in ["", "USD", "USD:", "USD:x", "USD:0", "USD:-1", "usd:1", "USD:1,", "USD:99999999999999999999"] {
+        for bad in
+            ["", "USD", "USD:", "USD:x", "USD:0", "USD:-1", "usd:1", "USD:1,", "USD:99999999999999999999"]
+        {
             assert_eq!(parse_cursor(bad), None, "{bad}");
         }
     }

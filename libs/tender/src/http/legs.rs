@@ -26,7 +26,7 @@ use service::{
 use super::answer;
 use crate::{
     App,
-    command::{Action, AccountKey, Command, ForwardLeg, Outcome, leg_operation_id, leg_request_hash},
+    command::{AccountKey, Action, Command, ForwardLeg, Outcome, leg_operation_id, leg_request_hash},
     rules::Rules,
 };
 

@@ -41,7 +41,9 @@ pub async fn list_legs(
     let limit = page_size(list.limit)?;
     let after = match list.after.as_deref() {
         None => (DateTime::<Utc>::UNIX_EPOCH, Uuid::nil()),
-        Some(cursor) => parse(cursor).ok_or_else(|| Problem::invalid("after", "is not a next_cursor of this list"))?,
+        Some(cursor) => {
+            parse(cursor).ok_or_else(|| Problem::invalid("after", "is not a next_cursor of this list"))?
+        }
     };
     let mut legs = operations::in_force(&app.pool, after, limit + 1).await?;
     let has_more = legs.len() > usize::try_from(limit).unwrap_or(usize::MAX);

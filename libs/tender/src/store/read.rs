@@ -135,11 +135,7 @@ struct OrderedLotRow {
     available: i64,
 }
 
-async fn read_lots(
-    connection: &mut PgConnection,
-    book: &mut Book,
-    needs: &Needs,
-) -> Result<(), sqlx::Error> {
+async fn read_lots(connection: &mut PgConnection, book: &mut Book, needs: &Needs) -> Result<(), sqlx::Error> {
     let (mut numbers, mut units) = (Vec::new(), Vec::new());
     for (key, account) in &book.accounts {
         numbers.push(account.reference.account_no);
@@ -207,8 +203,7 @@ async fn read_rewards(
             rewards.push(*reward_id);
         }
     }
-    let rows: Vec<LotRow> =
-        sqlx::query_as(REWARDS).bind(numbers).bind(rewards).fetch_all(connection).await?;
+    let rows: Vec<LotRow> = sqlx::query_as(REWARDS).bind(numbers).bind(rewards).fetch_all(connection).await?;
     let mut by_number = by_number(&mut book.accounts);
     for row in rows {
         if let Some(account) = by_number.get_mut(&row.account_no) {

@@ -6,8 +6,8 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::rows;
-use crate::fold::book::{AccountState, Book, Lot, Mark, Operation};
 use crate::command::AccountKey;
+use crate::fold::book::{AccountState, Book, Lot, Mark, Operation};
 
 const UPDATE_ACCOUNTS: &str = "
 UPDATE tender.account a SET posted = u.posted, held = u.held, version = u.version
