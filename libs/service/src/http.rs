@@ -10,7 +10,7 @@ use api::{Code, Outcome, Problem};
 use axum::{
     Extension, Router,
     extract::{MatchedPath, Request},
-    http::{StatusCode, header},
+    http::{HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
@@ -19,6 +19,7 @@ use tracing::Instrument;
 
 use crate::{
     ApiError,
+    accept::AmbiguousBody,
     auth::Verifier,
     trace::{self, TRACEPARENT, Trace},
 };
@@ -71,12 +72,12 @@ fn log(status: StatusCode, took: Duration) {
 
 /// The answer of the handler, or the problem of a request that nobody can mean, a panic or a handler that does not end.
 async fn bounded(request: Request, next: Next) -> Response {
-    // Two ways to say where a body ends are how requests are smuggled past a proxy.
-    if request.headers().contains_key(header::TRANSFER_ENCODING)
-        && request.headers().contains_key(header::CONTENT_LENGTH)
-    {
-        return ApiError::from(Problem::invalid("content-length", "is sent together with transfer-encoding"))
-            .into_response();
+    if request.extensions().get::<AmbiguousBody>().is_some() {
+        let problem = Problem::invalid("content-length", "a request says once where its body ends");
+        let mut response = ApiError::from(problem).into_response();
+        // Where the next request on this connection begins is anybody's guess.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        return response;
     }
     let work = AssertUnwindSafe(next.run(request)).catch_unwind();
     match tokio::time::timeout(REQUEST_DEADLINE, work).await {

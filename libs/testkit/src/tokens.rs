@@ -2,10 +2,7 @@
 
 use service::{
     Clock,
-    auth::{
-        Audience, Claims, INTERNAL_AUDIENCE, KeyPair, KeySet, PUBLIC_AUDIENCE, ServiceTokens, Signer,
-        Verifier,
-    },
+    auth::{Audience, Claims, KeyPair, KeySet, PUBLIC_AUDIENCE, ServiceTokens, Signer, Verifier},
     config::AppEnv,
 };
 
@@ -116,9 +113,21 @@ impl Tokens {
         self.service("test").token().expect("a token")
     }
 
-    /// Audience of services' tokens, for tests that mix the two up.
+    /// The callers' private key, for tests that sign what [`Tokens::sign`] would not.
     #[must_use]
-    pub const fn internal_audience() -> &'static str {
-        INTERNAL_AUDIENCE
+    pub fn public_pem(&self) -> &str {
+        &self.public.0.private_pem
+    }
+
+    /// The JWKS that callers' tokens are checked with.
+    #[must_use]
+    pub fn public_jwks(&self) -> &str {
+        &self.public.0.public_jwks
+    }
+
+    /// The JWKS that services' tokens are checked with.
+    #[must_use]
+    pub fn internal_jwks(&self) -> &str {
+        &self.internal.public_jwks
     }
 }

@@ -1,25 +1,35 @@
 //! The accept loop. `axum::serve` has no limit on how long a client may take to send a request's head, nor
 //! on how many connections are open; this one has.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+mod framing;
 
-use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
+use std::{
+    pin::pin,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
+
+use axum::{Router, extract::Request};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::Service;
+
+use framing::Watched;
 
 /// Bytes of a request's head, and of unread input, that a connection may hold in memory.
 const BUFFER_LIMIT: usize = 128 * 1024;
 
 /// Pause after `accept` failed, which it does while descriptors are used up.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Marks a request on a connection that said twice where a body ends; [`crate::http::finish`] refuses it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AmbiguousBody;
 
 /// What one listener allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,11 +89,21 @@ pub async fn serve(listener: TcpListener, app: Router, limits: Limits, stop: Can
 async fn connection(stream: TcpStream, app: Router, head: Duration, stop: CancellationToken) {
     // Answers are small and complete; waiting to fill a packet only delays them.
     let _ = stream.set_nodelay(true);
+    let stream = Watched::new(stream);
+    let is_ambiguous = stream.is_ambiguous();
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let mut request: Request = request.map(axum::body::Body::new);
+        if is_ambiguous.load(Ordering::Acquire) {
+            request.extensions_mut().insert(AmbiguousBody);
+        }
+        // A router is always ready, and its clone is cheap.
+        app.clone().call(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(head)
         .max_buf_size(BUFFER_LIMIT)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(app))
+        .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = pin!(connection);
     let ended = tokio::select! {
