@@ -38,4 +38,17 @@ CREATE UNIQUE INDEX redemption_sequence
 -- Pages of a customer's redemptions, newest first (the id is a UUIDv7).
 CREATE INDEX redemption_customer ON wallet.redemption (business_id, customer_id, redemption_id);
 CREATE INDEX redemption_order ON wallet.redemption (business_id, order_id, redemption_id);
+-- Holds that ran out are looked for every second.
+CREATE INDEX redemption_holds ON wallet.redemption (hold_expires_at) WHERE status = 'authorized';
+-- A balance shows what unfinished redemptions of the customer may have taken.
+CREATE INDEX redemption_open ON wallet.redemption (business_id, customer_id)
+    WHERE status IN ('pending', 'reversing', 'under_review') OR reversal = 'pending';
 GRANT SELECT, INSERT, UPDATE ON wallet.redemption TO wallet_writer;
+
+-- How far each tender's legs were compared with sagas.
+CREATE TABLE wallet.reconciliation (
+    tender      text        PRIMARY KEY,
+    cursor      text        NOT NULL,
+    compared_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+GRANT SELECT, INSERT, UPDATE ON wallet.reconciliation TO wallet_writer;

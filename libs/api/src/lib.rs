@@ -9,6 +9,7 @@ pub mod legs;
 pub mod problem;
 pub mod rewards;
 pub mod tender;
+pub mod wallet;
 
 pub use id::{BusinessId, CustomerId, InvalidId, LegsId};
 pub use problem::{Code, FieldError, Outcome, Problem};

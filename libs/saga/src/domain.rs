@@ -92,6 +92,8 @@ pub struct NewSaga<D: Domain> {
     pub change: Option<D::Change>,
     /// Whether it runs, or only records an answer under its key.
     pub begin: Begin,
+    /// Cancel the parent's key in the same transaction: no answer but that one under it from then on.
+    pub cancel_parent_key: bool,
 }
 
 /// How a new saga begins.
@@ -272,7 +274,8 @@ pub trait Domain: Send + Sync + Sized + fmt::Debug + 'static {
     fn probe(&self, participant: &str) -> impl Future<Output = bool> + Send;
 
     /// What reaching a state means.
-    fn conclude(&self, saga: &Saga<Self::Plan>, ending: Ending<'_, Self::Answer>) -> Conclusion<Self::Change>;
+    fn conclude(&self, saga: &Saga<Self::Plan>, ending: Ending<'_, Self::Answer>)
+    -> Conclusion<Self::Change>;
 
     /// Judges new sagas inside the transaction that writes them; one verdict each, in order.
     ///

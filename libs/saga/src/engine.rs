@@ -89,7 +89,10 @@ pub struct Engine<D: Domain> {
 
 impl<D: Domain> std::fmt::Debug for Engine<D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine").field("process", &self.process).field("in_memory", &self.registry.len()).finish()
+        f.debug_struct("Engine")
+            .field("process", &self.process)
+            .field("in_memory", &self.registry.len())
+            .finish()
     }
 }
 
@@ -193,8 +196,26 @@ impl<D: Domain> Engine<D> {
         let submitted = match written {
             Ok(Written::Inserted { created_at, deadline_at }) if runs => {
                 counter!("saga_started_total", "kind" => if kind == Kind::Compensable { "compensable" } else { "forward_only" }).increment(1);
-                let saga = Saga { id, key, kind, legs_id, parent_id, plan, epoch: 1, deadline_at, created_at, trace_id };
-                let row = Loaded { saga, state: State::Running, turned: None, poison: 0, key_cancelled: false, budget_from: created_at };
+                let saga = Saga {
+                    id,
+                    key,
+                    kind,
+                    legs_id,
+                    parent_id,
+                    plan,
+                    epoch: 1,
+                    deadline_at,
+                    created_at,
+                    trace_id,
+                };
+                let row = Loaded {
+                    saga,
+                    state: State::Running,
+                    turned: None,
+                    poison: 0,
+                    key_cancelled: false,
+                    budget_from: created_at,
+                };
                 let _ = tell.send(Ok(Submitted::Running));
                 Run::new(self, row, place, false).run().await;
                 return;
@@ -267,7 +288,9 @@ impl<D: Domain> Engine<D> {
                     until = until.min(Instant::now() + WAIT_FOR_REVERSAL);
                 }
                 _ if Instant::now() >= until => return self.answer(id, turned_back).await,
-                _ if !self.registry.contains(id) => tokio::time::sleep_until(until.min(Instant::now() + POLL)).await,
+                _ if !self.registry.contains(id) => {
+                    tokio::time::sleep_until(until.min(Instant::now() + POLL)).await
+                }
                 _ => {}
             }
         }
@@ -312,17 +335,33 @@ impl<D: Domain> Engine<D> {
     ///
     /// # Errors
     /// [`StoreError`]; `Refused` also when the row cannot be read.
-    pub async fn turn_back(self: &Arc<Self>, seen: &Stored, reason: Reason, cancel_key: bool) -> Result<TurnBack, StoreError> {
+    pub async fn turn_back(
+        self: &Arc<Self>,
+        seen: &Stored,
+        reason: Reason,
+        cancel_key: bool,
+    ) -> Result<TurnBack, StoreError> {
         let (engine, id, epoch) = (self.clone(), seen.id, seen.epoch);
         // In a task of its own: between the commit and the start of the run nobody may drop this.
         let task = self.tasks.spawn(async move { engine.turn_back_now(id, epoch, reason, cancel_key).await });
         task.await.unwrap_or(Err(StoreError::Unknown))
     }
 
-    async fn turn_back_now(self: Arc<Self>, id: SagaId, epoch: i64, reason: Reason, cancel_key: bool) -> Result<TurnBack, StoreError> {
+    async fn turn_back_now(
+        self: Arc<Self>,
+        id: SagaId,
+        epoch: i64,
+        reason: Reason,
+        cancel_key: bool,
+    ) -> Result<TurnBack, StoreError> {
         let unavailable = |_| StoreError::Unavailable;
-        let Some(raw) = row::by_id(&self.pool, id).await.map_err(unavailable)? else { return Ok(TurnBack::Moved) };
-        if raw.stored.state != State::Running || raw.stored.epoch != epoch || raw.kind != Some(Kind::Compensable) {
+        let Some(raw) = row::by_id(&self.pool, id).await.map_err(unavailable)? else {
+            return Ok(TurnBack::Moved);
+        };
+        if raw.stored.state != State::Running
+            || raw.stored.epoch != epoch
+            || raw.kind != Some(Kind::Compensable)
+        {
             return Ok(TurnBack::Moved);
         }
         let mut row: Loaded<D> = raw.load().map_err(StoreError::Refused)?;
@@ -338,7 +377,10 @@ impl<D: Domain> Engine<D> {
             cause: serde_json::to_value(&turned).ok(),
             response: conclusion.response,
             change: conclusion.change,
-            event: Some(("turned_back", serde_json::json!({ "because": { "reason": reason }, "key_cancelled": cancel_key }))),
+            event: Some((
+                "turned_back",
+                serde_json::json!({ "because": { "reason": reason }, "key_cancelled": cancel_key }),
+            )),
             dead_letter: None,
             due_ms: STUCK_COMPENSATING_AFTER_MS,
         };
@@ -348,7 +390,8 @@ impl<D: Domain> Engine<D> {
                 row.state = State::Compensating;
                 row.turned = Some(turned);
                 row.key_cancelled |= cancel_key;
-                row.budget_from = chrono::DateTime::from_timestamp_millis(self.lease.now()).unwrap_or(row.budget_from);
+                row.budget_from =
+                    chrono::DateTime::from_timestamp_millis(self.lease.now()).unwrap_or(row.budget_from);
                 self.adopt(row);
                 Ok(TurnBack::Done)
             }
@@ -377,18 +420,21 @@ impl<D: Domain> Engine<D> {
     }
 
     pub(crate) async fn reset_poison(&self, id: SagaId, epoch: i64) {
-        let reset = sqlx::query("UPDATE saga.saga SET poison = 0 WHERE saga_id = $1 AND epoch = $2 AND state IN (0, 1)")
-            .bind(id)
-            .bind(epoch)
-            .execute(&self.pool)
-            .await;
+        let reset = sqlx::query(
+            "UPDATE saga.saga SET poison = 0 WHERE saga_id = $1 AND epoch = $2 AND state IN (0, 1)",
+        )
+        .bind(id)
+        .bind(epoch)
+        .execute(&self.pool)
+        .await;
         if let Err(error) = reset {
             tracing::warn!(saga_id = %id, %error, "could not reset the poison count");
         }
     }
 
     async fn heartbeats(self: Arc<Self>, options: PgConnectOptions) {
-        let mut heart = Heart { options, process: self.process, name: self.config.name.clone(), connection: None };
+        let mut heart =
+            Heart { options, process: self.process, name: self.config.name.clone(), connection: None };
         loop {
             match heart.beat(&self.lease, self.config.ttl).await {
                 Ok(()) => self.store.reachable(),

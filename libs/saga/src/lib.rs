@@ -17,6 +17,7 @@ mod gate;
 mod lease;
 pub mod machine;
 pub mod ops;
+mod orphan;
 mod recovery;
 mod registry;
 mod row;
@@ -26,9 +27,11 @@ mod write;
 
 pub use config::{Config, Retry};
 pub use domain::{
-    Admission, Begin, Call, Conclusion, Domain, Ending, Key, NewSaga, Reason, Replied, Response, Saga, SagaId, Turned,
+    Admission, Begin, Call, Conclusion, Domain, Ending, Key, NewSaga, Reason, Replied, Response, Saga,
+    SagaId, Turned,
 };
 pub use engine::{Engine, Submitted, TurnBack, Waited};
+pub use orphan::Orphan;
 pub use row::Stored;
 pub use store::StoreError;
 pub use task::state_name;

@@ -214,7 +214,14 @@ pub struct Machine {
 impl Machine {
     /// A machine for a row that was read or written: `recovered` unless this process has just inserted it.
     #[must_use]
-    pub fn new(kind: Kind, state: State, legs: usize, clock: Clocks, recovered: bool, limits: Limits) -> Self {
+    pub fn new(
+        kind: Kind,
+        state: State,
+        legs: usize,
+        clock: Clocks,
+        recovered: bool,
+        limits: Limits,
+    ) -> Self {
         Self {
             kind,
             state,
@@ -255,7 +262,9 @@ impl Machine {
             Event::Written => self.written(now).ok_or(Illegal { event, state: self.state }),
             Event::Deadline => Ok(self.deadline_came(now)),
             Event::Wake(leg, way) if leg < self.legs.len() => Ok(self.wake(leg, way)),
-            Event::Replied(leg, way, reply) if leg < self.legs.len() => Ok(self.replied(leg, way, reply, now)),
+            Event::Replied(leg, way, reply) if leg < self.legs.len() => {
+                Ok(self.replied(leg, way, reply, now))
+            }
             _ => Err(Illegal { event, state: self.state }),
         }
     }

@@ -190,7 +190,12 @@ impl<D: Domain> Engine<D> {
     ///
     /// # Errors
     /// Of the database.
-    pub async fn list_sagas(&self, business_id: &str, filter: &SagaFilter, page: &Page) -> sqlx::Result<Vec<SagaLine>> {
+    pub async fn list_sagas(
+        &self,
+        business_id: &str,
+        filter: &SagaFilter,
+        page: &Page,
+    ) -> sqlx::Result<Vec<SagaLine>> {
         sqlx::query(
             "SELECT saga_id, operation, key, state, epoch, owner, backward, cause, created_at, ended_at
              FROM saga.saga
@@ -253,7 +258,12 @@ impl<D: Domain> Engine<D> {
     ///
     /// # Errors
     /// Of the database.
-    pub async fn list_dead_letters(&self, business_id: &str, closed: bool, page: &Page) -> sqlx::Result<Vec<DeadLetterLine>> {
+    pub async fn list_dead_letters(
+        &self,
+        business_id: &str,
+        closed: bool,
+        page: &Page,
+    ) -> sqlx::Result<Vec<DeadLetterLine>> {
         sqlx::query(
             "SELECT dead_letter_id, saga_id, code, participant, detail, opened_at, closed_at, closed_as
              FROM saga.dead_letter
@@ -275,7 +285,11 @@ impl<D: Domain> Engine<D> {
     ///
     /// # Errors
     /// Of the database.
-    pub async fn show_dead_letter(&self, business_id: &str, id: Uuid) -> sqlx::Result<Option<DeadLetterLine>> {
+    pub async fn show_dead_letter(
+        &self,
+        business_id: &str,
+        id: Uuid,
+    ) -> sqlx::Result<Option<DeadLetterLine>> {
         sqlx::query(
             "SELECT dead_letter_id, saga_id, code, participant, detail, opened_at, closed_at, closed_as
              FROM saga.dead_letter WHERE business_id = $1 AND dead_letter_id = $2",
@@ -293,7 +307,12 @@ impl<D: Domain> Engine<D> {
     ///
     /// # Errors
     /// Of the database; then nothing was done.
-    pub async fn remedy(self: &Arc<Self>, dead_letter: Uuid, remedy: Remedy, order: Order) -> sqlx::Result<Ordered> {
+    pub async fn remedy(
+        self: &Arc<Self>,
+        dead_letter: Uuid,
+        remedy: Remedy,
+        order: Order,
+    ) -> sqlx::Result<Ordered> {
         let mut tx = self.pool.begin().await?;
         let (ordered, row) = self.remedy_in(&mut tx, dead_letter, remedy, &order).await?;
         tx.commit().await?;
@@ -345,7 +364,13 @@ impl<D: Domain> Engine<D> {
         Ok((Ordered::Done { before: names.0, after: names.1 }, (remedy == Remedy::Replay).then_some(row)))
     }
 
-    async fn carry_out(&self, tx: &mut PgConnection, mut row: Loaded<D>, to: State, action: &Action<'_>) -> sqlx::Result<Loaded<D>> {
+    async fn carry_out(
+        &self,
+        tx: &mut PgConnection,
+        mut row: Loaded<D>,
+        to: State,
+        action: &Action<'_>,
+    ) -> sqlx::Result<Loaded<D>> {
         let id = row.saga.id;
         let (epoch, budget_from): (i64, DateTime<Utc>) = move_by_hand(tx, id, to, self.process).await?;
         row.saga.epoch = epoch;
@@ -367,7 +392,8 @@ impl<D: Domain> Engine<D> {
     async fn resolve_unreadable(&self, tx: &mut PgConnection, action: &Action<'_>) -> sqlx::Result<Ordered> {
         let (epoch, _) = move_by_hand(tx, action.saga_id, State::Resolved, self.process).await?;
         action.close(tx, epoch, self.process).await?;
-        let (before, after) = (state_name(State::DeadLetter).to_owned(), state_name(State::Resolved).to_owned());
+        let (before, after) =
+            (state_name(State::DeadLetter).to_owned(), state_name(State::Resolved).to_owned());
         action.record(tx, true, &before, &after).await?;
         Ok(Ordered::Done { before, after })
     }
@@ -400,7 +426,12 @@ async fn lock_saga(tx: &mut PgConnection, id: SagaId) -> sqlx::Result<Raw> {
     row::by_id(&mut *tx, id).await?.ok_or(sqlx::Error::RowNotFound)
 }
 
-async fn move_by_hand(tx: &mut PgConnection, id: SagaId, to: State, owner: Uuid) -> sqlx::Result<(i64, DateTime<Utc>)> {
+async fn move_by_hand(
+    tx: &mut PgConnection,
+    id: SagaId,
+    to: State,
+    owner: Uuid,
+) -> sqlx::Result<(i64, DateTime<Utc>)> {
     sqlx::query_as(
         "UPDATE saga.saga SET state = $2, backward = backward OR $2 = 1, epoch = epoch + 1, owner = $3, poison = 0,
              budget_from = clock_timestamp(), due_at = clock_timestamp() + make_interval(secs => $4 / 1000.0),
@@ -429,19 +460,29 @@ impl Action<'_> {
             .bind(self.remedy.closing())
             .execute(&mut *tx)
             .await?;
-        sqlx::query("INSERT INTO saga.saga_event (saga_id, epoch, owner, event, detail) VALUES ($1, $2, $3, $4, $5)")
-            .bind(self.saga_id)
-            .bind(epoch)
-            .bind(owner)
-            .bind(self.remedy.closing())
-            .bind(json!({ "by": self.order.actor, "reason": self.order.reason, "reference": self.order.reference }))
-            .execute(tx)
-            .await?;
+        sqlx::query(
+            "INSERT INTO saga.saga_event (saga_id, epoch, owner, event, detail) VALUES ($1, $2, $3, $4, $5)",
+        )
+        .bind(self.saga_id)
+        .bind(epoch)
+        .bind(owner)
+        .bind(self.remedy.closing())
+        .bind(
+            json!({ "by": self.order.actor, "reason": self.order.reason, "reference": self.order.reference }),
+        )
+        .execute(tx)
+        .await?;
         Ok(())
     }
 
     /// A dry run leaves no row of its own; everything else does.
-    async fn record(&self, tx: &mut PgConnection, accepted: bool, before: &str, after: &str) -> sqlx::Result<()> {
+    async fn record(
+        &self,
+        tx: &mut PgConnection,
+        accepted: bool,
+        before: &str,
+        after: &str,
+    ) -> sqlx::Result<()> {
         sqlx::query(
             "INSERT INTO saga.operator_action
                  (business_id, operation_id, actor, action, dead_letter_id, saga_id, reason, reference, accepted, before, after)

@@ -99,10 +99,12 @@ impl<D: Domain> Engine<D> {
     }
 
     async fn rescan(self: &Arc<Self>) -> sqlx::Result<()> {
-        let own = sqlx::query("SELECT saga_id, due_at < clock_timestamp() FROM saga.saga WHERE owner = $1 AND state IN (0, 1)")
-            .bind(self.process)
-            .fetch_all(&self.pool)
-            .await?;
+        let own = sqlx::query(
+            "SELECT saga_id, due_at < clock_timestamp() FROM saga.saga WHERE owner = $1 AND state IN (0, 1)",
+        )
+        .bind(self.process)
+        .fetch_all(&self.pool)
+        .await?;
         let mut lost = Vec::new();
         for row in own {
             let (id, overdue): (SagaId, bool) = (row.try_get(0)?, row.try_get(1)?);
@@ -115,8 +117,12 @@ impl<D: Domain> Engine<D> {
         }
         counter!("saga_adopted_again_total").increment(lost.len() as u64);
         tracing::warn!(sagas = lost.len(), "own sagas were not in memory, or stuck; starting them anew");
-        let rows =
-            sqlx::query(ADOPT).bind(self.process).bind(lost).bind(STUCK_AFTER_MS).fetch_all(&self.pool).await?;
+        let rows = sqlx::query(ADOPT)
+            .bind(self.process)
+            .bind(lost)
+            .bind(STUCK_AFTER_MS)
+            .fetch_all(&self.pool)
+            .await?;
         for row in &rows {
             self.adopt_raw(Raw::read(row)?).await;
         }
@@ -136,7 +142,10 @@ impl<D: Domain> Engine<D> {
             cause: None,
             response: None,
             change: None,
-            event: Some(("dead_letter", json!({ "because": { "reason": Reason::Unreadable }, "error": error }))),
+            event: Some((
+                "dead_letter",
+                json!({ "because": { "reason": Reason::Unreadable }, "error": error }),
+            )),
             dead_letter: Some(DeadLetter {
                 code: Reason::Unreadable.as_str(),
                 participant: None,
@@ -152,10 +161,12 @@ impl<D: Domain> Engine<D> {
 
 /// Gives everything unfinished up, for anybody to claim at once; the number of sagas.
 pub(crate) async fn hand_over(pool: &PgPool, process: Uuid) -> sqlx::Result<u64> {
-    let handed = sqlx::query("UPDATE saga.saga SET owner = NULL, epoch = epoch + 1 WHERE owner = $1 AND state IN (0, 1)")
-        .bind(process)
-        .execute(pool)
-        .await?;
+    let handed = sqlx::query(
+        "UPDATE saga.saga SET owner = NULL, epoch = epoch + 1 WHERE owner = $1 AND state IN (0, 1)",
+    )
+    .bind(process)
+    .execute(pool)
+    .await?;
     sqlx::query("DELETE FROM saga.process WHERE process_id = $1").bind(process).execute(pool).await?;
     Ok(handed.rows_affected())
 }

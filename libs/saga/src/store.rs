@@ -65,10 +65,24 @@ pub(crate) struct Store<D: Domain> {
 
 impl<D: Domain> Store<D> {
     /// The store, and its writer for the caller to run.
-    pub(crate) fn new(options: PgConnectOptions, domain: Arc<D>, owner: Uuid, batch: usize) -> (Self, Writer<D>) {
+    pub(crate) fn new(
+        options: PgConnectOptions,
+        domain: Arc<D>,
+        owner: Uuid,
+        batch: usize,
+    ) -> (Self, Writer<D>) {
         let (queue, requests) = mpsc::channel(QUEUE);
         let connected = Arc::new(AtomicBool::new(true));
-        let writer = Writer { options, domain, owner, batch, requests, connected: connected.clone(), connection: None, batches: 0 };
+        let writer = Writer {
+            options,
+            domain,
+            owner,
+            batch,
+            requests,
+            connected: connected.clone(),
+            connection: None,
+            batches: 0,
+        };
         (Self { queue, connected }, writer)
     }
 
@@ -174,14 +188,17 @@ impl<D: Domain> Writer<D> {
                     tracing::debug!(%error, "the batch runs again");
                 }
                 Err(Failure::Unreachable | Failure::Lost(_)) if unknown => {}
-                Err(Failure::Lost(error)) if attempt < 2 => tracing::warn!(error, "connection lost; reconnecting"),
+                Err(Failure::Lost(error)) if attempt < 2 => {
+                    tracing::warn!(error, "connection lost; reconnecting")
+                }
                 Err(failure) => break failure,
             }
             if unknown && self.connection.is_none() && attempt > 1 {
                 tokio::time::sleep(RECONNECT_PAUSE).await;
             }
         };
-        let batch: Vec<_> = writes.into_iter().zip(callers).map(|(write, done)| Request { write, done }).collect();
+        let batch: Vec<_> =
+            writes.into_iter().zip(callers).map(|(write, done)| Request { write, done }).collect();
         self.give_up(batch, failure, unknown).await;
     }
 
@@ -218,7 +235,9 @@ impl<D: Domain> Writer<D> {
             Ok(Ok(result)) => result,
             // A panic in the domain's part comes before COMMIT; the broken connection is dropped.
             Ok(Err(_)) => Err(Failure::Panicked),
-            Err(_) if committing.load(Ordering::Relaxed) => Err(Failure::Unknown("timed out at COMMIT".to_owned())),
+            Err(_) if committing.load(Ordering::Relaxed) => {
+                Err(Failure::Unknown("timed out at COMMIT".to_owned()))
+            }
             Err(_) => Err(Failure::Lost("timed out before COMMIT".to_owned())),
         };
         histogram!("saga_commit_seconds").record(started.elapsed().as_secs_f64());
@@ -291,7 +310,12 @@ fn before_commit(error: sqlx::Error) -> Failure {
     match &error {
         sqlx::Error::Database(db) => match db.code().as_deref() {
             Some("40P01" | "40001" | "55P03") => Failure::Again(error),
-            Some(code) if code.starts_with("57") || code.starts_with("08") || code.starts_with("53") || code == "25P03" => {
+            Some(code)
+                if code.starts_with("57")
+                    || code.starts_with("08")
+                    || code.starts_with("53")
+                    || code == "25P03" =>
+            {
                 Failure::Lost(error.to_string())
             }
             _ => Failure::Data(error),
@@ -304,7 +328,9 @@ fn before_commit(error: sqlx::Error) -> Failure {
 fn at_commit(error: sqlx::Error) -> Failure {
     match &error {
         // The server answered: it did not commit.
-        sqlx::Error::Database(db) if matches!(db.code().as_deref(), Some("40P01" | "40001")) => Failure::Again(error),
+        sqlx::Error::Database(db) if matches!(db.code().as_deref(), Some("40P01" | "40001")) => {
+            Failure::Again(error)
+        }
         sqlx::Error::Database(db) if db.code().is_some_and(|c| c.starts_with("23")) => Failure::Data(error),
         _ => Failure::Unknown(error.to_string()),
     }

@@ -23,8 +23,16 @@ const STORE_PAUSE: Duration = Duration::from_millis(200);
 
 /// What a future of this run came to.
 enum Happened<A> {
-    Replied { leg: usize, way: Way, replied: Replied<A>, took_ms: Millis },
-    Wake { leg: usize, way: Way },
+    Replied {
+        leg: usize,
+        way: Way,
+        replied: Replied<A>,
+        took_ms: Millis,
+    },
+    Wake {
+        leg: usize,
+        way: Way,
+    },
     Write(Transition, Result<Written, StoreError>),
     /// The process may not act any more: its heartbeat is overdue.
     Lapsed,
@@ -136,10 +144,8 @@ impl<D: Domain> Run<D> {
             }
             let began = engine.lease.now();
             let call = Call { saga: &saga, leg, way };
-            let replied = tokio::time::timeout(limit, engine.domain.send(call)).await.unwrap_or_else(|_| Replied {
-                reply: Reply::Unknown,
-                answer: None,
-                note: Some("timeout".to_owned()),
+            let replied = tokio::time::timeout(limit, engine.domain.send(call)).await.unwrap_or_else(|_| {
+                Replied { reply: Reply::Unknown, answer: None, note: Some("timeout".to_owned()) }
             });
             Happened::Replied { leg, way, replied, took_ms: engine.lease.now() - began }
         }));
@@ -175,14 +181,20 @@ impl<D: Domain> Run<D> {
             take_over: None,
             cancel_key: false,
             cause: match transition.to {
-                State::Compensating | State::Compensated => self.turned.as_ref().and_then(|t| serde_json::to_value(t).ok()),
+                State::Compensating | State::Compensated => {
+                    self.turned.as_ref().and_then(|t| serde_json::to_value(t).ok())
+                }
                 _ => None,
             },
             response: conclusion.response,
             change: conclusion.change,
             event,
             dead_letter,
-            due_ms: if transition.to == State::Compensating { STUCK_COMPENSATING_AFTER_MS } else { STUCK_AFTER_MS },
+            due_ms: if transition.to == State::Compensating {
+                STUCK_COMPENSATING_AFTER_MS
+            } else {
+                STUCK_AFTER_MS
+            },
         };
         let engine = self.engine.clone();
         self.work.push(Box::pin(async move {
@@ -207,7 +219,11 @@ impl<D: Domain> Run<D> {
         self.engine.domain.conclude(&self.saga, ending)
     }
 
-    fn event(&self, transition: Transition, turned: Option<&Turned<D::Answer>>) -> Option<(&'static str, serde_json::Value)> {
+    fn event(
+        &self,
+        transition: Transition,
+        turned: Option<&Turned<D::Answer>>,
+    ) -> Option<(&'static str, serde_json::Value)> {
         let name = match (transition.from, transition.to) {
             (_, State::Completed) if self.attempts.is_empty() => return None,
             (_, State::Completed) => "completed",
@@ -224,7 +240,8 @@ impl<D: Domain> Run<D> {
     fn dead_letter(&self, turned: Option<&Turned<D::Answer>>) -> DeadLetter {
         let reason = turned.map_or(Reason::Silent, |t| t.reason);
         let leg = turned.and_then(|t| t.leg);
-        let pending: Vec<_> = self.answers.iter().enumerate().filter(|(_, a)| a.is_none()).map(|(leg, _)| leg).collect();
+        let pending: Vec<_> =
+            self.answers.iter().enumerate().filter(|(_, a)| a.is_none()).map(|(leg, _)| leg).collect();
         counter!("saga_dead_letters_total", "code" => reason.as_str()).increment(1);
         tracing::error!(saga_id = %self.saga.id, code = reason.as_str(), ?leg, "saga parked for an operator");
         DeadLetter {
@@ -282,7 +299,9 @@ impl<D: Domain> Run<D> {
     async fn missed(&mut self, transition: Transition) -> Next {
         counter!("saga_cas_lost_total").increment(1);
         match row::by_id(&self.engine.pool, self.saga.id).await {
-            Ok(Some(row)) if row.owner == Some(self.engine.process) && row.stored.epoch == self.saga.epoch => {
+            Ok(Some(row))
+                if row.owner == Some(self.engine.process) && row.stored.epoch == self.saga.epoch =>
+            {
                 if row.stored.state == transition.to {
                     self.written(transition, true);
                     return Next::Event(Event::Written);
@@ -314,7 +333,9 @@ impl<D: Domain> Run<D> {
             self.poison = 0;
             self.engine.reset_poison(self.saga.id, self.saga.epoch).await;
         }
-        let telling = way == Way::Cancel || !matches!(replied.reply, Reply::Done | Reply::Empty) || !self.attempts.is_empty();
+        let telling = way == Way::Cancel
+            || !matches!(replied.reply, Reply::Done | Reply::Empty)
+            || !self.attempts.is_empty();
         if telling && self.attempts.len() < ATTEMPTS_KEPT {
             self.attempts.push(json!({
                 "leg": leg, "way": way_name, "reply": reply, "note": replied.note, "took_ms": took_ms,
@@ -332,7 +353,9 @@ enum Next {
 
 async fn until(deadline: Option<Millis>, now: Millis) {
     match deadline {
-        Some(deadline) => tokio::time::sleep(Duration::from_millis(u64::try_from(deadline - now).unwrap_or(0))).await,
+        Some(deadline) => {
+            tokio::time::sleep(Duration::from_millis(u64::try_from(deadline - now).unwrap_or(0))).await
+        }
         None => std::future::pending().await,
     }
 }

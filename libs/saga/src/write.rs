@@ -112,14 +112,16 @@ pub(crate) async fn write_batch<D: Domain>(
     let mut outcome: HashMap<SagaId, Written> = HashMap::with_capacity(batch.len());
     let mut changes = Vec::new();
 
-    let new: Vec<&NewSaga<D>> = batch.iter().filter_map(|w| if let Write::Insert(n) = w { Some(&**n) } else { None }).collect();
+    let new: Vec<&NewSaga<D>> =
+        batch.iter().filter_map(|w| if let Write::Insert(n) = w { Some(&**n) } else { None }).collect();
     if !new.is_empty() {
         insert(conn, domain, owner, &new, &mut outcome, &mut changes).await?;
         if again {
             recognise_inserts(conn, &new, &mut outcome).await?;
         }
     }
-    let moves: Vec<&Move<D>> = batch.iter().filter_map(|w| if let Write::Move(m) = w { Some(&**m) } else { None }).collect();
+    let moves: Vec<&Move<D>> =
+        batch.iter().filter_map(|w| if let Write::Move(m) = w { Some(&**m) } else { None }).collect();
     if !moves.is_empty() {
         transition(conn, &moves, &mut outcome, &mut changes).await?;
         record_history(conn, owner, &moves, &outcome).await?;
@@ -154,9 +156,12 @@ async fn insert<D: Domain>(
             Admission::Stale => {
                 outcome.insert(new.id, Written::Stale);
             }
-            Admission::Refused(response, change) => rows.push(Insert { new, refusal: Some(response), change }),
+            Admission::Refused(response, change) => {
+                rows.push(Insert { new, refusal: Some(response), change })
+            }
             Admission::Admitted => {
-                let refusal = if let Begin::Refused(response) = &new.begin { Some(response.clone()) } else { None };
+                let refusal =
+                    if let Begin::Refused(response) = &new.begin { Some(response.clone()) } else { None };
                 rows.push(Insert { new, refusal, change: new.change.clone() });
             }
         }
@@ -166,6 +171,7 @@ async fn insert<D: Domain>(
     }
     rows.sort_by(|a, b| a.new.key.cmp(&b.new.key));
     let inserted = insert_rows(conn, owner, &rows).await?;
+    cancel_parent_keys(conn, rows.iter().filter(|r| inserted.contains_key(&r.new.id)).map(|r| r.new)).await?;
     for row in rows {
         let written = match (inserted.get(&row.new.id), row.refusal) {
             (None, _) => Written::KeyTaken,
@@ -216,6 +222,23 @@ async fn insert_rows<D: Domain>(
         .collect()
 }
 
+async fn cancel_parent_keys<'a, D: Domain>(
+    conn: &mut PgConnection,
+    inserted: impl Iterator<Item = &'a NewSaga<D>>,
+) -> sqlx::Result<()> {
+    let mut parents: Vec<Uuid> =
+        inserted.filter(|n| n.cancel_parent_key).filter_map(|n| n.parent_id).map(|id| id.0).collect();
+    if parents.is_empty() {
+        return Ok(());
+    }
+    parents.sort_unstable();
+    sqlx::query("UPDATE saga.saga SET key_cancelled = true WHERE saga_id = ANY($1)")
+        .bind(parents)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
 /// How long past its deadline, or past its last transition, a saga's task may go on without another one before it
 /// counts as stuck and is started anew.
 pub(crate) const STUCK_AFTER_MS: i64 = 10_000;
@@ -231,7 +254,8 @@ async fn transition<D: Domain>(
 ) -> sqlx::Result<()> {
     let mut sorted = moves.to_vec();
     sorted.sort_by_key(|m| m.id);
-    let causes = sorted.iter().map(|m| m.cause.as_ref().map(encode).transpose()).collect::<sqlx::Result<Vec<_>>>()?;
+    let causes =
+        sorted.iter().map(|m| m.cause.as_ref().map(encode).transpose()).collect::<sqlx::Result<Vec<_>>>()?;
     let moved: HashMap<SagaId, bool> = sqlx::query(include_str!("sql/move_sagas.sql"))
         .bind(sorted.iter().map(|m| m.id.0).collect::<Vec<_>>())
         .bind(sorted.iter().map(|m| m.from.code()).collect::<Vec<_>>())
@@ -273,7 +297,8 @@ async fn record_history<D: Domain>(
     moves: &[&Move<D>],
     outcome: &HashMap<SagaId, Written>,
 ) -> sqlx::Result<()> {
-    let moved: Vec<_> = moves.iter().filter(|m| matches!(outcome.get(&m.id), Some(Written::Moved { .. }))).collect();
+    let moved: Vec<_> =
+        moves.iter().filter(|m| matches!(outcome.get(&m.id), Some(Written::Moved { .. }))).collect();
     let events: Vec<_> = moved.iter().filter_map(|m| m.event.as_ref().map(|e| (m, e))).collect();
     if !events.is_empty() {
         let details = events.iter().map(|(_, (_, d))| encode(d)).collect::<sqlx::Result<Vec<_>>>()?;
@@ -344,12 +369,15 @@ async fn recognise_moves<D: Domain>(
     moves: &[&Move<D>],
     outcome: &mut HashMap<SagaId, Written>,
 ) -> sqlx::Result<()> {
-    let missed: HashSet<_> = outcome.iter().filter(|(_, w)| **w == Written::Missed).map(|(id, _)| *id).collect();
+    let missed: HashSet<_> =
+        outcome.iter().filter(|(_, w)| **w == Written::Missed).map(|(id, _)| *id).collect();
     let ids: Vec<Uuid> = missed.iter().map(|id| id.0).collect();
-    let rows = sqlx::query("SELECT saga_id, state, epoch, owner, answer_given FROM saga.saga WHERE saga_id = ANY($1)")
-        .bind(ids)
-        .fetch_all(conn)
-        .await?;
+    let rows = sqlx::query(
+        "SELECT saga_id, state, epoch, owner, answer_given FROM saga.saga WHERE saga_id = ANY($1)",
+    )
+    .bind(ids)
+    .fetch_all(conn)
+    .await?;
     for row in rows {
         let (id, state, epoch): (SagaId, i16, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
         let (owner, answer_given): (Option<Uuid>, bool) = (row.try_get(3)?, row.try_get(4)?);

@@ -1,2 +1,139 @@
-//! Placeholder.
-fn main() {}
+//! `wallet`: reads the configuration, builds what the parts share, serves.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use clap::Parser;
+use saga::{Config as SagaConfig, Engine};
+use service::{
+    Config, Process,
+    auth::{ServiceTokens, Signer},
+    db,
+};
+use wallet::{
+    App, http, reconcile, returning,
+    sagas::Sagas,
+    tenders::{Addresses, Tenders},
+};
+
+/// The wallet orchestrator: one call redeems from points, store credit and digital rewards.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(flatten)]
+    config: Config,
+    /// Internal listener of points.
+    #[arg(long, env = "POINTS_INTERNAL_URL", default_value = "http://127.0.0.1:9081")]
+    points_internal_url: String,
+    /// Internal listener of store credit.
+    #[arg(long, env = "STORE_CREDIT_INTERNAL_URL", default_value = "http://127.0.0.1:9082")]
+    store_credit_internal_url: String,
+    /// Internal listener of digital rewards.
+    #[arg(long, env = "DIGITAL_REWARDS_INTERNAL_URL", default_value = "http://127.0.0.1:9083")]
+    digital_rewards_internal_url: String,
+    /// Ed25519 key (PKCS #8 PEM) that signs this service's tokens; its file name is the key id.
+    #[arg(long, env = "SERVICE_KEY_FILE")]
+    service_key_file: PathBuf,
+    #[command(flatten)]
+    saga: SagaArgs,
+}
+
+/// Limits of the saga engine.
+#[derive(Debug, clap::Args)]
+struct SagaArgs {
+    /// Milliseconds between heartbeats.
+    #[arg(long, env = "SAGA_HEARTBEAT_MS", default_value_t = 500)]
+    saga_heartbeat_ms: u64,
+    /// Milliseconds without a heartbeat after which a process's sagas are taken over.
+    #[arg(long, env = "SAGA_TTL_MS", default_value_t = 2_500)]
+    saga_ttl_ms: u64,
+    /// Milliseconds that one attempt at a leg may take.
+    #[arg(long, env = "SAGA_FORWARD_TIMEOUT_MS", default_value_t = 2_000)]
+    saga_forward_timeout_ms: u64,
+    /// Milliseconds that one attempt to cancel a leg may take.
+    #[arg(long, env = "SAGA_CANCEL_TIMEOUT_MS", default_value_t = 5_000)]
+    saga_cancel_timeout_ms: u64,
+    /// Milliseconds that unreachable tenders may cost before a saga that must not fail is parked as a dead letter.
+    #[arg(long, env = "SAGA_UNREACHABLE_BUDGET_MS", default_value_t = 3_600_000)]
+    saga_unreachable_budget_ms: i64,
+    /// Definite wrong answers that one leg may give before its saga is parked.
+    #[arg(long, env = "SAGA_ATTEMPTS", default_value_t = 20)]
+    saga_attempts: u32,
+    /// Longest wait in milliseconds between attempts to cancel.
+    #[arg(long, env = "SAGA_CANCEL_BACKOFF_CAP_MS", default_value_t = 60_000)]
+    saga_cancel_backoff_cap_ms: u64,
+    /// Most sagas in memory; above that redeems are answered 503.
+    #[arg(long, env = "SAGA_IN_FLIGHT", default_value_t = 4_096)]
+    saga_in_flight: usize,
+    /// Milliseconds between comparisons of tenders' legs with sagas.
+    #[arg(long, env = "RECONCILE_EVERY_MS", default_value_t = 30_000)]
+    reconcile_every_ms: u64,
+}
+
+impl SagaArgs {
+    fn config(&self) -> anyhow::Result<SagaConfig> {
+        anyhow::ensure!(
+            self.saga_heartbeat_ms > 0 && self.saga_ttl_ms >= 3 * self.saga_heartbeat_ms,
+            "SAGA_TTL_MS must be at least three heartbeats, or one lost packet costs a takeover"
+        );
+        let mut config = SagaConfig {
+            name: "wallet".to_owned(),
+            heartbeat: Duration::from_millis(self.saga_heartbeat_ms),
+            ttl: Duration::from_millis(self.saga_ttl_ms),
+            scan: Duration::from_millis(self.saga_heartbeat_ms),
+            forward_timeout: Duration::from_millis(self.saga_forward_timeout_ms),
+            cancel_timeout: Duration::from_millis(self.saga_cancel_timeout_ms),
+            in_flight: self.saga_in_flight,
+            ..SagaConfig::default()
+        };
+        config.limits.unreachable_for = self.saga_unreachable_budget_ms;
+        config.limits.wrong_answers = self.saga_attempts;
+        config.cancel_retry.cap = Duration::from_millis(self.saga_cancel_backoff_cap_ms);
+        Ok(config)
+    }
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    let process = Process::init("wallet", cli.config)?;
+    let url = process.config().database.url()?;
+    let pool = db::pool(db::connect_options(&url, "wallet")?, process.config().database.database_pool);
+    let addresses = Addresses {
+        points: cli.points_internal_url,
+        store_credit: cli.store_credit_internal_url,
+        digital_rewards: cli.digital_rewards_internal_url,
+    };
+    let tokens =
+        ServiceTokens::new(Signer::read(&cli.service_key_file).context("SERVICE_KEY_FILE")?, "wallet");
+    let tenders = Tenders::init(&addresses, tokens, process.tasks())?;
+    let options = db::for_executor(db::connect_options(&url, "wallet-sagas")?);
+    let engine = Engine::start(cli.saga.config()?, Arc::new(Sagas::new(tenders.clone())), options);
+    let app = App::new(engine.clone(), tenders, pool.clone());
+
+    let ready = pool.clone();
+    process.health().require("database", move || {
+        let pool = ready.clone();
+        async move { db::ping(&pool).await }
+    });
+    let stopping = process.stopping();
+    let every = Duration::from_millis(cli.saga.reconcile_every_ms);
+    let background =
+        (returning::sweep_expired_holds(app.clone()), reconcile::compare_legs(app.clone(), every));
+    process.tasks().spawn(async move {
+        tokio::select! {
+            () = stopping.cancelled() => {}
+            () = background.0 => {}
+            () = background.1 => {}
+        }
+    });
+    let draining = process.draining();
+    let delay = Duration::from_millis(process.config().drain_delay_ms);
+    process.tasks().spawn(async move {
+        draining.cancelled().await;
+        // Until the listeners close, requests still come, and are still served.
+        tokio::time::sleep(delay).await;
+        engine.drain().await;
+    });
+    process.run(http::routes(app), axum::Router::new()).await
+}

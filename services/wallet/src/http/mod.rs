@@ -1,0 +1,32 @@
+//! All routes of the wallet, one file a use case.
+
+mod balance;
+mod cancel_by_key;
+mod ops;
+mod redeem;
+mod redemptions;
+
+use axum::{
+    Router,
+    routing::{get, post},
+};
+
+use crate::app::App;
+
+/// The public routes.
+pub fn routes(app: App) -> Router {
+    let wallet = Router::new()
+        .route("/redeem", post(redeem::redeem))
+        .route("/redemptions", get(redemptions::list_redemptions))
+        .route("/redemptions/{id}", get(redemptions::show_redemption))
+        .route("/redemptions/cancel-by-key", post(cancel_by_key::cancel_by_key))
+        .route("/balance", get(balance::show_balance));
+    let ops = Router::new()
+        .route("/sagas", get(ops::list_sagas))
+        .route("/sagas/{id}", get(ops::show_saga))
+        .route("/dead-letters", get(ops::list_dead_letters))
+        .route("/dead-letters/{id}", get(ops::show_dead_letter))
+        .route("/dead-letters/{id}/replay", post(ops::replay_dead_letter))
+        .route("/dead-letters/{id}/resolve", post(ops::resolve_dead_letter));
+    Router::new().nest("/api/v1/wallet", wallet).nest("/api/v1/ops", ops).with_state(app)
+}

@@ -1,0 +1,190 @@
+//! `/ops`: sagas with their timelines, dead letters, and what an operator may do about them.
+
+use api::{Code, Problem, id::is_visible_ascii, tender::Page as Listing};
+use axum::{Json, extract::State};
+use saga::{
+    SagaId,
+    machine::State as SagaState,
+    ops::{DeadLetterLine, Order, Ordered, Page, Remedy, SagaDetail, SagaFilter, SagaLine},
+    state_name,
+};
+use serde::{Deserialize, Serialize};
+use service::{
+    ApiError,
+    auth::{Allow, Caller, Operate},
+    extract::{Path, Query, page_size},
+    json::Body,
+};
+use uuid::Uuid;
+
+use crate::app::App;
+
+/// Longest reason.
+const REASON_MAX: usize = 1_000;
+
+/// Filters of the list of sagas.
+#[derive(Debug, Deserialize)]
+pub(super) struct SagaFilters {
+    status: Option<String>,
+    older_than: Option<i64>,
+    limit: Option<i64>,
+    cursor: Option<Uuid>,
+}
+
+/// Filters of the list of dead letters.
+#[derive(Debug, Deserialize)]
+pub(super) struct DeadLetterFilters {
+    status: Option<String>,
+    limit: Option<i64>,
+    cursor: Option<Uuid>,
+}
+
+/// Body of a replay.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ReplayRequest {
+    operation_id: String,
+    reason: String,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// Body of a resolution.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ResolveRequest {
+    operation_id: String,
+    reason: String,
+    reference: String,
+}
+
+/// What came of an operator's order.
+#[derive(Debug, Serialize)]
+pub(super) struct RemedyAnswer {
+    dead_letter_id: Uuid,
+    #[serde(flatten)]
+    ordered: Ordered,
+}
+
+/// Sagas, oldest first.
+pub(super) async fn list_sagas(
+    State(app): State<App>,
+    caller: Allow<Operate>,
+    Query(filters): Query<SagaFilters>,
+) -> Result<Json<Listing<SagaLine>>, ApiError> {
+    let state = filters.status.as_deref().map(state_of).transpose()?;
+    let limit = page_size(filters.limit)?;
+    let filter = SagaFilter { state, older_than_s: filters.older_than };
+    let page = Page { after: filters.cursor, limit: limit + 1 };
+    let lines = app.engine.list_sagas(caller.business_id.as_str(), &filter, &page).await?;
+    Ok(Json(listing(lines, limit, |line| line.saga_id.0)))
+}
+
+/// A saga with its plan and timeline.
+pub(super) async fn show_saga(
+    State(app): State<App>,
+    caller: Allow<Operate>,
+    Path(id): Path<Uuid>,
+) -> Result<Json<SagaDetail>, ApiError> {
+    let saga = app.engine.show_saga(caller.business_id.as_str(), SagaId(id)).await?;
+    saga.map(Json).ok_or_else(ApiError::not_found)
+}
+
+/// Dead letters: open ones, or with `status=all` also those that were dealt with.
+pub(super) async fn list_dead_letters(
+    State(app): State<App>,
+    caller: Allow<Operate>,
+    Query(filters): Query<DeadLetterFilters>,
+) -> Result<Json<Listing<DeadLetterLine>>, ApiError> {
+    let with_closed = match filters.status.as_deref() {
+        None | Some("open") => false,
+        Some("all") => true,
+        Some(_) => return Err(Problem::invalid("status", "must be open or all").into()),
+    };
+    let limit = page_size(filters.limit)?;
+    let page = Page { after: filters.cursor, limit: limit + 1 };
+    let lines = app.engine.list_dead_letters(caller.business_id.as_str(), with_closed, &page).await?;
+    Ok(Json(listing(lines, limit, |line| line.dead_letter_id)))
+}
+
+/// A dead letter.
+pub(super) async fn show_dead_letter(
+    State(app): State<App>,
+    caller: Allow<Operate>,
+    Path(id): Path<Uuid>,
+) -> Result<Json<DeadLetterLine>, ApiError> {
+    let letter = app.engine.show_dead_letter(caller.business_id.as_str(), id).await?;
+    letter.map(Json).ok_or_else(ApiError::not_found)
+}
+
+/// Takes a parked saga up again, in the direction that was written.
+pub(super) async fn replay_dead_letter(
+    State(app): State<App>,
+    caller: Allow<Operate>,
+    Path(id): Path<Uuid>,
+    body: Body<ReplayRequest>,
+) -> Result<Json<RemedyAnswer>, ApiError> {
+    let ReplayRequest { operation_id, reason, dry_run } = body.value;
+    let order = order(&caller, operation_id, reason, None, dry_run)?;
+    remedy(&app, id, Remedy::Replay, order).await
+}
+
+/// Closes a parked saga that was settled by hand.
+pub(super) async fn resolve_dead_letter(
+    State(app): State<App>,
+    caller: Allow<Operate>,
+    Path(id): Path<Uuid>,
+    body: Body<ResolveRequest>,
+) -> Result<Json<RemedyAnswer>, ApiError> {
+    let ResolveRequest { operation_id, reason, reference } = body.value;
+    if !is_visible_ascii(&reference, 128) {
+        return Err(Problem::invalid("/reference", "must be 1 to 128 visible ASCII characters").into());
+    }
+    let order = order(&caller, operation_id, reason, Some(reference), false)?;
+    remedy(&app, id, Remedy::Resolve, order).await
+}
+
+fn order(
+    caller: &Caller,
+    operation_id: String,
+    reason: String,
+    reference: Option<String>,
+    dry_run: bool,
+) -> Result<Order, ApiError> {
+    if !is_visible_ascii(&operation_id, 128) {
+        return Err(Problem::invalid("/operation_id", "must be 1 to 128 visible ASCII characters").into());
+    }
+    if reason.trim().is_empty() || reason.len() > REASON_MAX {
+        return Err(Problem::invalid("/reason", "must say why, in at most 1000 bytes").into());
+    }
+    let (business_id, actor) = (caller.business_id.as_str().to_owned(), caller.subject.clone());
+    Ok(Order { business_id, actor, operation_id, reason, reference, dry_run })
+}
+
+async fn remedy(app: &App, id: Uuid, remedy: Remedy, order: Order) -> Result<Json<RemedyAnswer>, ApiError> {
+    match app.engine.remedy(id, remedy, order).await? {
+        Ordered::NotFound => Err(ApiError::not_found()),
+        Ordered::Unreadable => Err(ApiError::new(
+            Code::AlreadyFinal,
+            "This version cannot read the saga; it can only be resolved.",
+        )),
+        ordered => Ok(Json(RemedyAnswer { dead_letter_id: id, ordered })),
+    }
+}
+
+fn state_of(name: &str) -> Result<SagaState, ApiError> {
+    use SagaState::{Compensated, Compensating, Completed, DeadLetter, Resolved, Running};
+    [Running, Compensating, Completed, Compensated, DeadLetter, Resolved]
+        .into_iter()
+        .find(|state| state_name(*state) == name)
+        .ok_or_else(|| Problem::invalid("status", "is no state of a saga").into())
+}
+
+/// A page out of one row more than was asked for.
+fn listing<T>(mut data: Vec<T>, limit: i64, id: impl Fn(&T) -> Uuid) -> Listing<T> {
+    let limit = usize::try_from(limit).unwrap_or(0);
+    let has_more = data.len() > limit;
+    data.truncate(limit);
+    let next_cursor = if has_more { data.last().map(|last| id(last).to_string()) } else { None };
+    Listing { data, next_cursor }
+}

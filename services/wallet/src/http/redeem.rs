@@ -1,0 +1,353 @@
+//! `POST /wallet/redeem`.
+//!
+//! Order of checks: token, role, resource, syntax, **key**, overload and limits, planning, work. On the happy path with
+//! exact amounts nothing is read before the saga is written: the unique key itself is the look-up. Every other path
+//! looks the key up first, because no refusal but the first ones may be given for a key that may have an answer.
+//!
+//! Round trips on the happy path: one group commit (T1), one call to each tender in parallel, one group commit (T2).
+
+use std::{sync::Arc, time::Duration};
+
+use api::{
+    BusinessId, Code, LegsId, Outcome, Problem,
+    client::CallError,
+    rewards::Resolve,
+    tender::{AccountStatus, AccountView},
+    wallet::{OnDeadline, RedeemRequest, TenderKind},
+};
+use axum::{
+    extract::State,
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use saga::{
+    Begin, Key, NewSaga, Reason, SagaId, StoreError, Stored, Submitted, Waited,
+    machine::{Kind, State as SagaState},
+};
+use service::{
+    ApiError,
+    auth::{Allow, Caller, Spend},
+    extract::IdempotencyKey,
+    json::Body,
+    trace,
+};
+use tokio::time::Instant;
+
+use super::redemptions;
+use crate::{
+    app::App,
+    plan::{Plan, RedeemPlan},
+    planning::{self, Needs, Refusal, SpendableLot, Tender, Wallet},
+    sagas::{Change, Opening, Sagas, declined_response},
+};
+
+/// The operation's name in keys.
+pub(super) const OPERATION: &str = "redeem";
+/// A saga's own deadline, whatever its caller's.
+const SAGA_DEADLINE: Duration = Duration::from_secs(10);
+/// The answer leaves this much before the caller gives up.
+const MARGIN: Duration = Duration::from_millis(100);
+const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// Redeems from all tenders, all or nothing.
+pub(super) async fn redeem(
+    State(app): State<App>,
+    caller: Allow<Spend>,
+    IdempotencyKey(key): IdempotencyKey,
+    body: Body<RedeemRequest>,
+) -> Result<Response, ApiError> {
+    let began = Instant::now();
+    let hash = body.hash(&["deadline_ms"]).to_vec();
+    let request = body.value;
+    authorize(&caller, &request)?;
+    let tenders = planning::check(&request).map_err(|problem| *problem)?;
+    let until = began + Duration::from_millis(planning::deadline_ms(&request)) - MARGIN;
+    let call = Redeem { app, caller: caller.into_caller(), key, hash, request, tenders, until };
+    call.answer().await
+}
+
+fn authorize(caller: &Caller, request: &RedeemRequest) -> Result<(), ApiError> {
+    caller.require_customer(&request.customer_id)?;
+    let is_elsewhere = match &request.location_id {
+        Some(location) => !caller.may_act_at(location),
+        None => caller.location_ids.is_some(),
+    };
+    if is_elsewhere {
+        return Err(ApiError::new(Code::RoleMissing, "The token does not allow acting at this location."));
+    }
+    Ok(())
+}
+
+struct Redeem {
+    app: App,
+    caller: Caller,
+    key: String,
+    hash: Vec<u8>,
+    request: RedeemRequest,
+    tenders: Option<Vec<Tender>>,
+    until: Instant,
+}
+
+impl Redeem {
+    async fn answer(self) -> Result<Response, ApiError> {
+        let needs = planning::needs(self.tenders.as_deref());
+        let refusal = self.door(&needs).err();
+        if refusal.is_some() || !needs.is_nothing() {
+            match self.find().await? {
+                Some(stored) => return self.answer_stored(&stored).await,
+                None => refusal.map_or(Ok(()), Err)?,
+            }
+        }
+        let planned = match self.read(&needs).await? {
+            Ok(wallet) => planning::plan(self.business(), &self.request, self.tenders.as_deref(), &wallet),
+            Err(refused) => Err(refused),
+        };
+        let id = SagaId::fresh();
+        match self.app.engine.submit(self.saga(id, planned)).await {
+            Ok(Submitted::Running) => self.wait(id, false).await,
+            Ok(Submitted::Refused(response)) => Ok(stored_answer(&response, false)),
+            Ok(Submitted::KeyTaken | Submitted::Cancelled | Submitted::Stale) => match self.find().await? {
+                Some(stored) => self.answer_stored(&stored).await,
+                None => Err(ApiError::overloaded()),
+            },
+            Err(error) => Err(self.not_taken(&error).await),
+        }
+    }
+
+    fn business(&self) -> &BusinessId {
+        &self.caller.business_id
+    }
+
+    fn saga_key(&self) -> Key {
+        Key {
+            business_id: self.business().as_str().to_owned(),
+            operation: OPERATION.to_owned(),
+            scope: self.caller.own_customer.as_ref().map_or_else(String::new, |c| c.as_str().to_owned()),
+            key: self.key.clone(),
+        }
+    }
+
+    /// What can be refused without planning: overload, limits, tenders that are known to be down.
+    fn door(&self, needs: &Needs) -> Result<(), ApiError> {
+        if !self.app.engine.is_ready() || self.app.engine.is_full() {
+            return Err(ApiError::overloaded());
+        }
+        if let Some(own) = &self.caller.own_customer {
+            self.app.limits.redeems.admit(&format!("{} {own}", self.business()))?;
+        }
+        if !needs.codes.is_empty() {
+            self.app.limits.codes.admit(&format!("{} {}", self.business(), self.request.customer_id))?;
+        }
+        let named = self.tenders.as_deref().unwrap_or_default().iter().map(|t| t.kind);
+        match named
+            .chain(needs.balances.iter().copied())
+            .find(|kind| self.app.tenders.get(*kind).is_known_down())
+        {
+            Some(kind) => Err(unavailable(kind)),
+            None => Ok(()),
+        }
+    }
+
+    /// Reads what planning needs; `Err` inside is a refusal to be recorded.
+    async fn read(&self, needs: &Needs) -> Result<Result<Wallet, Refusal>, ApiError> {
+        let mut wallet = Wallet::default();
+        let customer = self.request.customer_id.as_str();
+        let accounts = needs.balances.iter().map(|kind| async {
+            (*kind, self.app.tenders.get(*kind).account(self.business(), customer).await)
+        });
+        for (kind, account) in futures_util::future::join_all(accounts).await {
+            let account = account.map_err(|_| unavailable(kind))?;
+            wallet.lots.insert(kind, self.spendable(&account));
+        }
+        for (position, code) in &needs.codes {
+            let resolve = Resolve {
+                business_id: self.business().clone(),
+                customer_id: self.request.customer_id.clone(),
+                code: Some(code.clone()),
+                reward_id: None,
+            };
+            match self.app.tenders.get(TenderKind::DigitalReward).resolve(&resolve).await {
+                Ok(resolved) => drop(wallet.resolved.insert(*position, resolved)),
+                Err(CallError::Rejected(problem)) if problem.code() == Some(Code::RewardNotUsable) => {
+                    return Ok(Err(Box::new(Problem::new(
+                        Code::RewardNotUsable,
+                        "The reward cannot be used.",
+                    ))));
+                }
+                // Codes fail closed.
+                Err(CallError::Rejected(problem)) if problem.status == 429 => return Err((*problem).into()),
+                Err(_) => return Err(unavailable(TenderKind::DigitalReward)),
+            }
+        }
+        Ok(Ok(wallet))
+    }
+
+    /// Lots that this redemption could take, in the tender's own order. A frozen account has none.
+    fn spendable(&self, account: &AccountView) -> Vec<SpendableLot> {
+        if account.status != AccountStatus::Active {
+            return Vec::new();
+        }
+        let now = self.app.clock.now();
+        let lots = account.lots.iter().filter(|lot| {
+            lot.remaining > 0
+                && lot.currency.is_none_or(|currency| currency == self.request.currency)
+                && lot.grace_until.or(lot.expires_at).is_none_or(|end| end > now)
+        });
+        lots.map(|lot| SpendableLot {
+            remaining: lot.remaining,
+            expires_at: lot.expires_at,
+            reward_id: lot.reward_id,
+        })
+        .collect()
+    }
+
+    fn saga(&self, id: SagaId, planned: Result<RedeemPlan, Refusal>) -> NewSaga<Sagas> {
+        let key = self.saga_key();
+        let trace_id = trace::current().map(|trace| trace.id());
+        let legs_id = LegsId::derive(self.business(), OPERATION, &key.scope, &key.key).0;
+        let opening = |status| Some(Change::Opened(Box::new(self.opening(status))));
+        let (plan, begin, change) = match planned {
+            Ok(plan) => (Plan::Redeem(plan), Begin::Run, opening("pending")),
+            Err(mut problem) => {
+                problem.redemption_id = Some(id.0);
+                let response = declined_response(*problem, trace_id.clone());
+                (Plan::Nothing, Begin::Refused(response), opening("declined"))
+            }
+        };
+        NewSaga {
+            id,
+            key,
+            request_hash: self.hash.clone(),
+            kind: Kind::Compensable,
+            legs_id,
+            parent_id: None,
+            plan: Arc::new(plan),
+            deadline: SAGA_DEADLINE,
+            trace_id,
+            change,
+            begin,
+            cancel_parent_key: false,
+        }
+    }
+
+    fn opening(&self, status: &'static str) -> Opening {
+        let request = &self.request;
+        Opening {
+            business_id: self.business().as_str().to_owned(),
+            customer_id: request.customer_id.as_str().to_owned(),
+            order_id: request.order_id.clone(),
+            location_id: request.location_id.clone(),
+            terminal_id: request.terminal_id.clone(),
+            operator_id: request.operator_id.clone(),
+            sequence: request.sequence,
+            currency: request.currency.code().to_owned(),
+            amount: request.amount,
+            status,
+            metadata: serde_json::to_string(&request.metadata).unwrap_or_else(|_| "{}".to_owned()),
+        }
+    }
+
+    async fn find(&self) -> Result<Option<Stored>, ApiError> {
+        self.app.engine.find(&self.saga_key()).await.map_err(|error| unknown(&error))
+    }
+
+    /// Answers under a key that was used before.
+    async fn answer_stored(&self, stored: &Stored) -> Result<Response, ApiError> {
+        if stored.key_cancelled {
+            return Err(key_cancelled());
+        }
+        if stored.request_hash != self.hash {
+            return Err(ApiError::new(
+                Code::IdempotencyKeyReused,
+                "This key was used with another body. Use a new key.",
+            ));
+        }
+        self.wait(stored.id, true).await
+    }
+
+    async fn wait(&self, id: SagaId, is_replay: bool) -> Result<Response, ApiError> {
+        let mut waited = self.app.engine.wait(id, self.until).await.map_err(|error| unknown(&error))?;
+        if matches!(waited, Waited::Pending(SagaState::Running))
+            && self.request.on_deadline == OnDeadline::Cancel
+        {
+            waited = self.give_up(id).await?;
+        }
+        match waited {
+            Waited::Answered(response) => Ok(stored_answer(&response, is_replay)),
+            Waited::KeyCancelled => Err(key_cancelled()),
+            Waited::Pending(_) => self.pending(id).await,
+        }
+    }
+
+    /// The caller's time is up and it does not want the value taken behind its back.
+    async fn give_up(&self, id: SagaId) -> Result<Waited, ApiError> {
+        let stored = self.app.engine.find_by_id(id).await.map_err(|error| unknown(&error))?;
+        if let Some(stored) = stored.filter(|stored| stored.state == SagaState::Running) {
+            let turned = self.app.engine.turn_back(&stored, Reason::Silent, false).await;
+            turned.map_err(|_| unknown(&"the saga store did not answer"))?;
+        }
+        self.app.engine.wait(id, Instant::now()).await.map_err(|error| unknown(&error))
+    }
+
+    async fn pending(&self, id: SagaId) -> Result<Response, ApiError> {
+        let view = redemptions::by_id(&self.app.pool, self.business(), None, id.0)
+            .await
+            .map_err(|error| unknown(&error))?;
+        let view = view.ok_or_else(|| unknown(&"the redemption has no row"))?;
+        let location = HeaderValue::from_str(&view.links.own).map_err(|error| ApiError::internal(&error))?;
+        Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], axum::Json(view)).into_response())
+    }
+
+    /// The store did not take the saga. What is said of the outcome must hold for the key, not for this call alone.
+    async fn not_taken(&self, error: &StoreError) -> ApiError {
+        match error {
+            StoreError::Unknown => unknown(error),
+            StoreError::Refused(_) => ApiError::internal(error),
+            StoreError::Unavailable => match self.app.engine.find(&self.saga_key()).await {
+                Ok(None) => ApiError::overloaded(),
+                Ok(Some(stored)) => match self.answer_stored(&stored).await {
+                    Err(error) => error,
+                    // It has an answer after all; the caller comes back for it with the same key.
+                    Ok(_) => unknown(&"the key has an answer"),
+                },
+                Err(error) => unknown(&error),
+            },
+        }
+    }
+}
+
+/// The answer that is stored under a key, byte for byte.
+fn stored_answer(response: &saga::Response, is_replay: bool) -> Response {
+    let status = StatusCode::from_u16(response.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let status = if is_replay && status == StatusCode::CREATED { StatusCode::OK } else { status };
+    let kind = if status.is_success() { "application/json" } else { service::problem::PROBLEM_JSON };
+    let mut answer = (status, [(header::CONTENT_TYPE, kind)], response.body.clone()).into_response();
+    if is_replay {
+        answer.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    }
+    answer
+}
+
+fn key_cancelled() -> ApiError {
+    ApiError::new(Code::KeyCancelled, "This key was cancelled. Use a new key.")
+}
+
+fn unavailable(kind: TenderKind) -> ApiError {
+    let mut problem = Problem::new(
+        Code::TenderUnavailable,
+        "A tender that this redemption needs cannot be reached. Nothing was written.",
+    );
+    problem.extra.insert("tender".to_owned(), serde_json::json!(kind));
+    problem.into()
+}
+
+/// The database could not say whether the key has an answer, so neither can we.
+fn unknown(cause: &impl std::fmt::Display) -> ApiError {
+    tracing::warn!(%cause, "outcome unknown");
+    Problem::new(
+        Code::Overloaded,
+        "Whether this key was used cannot be said now. Ask again with the same key.",
+    )
+    .outcome(Outcome::Unknown)
+    .into()
+}

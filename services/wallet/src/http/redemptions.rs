@@ -1,0 +1,151 @@
+//! `GET /wallet/redemptions` and `GET /wallet/redemptions/{id}`: the truth, any time.
+
+use api::{
+    BusinessId, Problem,
+    tender::Page,
+    wallet::{Links, Redemption},
+};
+use axum::{Json, extract::State};
+use serde::Deserialize;
+use service::{
+    ApiError,
+    auth::{Allow, Read},
+    extract::{Path, Query, page_size},
+};
+use sqlx::{PgPool, Row, postgres::PgRow};
+use uuid::Uuid;
+
+use super::redeem::OPERATION;
+use crate::{app::App, sagas::link};
+
+/// The columns of a redemption named `r`.
+macro_rules! columns {
+    () => {
+        "r.redemption_id, r.customer_id, r.order_id, r.currency, r.amount, r.redeemed, r.status, r.reversal, \
+         r.hold_expires_at, r.tenders, r.metadata, r.created_at, r.completed_at"
+    };
+}
+
+/// Filters of the list; at least one.
+#[derive(Debug, Deserialize)]
+pub(super) struct Filters {
+    order_id: Option<String>,
+    idempotency_key: Option<String>,
+    customer_id: Option<String>,
+    status: Option<String>,
+    limit: Option<i64>,
+    cursor: Option<Uuid>,
+}
+
+/// A redemption by its id.
+pub(super) async fn show_redemption(
+    State(app): State<App>,
+    caller: Allow<Read>,
+    Path(id): Path<Uuid>,
+) -> Result<Json<Redemption>, ApiError> {
+    app.admit_read(&caller)?;
+    let own = caller.own_customer.as_ref().map(api::CustomerId::as_str);
+    by_id(&app.pool, &caller.business_id, own, id).await?.map(Json).ok_or_else(ApiError::not_found)
+}
+
+/// Redemptions by order, key, customer or status, newest first. Customers see their own only.
+pub(super) async fn list_redemptions(
+    State(app): State<App>,
+    caller: Allow<Read>,
+    Query(filters): Query<Filters>,
+) -> Result<Json<Page<Redemption>>, ApiError> {
+    const SQL: &str = concat!(
+        "SELECT ",
+        columns!(),
+        " FROM wallet.redemption r
+          WHERE r.business_id = $1
+            AND ($2::text IS NULL OR r.customer_id = $2)
+            AND ($3::text IS NULL OR r.order_id = $3)
+            AND ($4::text IS NULL OR r.status = $4)
+            AND ($5::text IS NULL OR r.redemption_id IN (
+                SELECT s.saga_id FROM saga.saga s WHERE s.business_id = $1 AND s.operation = $6 AND s.scope = $7 AND s.key = $5))
+            AND ($8::uuid IS NULL OR r.redemption_id < $8)
+          ORDER BY r.redemption_id DESC LIMIT $9"
+    );
+    app.admit_read(&caller)?;
+    let limit = page_size(filters.limit)?;
+    let own = caller.own_customer.as_ref().map(|c| c.as_str().to_owned());
+    if let (Some(own), Some(asked)) = (&own, &filters.customer_id)
+        && own != asked
+    {
+        return Ok(Json(Page { data: Vec::new(), next_cursor: None }));
+    }
+    let is_filtered = [&filters.order_id, &filters.idempotency_key, &filters.customer_id, &filters.status]
+        .iter()
+        .any(|f| f.is_some());
+    if !is_filtered && own.is_none() {
+        return Err(Problem::invalid(
+            "order_id",
+            "name at least one of order_id, idempotency_key, customer_id, status",
+        )
+        .into());
+    }
+    let rows = sqlx::query(SQL)
+        .bind(caller.business_id.as_str())
+        .bind(own.as_ref().or(filters.customer_id.as_ref()))
+        .bind(&filters.order_id)
+        .bind(&filters.status)
+        .bind(&filters.idempotency_key)
+        .bind(OPERATION)
+        .bind(own.as_deref().unwrap_or_default())
+        .bind(filters.cursor)
+        .bind(limit + 1)
+        .fetch_all(&app.pool)
+        .await?;
+    let mut data = rows.iter().map(read).collect::<sqlx::Result<Vec<_>>>()?;
+    let has_more = i64::try_from(data.len()).unwrap_or(i64::MAX) > limit;
+    data.truncate(usize::try_from(limit).unwrap_or(0));
+    let next_cursor = if has_more { data.last().map(|r| r.id.to_string()) } else { None };
+    Ok(Json(Page { data, next_cursor }))
+}
+
+/// A redemption of a business, of `own` customer only if given.
+pub(super) async fn by_id(
+    pool: &PgPool,
+    business: &BusinessId,
+    own: Option<&str>,
+    id: Uuid,
+) -> sqlx::Result<Option<Redemption>> {
+    const SQL: &str = concat!(
+        "SELECT ",
+        columns!(),
+        " FROM wallet.redemption r WHERE r.business_id = $1 AND r.redemption_id = $2 AND ($3::text IS NULL OR r.customer_id = $3)"
+    );
+    sqlx::query(SQL)
+        .bind(business.as_str())
+        .bind(id)
+        .bind(own)
+        .fetch_optional(pool)
+        .await?
+        .as_ref()
+        .map(read)
+        .transpose()
+}
+
+fn read(row: &PgRow) -> sqlx::Result<Redemption> {
+    let decode = |error: serde_json::Error| sqlx::Error::Decode(Box::new(error));
+    let id: Uuid = row.try_get("redemption_id")?;
+    let (amount, redeemed): (i64, i64) = (row.try_get("amount")?, row.try_get("redeemed")?);
+    Ok(Redemption {
+        id,
+        status: row.try_get("status")?,
+        customer_id: row.try_get("customer_id")?,
+        order_id: row.try_get("order_id")?,
+        currency: row.try_get("currency")?,
+        amount,
+        redeemed,
+        amount_due: amount.saturating_sub(redeemed),
+        reversal: row.try_get("reversal")?,
+        hold_expires_at: row.try_get("hold_expires_at")?,
+        tenders: serde_json::from_value(row.try_get("tenders")?).map_err(decode)?,
+        metadata: serde_json::from_value(row.try_get("metadata")?).map_err(decode)?,
+        created_at: row.try_get("created_at")?,
+        completed_at: row.try_get("completed_at")?,
+        links: Links { own: link(id) },
+    })
+}

@@ -1,0 +1,23 @@
+//! The wallet orchestrator: plans which tender covers how much, runs the redemption's saga over the tenders, and gives the
+//! till one answer.
+//!
+//! | where | what |
+//! |---|---|
+//! | [`http`] | one file a use case; `http::routes` has all routes on one screen |
+//! | [`planning`] | pure: which tender covers how much |
+//! | [`plan`] | what a saga set out to do |
+//! | [`sagas`] | how legs reach tenders, what endings mean, the redemption's rows |
+//! | [`returning`] | giving a whole redemption back |
+//! | [`tenders`] | clients: lanes, breaker |
+//! | [`reconcile`] | legs without a saga |
+
+pub mod app;
+pub mod http;
+pub mod plan;
+pub mod planning;
+pub mod reconcile;
+pub mod returning;
+pub mod sagas;
+pub mod tenders;
+
+pub use app::App;

@@ -1,0 +1,154 @@
+//! What a saga of the wallet set out to do: stored with it, never changed.
+
+use api::{
+    LegsId,
+    legs::{Account, Take},
+    wallet::{Capture, TenderKind},
+};
+use money::Currency;
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// The format of [`Plan`] in the database.
+pub const VERSION: i16 = 1;
+
+/// The plan of any saga of the wallet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Plan {
+    /// Take value, all or nothing.
+    Redeem(RedeemPlan),
+    /// Give back everything that a redemption has in force.
+    Return(ReturnPlan),
+    /// Nothing: the row only keeps an answer under its key.
+    Nothing,
+    /// Legs that a tender holds without a saga; going back cancels them.
+    Orphan(OrphanPlan),
+}
+
+/// A redemption.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RedeemPlan {
+    /// Whose wallet.
+    pub customer_id: String,
+    /// Which order.
+    pub order_id: String,
+    /// In which currency.
+    pub currency: Currency,
+    /// What was asked for, in minor units.
+    pub amount: i64,
+    /// Take at once, or hold.
+    pub capture: Capture,
+    /// How long a hold lasts, in seconds.
+    pub hold_ttl_s: i64,
+    /// As it was sent.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub metadata: std::collections::BTreeMap<String, serde_json::Value>,
+    /// What each tender is asked for.
+    pub legs: Vec<PlannedLeg>,
+}
+
+/// What one tender is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedLeg {
+    /// Position in the request: the number under which the tender knows it.
+    pub leg: u16,
+    /// Which tender.
+    pub tender: TenderKind,
+    /// Where the value is.
+    pub account: Account,
+    /// Units asked for: points, or minor units.
+    pub units: i64,
+    /// What they are worth, in minor units.
+    pub amount: i64,
+    /// All of it, or what there is.
+    pub take: Take,
+    /// For points: what one is worth in major units.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Decimal>,
+    /// For a reward: which.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reward_id: Option<Uuid>,
+    /// For a reward named by its code: the code's end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_four: Option<String>,
+}
+
+/// The full return of a redemption: every leg is cancelled, which takes back whatever is not back yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReturnPlan {
+    /// Which redemption.
+    pub redemption_id: Uuid,
+    /// Why.
+    pub why: ReturnReason,
+    /// Under which id tenders know its legs.
+    pub of: LegsId,
+    /// Its legs.
+    pub legs: Vec<ReturnLeg>,
+}
+
+/// Why a redemption is returned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReturnReason {
+    /// Its key was cancelled after it was completed.
+    Reversal,
+    /// Its key was cancelled while it held value.
+    Void,
+    /// Its hold ran out.
+    HoldExpired,
+}
+
+/// A leg to be taken back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReturnLeg {
+    /// Its number.
+    pub leg: u16,
+    /// Which tender.
+    pub tender: TenderKind,
+    /// Its account.
+    pub account: Account,
+}
+
+/// Legs of which no saga is known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrphanPlan {
+    /// Under which id the tender knows them.
+    pub of: LegsId,
+    /// The legs.
+    pub legs: Vec<ReturnLeg>,
+}
+
+impl Plan {
+    /// How many legs there are.
+    #[must_use]
+    pub fn legs(&self) -> usize {
+        match self {
+            Self::Redeem(plan) => plan.legs.len(),
+            Self::Return(plan) => plan.legs.len(),
+            Self::Nothing => 0,
+            Self::Orphan(plan) => plan.legs.len(),
+        }
+    }
+
+    /// Which tender a leg is with. Asking for a leg that is not there is a defect; the answer is then nobody's name.
+    #[must_use]
+    pub fn tender(&self, leg: usize) -> Option<TenderKind> {
+        match self {
+            Self::Redeem(plan) => plan.legs.get(leg).map(|l| l.tender),
+            Self::Return(plan) => plan.legs.get(leg).map(|l| l.tender),
+            Self::Nothing => None,
+            Self::Orphan(plan) => plan.legs.get(leg).map(|l| l.tender),
+        }
+    }
+}
+
+impl RedeemPlan {
+    /// The same legs, to be taken back.
+    #[must_use]
+    pub fn legs_to_return(&self) -> Vec<ReturnLeg> {
+        let back = |l: &PlannedLeg| ReturnLeg { leg: l.leg, tender: l.tender, account: l.account.clone() };
+        self.legs.iter().map(back).collect()
+    }
+}

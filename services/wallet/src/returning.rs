@@ -1,0 +1,143 @@
+//! Giving a whole redemption back: by its key, or because its hold ran out.
+
+use std::{sync::Arc, time::Duration};
+
+use api::{BusinessId, LegsId};
+use metrics::counter;
+use saga::{Begin, Key, NewSaga, SagaId, Submitted, machine::Kind};
+use service::trace;
+use sqlx::{PgPool, Row, postgres::PgRow};
+use uuid::Uuid;
+
+use crate::{
+    app::App,
+    plan::{Plan, ReturnPlan, ReturnReason},
+    sagas::{Change, Moved, Sagas},
+};
+
+/// A forward-only saga is never turned back, so its deadline is nobody's.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// How often holds that ran out are looked for.
+const SWEEP: Duration = Duration::from_secs(1);
+/// Most holds in one sweep.
+const SWEEP_MAX: i64 = 200;
+
+/// A redemption with the plan that made it.
+#[derive(Debug)]
+pub struct Returnable {
+    /// Its id.
+    pub id: Uuid,
+    /// Whose.
+    pub business_id: String,
+    /// Where it stands.
+    pub status: String,
+    plan: Plan,
+    legs_id: Uuid,
+    scope: String,
+    key: String,
+}
+
+/// The columns that [`read`] expects.
+macro_rules! returnable {
+    () => {
+        "SELECT r.redemption_id, r.business_id, r.status, s.plan, s.legs_id, s.scope, s.key
+         FROM wallet.redemption r JOIN saga.saga s ON s.saga_id = r.redemption_id "
+    };
+}
+
+/// A redemption of a business, to be returned.
+///
+/// # Errors
+/// Of the database.
+pub async fn load(pool: &PgPool, business: &BusinessId, id: Uuid) -> sqlx::Result<Option<Returnable>> {
+    sqlx::query(concat!(returnable!(), "WHERE r.business_id = $1 AND r.redemption_id = $2"))
+        .bind(business.as_str())
+        .bind(id)
+        .fetch_optional(pool)
+        .await?
+        .as_ref()
+        .map(read)
+        .transpose()
+}
+
+fn read(row: &PgRow) -> sqlx::Result<Returnable> {
+    Ok(Returnable {
+        id: row.try_get(0)?,
+        business_id: row.try_get(1)?,
+        status: row.try_get(2)?,
+        plan: serde_json::from_value(row.try_get(3)?)
+            .map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
+        legs_id: row.try_get(4)?,
+        scope: row.try_get(5)?,
+        key: row.try_get(6)?,
+    })
+}
+
+/// The forward-only saga that gives a redemption back. Writing it is the point of no return: the same transaction moves
+/// the redemption, by a compare-and-set, to `reversing`.
+#[must_use]
+pub fn saga(redemption: &Returnable, why: ReturnReason) -> NewSaga<Sagas> {
+    let legs = match &redemption.plan {
+        Plan::Redeem(plan) => plan.legs_to_return(),
+        Plan::Return(_) | Plan::Nothing | Plan::Orphan(_) => Vec::new(),
+    };
+    // One return a redemption, whoever asks for it first: its key is the redemption's.
+    let key = Key {
+        business_id: redemption.business_id.clone(),
+        operation: "return".to_owned(),
+        scope: redemption.scope.clone(),
+        key: redemption.key.clone(),
+    };
+    let plan = ReturnPlan { redemption_id: redemption.id, why, of: LegsId(redemption.legs_id), legs };
+    NewSaga {
+        id: SagaId::fresh(),
+        key,
+        request_hash: Vec::new(),
+        kind: Kind::ForwardOnly,
+        legs_id: redemption.legs_id,
+        parent_id: Some(SagaId(redemption.id)),
+        plan: Arc::new(Plan::Return(plan)),
+        deadline: DEADLINE,
+        trace_id: trace::current().map(|trace| trace.id()),
+        change: Some(Change::Moved(Moved {
+            redemption_id: redemption.id,
+            status: "reversing",
+            ..Moved::default()
+        })),
+        begin: Begin::Run,
+        // A hold that ran out leaves its key as it is: the till's retry still hears what it was told.
+        cancel_parent_key: why != ReturnReason::HoldExpired,
+    }
+}
+
+/// Gives back what is held past its time, by this database's clock. Any instance may; one wins.
+pub async fn sweep_expired_holds(app: App) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        match expired(&app.pool).await {
+            Ok(holds) => {
+                for hold in holds {
+                    if let Ok(Submitted::Running) =
+                        app.engine.submit(saga(&hold, ReturnReason::HoldExpired)).await
+                    {
+                        counter!("wallet_holds_expired_total").increment(1);
+                    }
+                }
+            }
+            Err(error) => tracing::warn!(%error, "could not look for holds that ran out"),
+        }
+    }
+}
+
+async fn expired(pool: &PgPool) -> sqlx::Result<Vec<Returnable>> {
+    sqlx::query(concat!(
+        returnable!(),
+        "WHERE r.status = 'authorized' AND r.hold_expires_at < clock_timestamp() ORDER BY r.hold_expires_at LIMIT $1"
+    ))
+    .bind(SWEEP_MAX)
+    .fetch_all(pool)
+    .await?
+    .iter()
+    .map(read)
+    .collect()
+}

@@ -1,0 +1,179 @@
+//! The wallet's sagas: how legs reach their tenders, and what an ending means for the redemption.
+
+mod redeem;
+mod rows;
+
+use api::{
+    client::CallError,
+    legs::{Forward, LegAction, LegAnswer, LegCommand, LegState, Mode},
+    wallet::{Capture, TenderKind},
+};
+use chrono::TimeDelta;
+use saga::{
+    Admission, Call, Conclusion, Domain, Ending, NewSaga, Replied, Saga, SagaId,
+    machine::{Reply, Way},
+};
+use service::Clock;
+use sqlx::PgConnection;
+
+pub use redeem::declined_response;
+pub(crate) use redeem::link;
+pub use rows::{Change, Moved, Opening};
+
+use crate::{
+    plan::{self, Plan, PlannedLeg, RedeemPlan, ReturnLeg, ReturnPlan, ReturnReason},
+    tenders::Tenders,
+};
+
+/// A leg is refused by its tender this long after the saga's deadline: it saves work, safety rests on tombstones.
+const NOT_AFTER_SLACK: TimeDelta = TimeDelta::seconds(2);
+/// Databases whose clocks differ by more are not sent a time to judge by.
+const SKEW_MAX_MS: i64 = 5_000;
+/// Tenders keep a hold this much longer than the wallet, which alone decides when it ends.
+const HOLD_SLACK: TimeDelta = TimeDelta::hours(24);
+
+/// The wallet's side of the saga engine.
+#[derive(Debug)]
+pub struct Sagas {
+    tenders: Tenders,
+    clock: Clock,
+}
+
+impl Sagas {
+    /// The wallet's sagas over these tenders.
+    #[must_use]
+    pub fn new(tenders: Tenders) -> Self {
+        Self { tenders, clock: Clock }
+    }
+
+    fn command(&self, saga: &Saga<Plan>, leg: usize, way: Way) -> Option<(TenderKind, LegCommand)> {
+        let legs_id = api::LegsId(saga.legs_id);
+        let (of, tender, leg, account, action) = match (&*saga.plan, way) {
+            (Plan::Redeem(plan), Way::Forward) => {
+                let leg = plan.legs.get(leg)?;
+                (
+                    legs_id,
+                    leg.tender,
+                    leg.leg,
+                    &leg.account,
+                    LegAction::Forward(self.forward(saga, plan, leg)),
+                )
+            }
+            (Plan::Redeem(plan), Way::Cancel) => {
+                let leg = plan.legs.get(leg)?;
+                (legs_id, leg.tender, leg.leg, &leg.account, LegAction::Cancel)
+            }
+            (Plan::Return(ReturnPlan { of, legs, .. }), _) => back(*of, legs, leg)?,
+            (Plan::Orphan(plan), _) => back(plan.of, &plan.legs, leg)?,
+            (Plan::Nothing, _) => return None,
+        };
+        let account = account.clone();
+        Some((tender, LegCommand { legs_id: of, leg, account, action, epoch: Some(saga.epoch) }))
+    }
+
+    fn forward(&self, saga: &Saga<Plan>, plan: &RedeemPlan, leg: &PlannedLeg) -> Forward {
+        let is_hold = plan.capture == Capture::Manual;
+        let skew = self.tenders.get(leg.tender).skew_ms();
+        let hold = TimeDelta::seconds(plan.hold_ttl_s) + HOLD_SLACK;
+        Forward {
+            mode: if is_hold { Mode::Hold } else { Mode::Debit },
+            amount: leg.units,
+            take: leg.take,
+            step: 1,
+            reward_id: leg.reward_id,
+            of: None,
+            hold_until: is_hold.then(|| saga.created_at + hold),
+            not_after: (skew.abs() <= SKEW_MAX_MS).then(|| saga.deadline_at + NOT_AFTER_SLACK),
+            order_id: Some(plan.order_id.clone()),
+        }
+    }
+}
+
+type Addressed<'a> = (api::LegsId, TenderKind, u16, &'a api::legs::Account, LegAction);
+
+fn back(of: api::LegsId, legs: &[ReturnLeg], leg: usize) -> Option<Addressed<'_>> {
+    let leg = legs.get(leg)?;
+    Some((of, leg.tender, leg.leg, &leg.account, LegAction::Cancel))
+}
+
+impl Domain for Sagas {
+    type Plan = Plan;
+    type Answer = LegAnswer;
+    type Change = Change;
+
+    const PLAN_VERSION: i16 = plan::VERSION;
+
+    fn legs(&self, plan: &Plan) -> usize {
+        plan.legs()
+    }
+
+    fn participant<'a>(&self, plan: &'a Plan, leg: usize) -> &'a str {
+        plan.tender(leg).map_or("nobody", TenderKind::as_str)
+    }
+
+    async fn send(&self, call: Call<'_, Plan>) -> Replied<LegAnswer> {
+        let Some((tender, command)) = self.command(call.saga, call.leg, call.way) else {
+            return Replied { reply: Reply::Wrong, answer: None, note: Some("no such leg".to_owned()) };
+        };
+        let is_cancel = command.action == LegAction::Cancel;
+        match self.tenders.get(tender).command(command).await {
+            Ok(answer) => Replied { reply: reply(&answer, is_cancel), answer: Some(answer), note: None },
+            Err(CallError::Refused) => Replied { reply: Reply::NotSent, answer: None, note: None },
+            Err(CallError::Unknown(why)) => Replied { reply: Reply::Unknown, answer: None, note: Some(why) },
+            Err(CallError::Rejected(problem)) => {
+                Replied { reply: Reply::Wrong, answer: None, note: Some(problem.code.into_owned()) }
+            }
+        }
+    }
+
+    async fn probe(&self, participant: &str) -> bool {
+        match self.tenders.named(participant) {
+            Some(tender) => tender.probe().await,
+            None => false,
+        }
+    }
+
+    fn conclude(&self, saga: &Saga<Plan>, ending: Ending<'_, LegAnswer>) -> Conclusion<Change> {
+        match &*saga.plan {
+            Plan::Redeem(plan) => redeem::conclude(saga, plan, &ending, self.clock.now()),
+            Plan::Return(plan) => Conclusion { response: None, change: returned(plan, &ending) },
+            Plan::Nothing | Plan::Orphan(_) => Conclusion { response: None, change: None },
+        }
+    }
+
+    async fn admit(
+        &self,
+        conn: &mut PgConnection,
+        new: &[&NewSaga<Self>],
+    ) -> sqlx::Result<Vec<Admission<Change>>> {
+        rows::admit(conn, new).await
+    }
+
+    async fn record(&self, conn: &mut PgConnection, changes: &[(SagaId, Change)]) -> sqlx::Result<()> {
+        rows::record(conn, changes).await
+    }
+}
+
+/// What an answer means to the saga. A cancel is done whatever state it found.
+fn reply(answer: &LegAnswer, is_cancel: bool) -> Reply {
+    match answer.state {
+        _ if is_cancel => Reply::Done,
+        LegState::Applied | LegState::Held if answer.amount > 0 => Reply::Done,
+        LegState::Applied | LegState::Held => Reply::Empty,
+        LegState::Declined | LegState::Expired | LegState::Reversed | LegState::Tombstoned => Reply::Refused,
+    }
+}
+
+/// What the return of a redemption makes of it.
+fn returned(plan: &ReturnPlan, ending: &Ending<'_, LegAnswer>) -> Option<Change> {
+    let status = match (ending, plan.why) {
+        (Ending::Completed(_), ReturnReason::Reversal) => "reversed",
+        (Ending::Completed(_), ReturnReason::Void) => "voided",
+        (Ending::Completed(_), ReturnReason::HoldExpired) => "expired",
+        (Ending::Parked, _) => "under_review",
+        (Ending::Reopened(_), _) => "reversing",
+        (Ending::Resolved, _) => "resolved",
+        (Ending::TurnedBack(_) | Ending::Undone(..), _) => return None, // forward-only
+    };
+    Some(Change::Moved(rows::Moved { redemption_id: plan.redemption_id, status, ..rows::Moved::default() }))
+}

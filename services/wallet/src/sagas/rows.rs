@@ -1,0 +1,263 @@
+//! The redemption's row, moved inside the transactions of its sagas.
+
+use std::collections::HashSet;
+
+use api::{Code, Problem};
+use chrono::{DateTime, Utc};
+use saga::{Admission, NewSaga, SagaId};
+use sha2::{Digest, Sha256};
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+use super::{Sagas, declined_response};
+use crate::plan::{Plan, ReturnPlan};
+
+/// A change of redemptions that belongs to a transition.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// A new redemption.
+    Opened(Box<Opening>),
+    /// A redemption reached a status.
+    Moved(Moved),
+}
+
+/// A new redemption's row.
+#[derive(Debug, Clone)]
+pub struct Opening {
+    /// The retailer.
+    pub business_id: String,
+    /// Whose wallet.
+    pub customer_id: String,
+    /// Which order.
+    pub order_id: String,
+    /// Where.
+    pub location_id: Option<String>,
+    /// At which till.
+    pub terminal_id: Option<String>,
+    /// By whom.
+    pub operator_id: Option<String>,
+    /// The till's own number.
+    pub sequence: Option<i64>,
+    /// In which currency.
+    pub currency: String,
+    /// What was asked for, in minor units.
+    pub amount: i64,
+    /// `pending`, or `declined` for a refusal found by planning.
+    pub status: &'static str,
+    /// As it was sent, as JSON.
+    pub metadata: String,
+}
+
+/// A redemption's new status; `None` leaves a column as it is.
+#[derive(Debug, Clone, Default)]
+pub struct Moved {
+    /// Which redemption.
+    pub redemption_id: Uuid,
+    /// Its status.
+    pub status: &'static str,
+    /// Of a declined one. Cleared with every other status.
+    pub reversal: Option<&'static str>,
+    /// Minor units covered.
+    pub redeemed: Option<i64>,
+    /// What the tenders gave, as JSON.
+    pub tenders: Option<String>,
+    /// When it was completed.
+    pub completed_at: Option<DateTime<Utc>>,
+    /// Until when held value is kept.
+    pub hold_expires_at: Option<DateTime<Utc>>,
+}
+
+/// Applies changes: all new rows in one statement, all moves in another.
+pub(super) async fn record(conn: &mut PgConnection, changes: &[(SagaId, Change)]) -> sqlx::Result<()> {
+    let mut opened = Vec::new();
+    let mut moved = Vec::new();
+    for (id, change) in changes {
+        match change {
+            Change::Opened(opening) => opened.push((id.0, &**opening)),
+            Change::Moved(change) => moved.push(change),
+        }
+    }
+    if !opened.is_empty() {
+        insert(conn, &opened).await?;
+    }
+    if !moved.is_empty() {
+        moved.sort_by_key(|m| m.redemption_id);
+        update(conn, &moved).await?;
+    }
+    Ok(())
+}
+
+async fn insert(conn: &mut PgConnection, rows: &[(Uuid, &Opening)]) -> sqlx::Result<()> {
+    let text = |f: fn(&Opening) -> &String| rows.iter().map(|(_, r)| f(r).clone()).collect::<Vec<_>>();
+    let maybe =
+        |f: fn(&Opening) -> &Option<String>| rows.iter().map(|(_, r)| f(r).clone()).collect::<Vec<_>>();
+    sqlx::query(
+        "INSERT INTO wallet.redemption (redemption_id, business_id, customer_id, order_id, location_id, terminal_id,
+             operator_id, sequence, currency, amount, status, reversal, metadata)
+         SELECT u.redemption_id, u.business_id, u.customer_id, u.order_id, u.location_id, u.terminal_id,
+             u.operator_id, u.sequence, u.currency, u.amount, u.status,
+             CASE WHEN u.status = 'declined' THEN 'done' END, u.metadata::jsonb
+         FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bigint[],
+             $9::text[], $10::bigint[], $11::text[], $12::text[])
+             AS u(redemption_id, business_id, customer_id, order_id, location_id, terminal_id, operator_id, sequence,
+                 currency, amount, status, metadata)",
+    )
+    .bind(rows.iter().map(|(id, _)| *id).collect::<Vec<_>>())
+    .bind(text(|r| &r.business_id))
+    .bind(text(|r| &r.customer_id))
+    .bind(text(|r| &r.order_id))
+    .bind(maybe(|r| &r.location_id))
+    .bind(maybe(|r| &r.terminal_id))
+    .bind(maybe(|r| &r.operator_id))
+    .bind(rows.iter().map(|(_, r)| r.sequence).collect::<Vec<_>>())
+    .bind(text(|r| &r.currency))
+    .bind(rows.iter().map(|(_, r)| r.amount).collect::<Vec<_>>())
+    .bind(rows.iter().map(|(_, r)| r.status.to_owned()).collect::<Vec<_>>())
+    .bind(text(|r| &r.metadata))
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+async fn update(conn: &mut PgConnection, rows: &[&Moved]) -> sqlx::Result<()> {
+    sqlx::query(
+        "UPDATE wallet.redemption AS r SET
+             status = u.status,
+             reversal = u.reversal,
+             redeemed = coalesce(u.redeemed, r.redeemed),
+             -- Being returned reserves everything, so that nothing else can give the same value back.
+             returned = CASE WHEN u.status IN ('reversing', 'reversed', 'voided', 'expired')
+                        THEN coalesce(u.redeemed, r.redeemed) ELSE r.returned END,
+             tenders = coalesce(u.tenders::jsonb, r.tenders),
+             completed_at = coalesce(u.completed_at, r.completed_at),
+             hold_expires_at = coalesce(u.hold_expires_at, r.hold_expires_at)
+         FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::timestamptz[], $7::timestamptz[])
+             AS u(redemption_id, status, reversal, redeemed, tenders, completed_at, hold_expires_at)
+         WHERE r.redemption_id = u.redemption_id",
+    )
+    .bind(rows.iter().map(|r| r.redemption_id).collect::<Vec<_>>())
+    .bind(rows.iter().map(|r| r.status.to_owned()).collect::<Vec<_>>())
+    .bind(rows.iter().map(|r| r.reversal.map(str::to_owned)).collect::<Vec<_>>())
+    .bind(rows.iter().map(|r| r.redeemed).collect::<Vec<_>>())
+    .bind(rows.iter().map(|r| r.tenders.clone()).collect::<Vec<_>>())
+    .bind(rows.iter().map(|r| r.completed_at).collect::<Vec<_>>())
+    .bind(rows.iter().map(|r| r.hold_expires_at).collect::<Vec<_>>())
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Judges new sagas: a redemption whose till sequence is taken is refused, a return whose redemption has moved on is
+/// stale. Everything else is admitted without a statement.
+pub(super) async fn admit(
+    conn: &mut PgConnection,
+    new: &[&NewSaga<Sagas>],
+) -> sqlx::Result<Vec<Admission<Change>>> {
+    let stale = stale_returns(conn, new).await?;
+    let taken = taken_sequences(conn, new).await?;
+    let verdict = |saga: &&NewSaga<Sagas>| {
+        if stale.contains(&saga.id) {
+            Admission::Stale
+        } else if taken.contains(&saga.id) {
+            let problem = Problem::new(
+                Code::DuplicateReference,
+                "This till, order and sequence were used under another key.",
+            );
+            let change = saga.change.clone().map(|change| match change {
+                Change::Opened(opening) => {
+                    Change::Opened(Box::new(Opening { status: "declined", ..*opening }))
+                }
+                other @ Change::Moved(_) => other,
+            });
+            Admission::Refused(declined_response(problem, saga.trace_id.clone()), change)
+        } else {
+            Admission::Admitted
+        }
+    };
+    Ok(new.iter().map(verdict).collect())
+}
+
+/// The compare-and-set of a return: its redemption is locked here, and must still have value in force.
+async fn stale_returns(conn: &mut PgConnection, new: &[&NewSaga<Sagas>]) -> sqlx::Result<HashSet<SagaId>> {
+    let returns: Vec<(SagaId, &ReturnPlan)> = new
+        .iter()
+        .filter_map(|s| if let Plan::Return(plan) = &*s.plan { Some((s.id, plan)) } else { None })
+        .collect();
+    if returns.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let mut ids: Vec<Uuid> = returns.iter().map(|(_, plan)| plan.redemption_id).collect();
+    ids.sort_unstable();
+    let rows = sqlx::query(
+        "SELECT redemption_id FROM wallet.redemption
+         WHERE redemption_id = ANY($1) AND status IN ('completed', 'authorized', 'partially_refunded')
+         ORDER BY redemption_id FOR UPDATE",
+    )
+    .bind(ids)
+    .fetch_all(conn)
+    .await?;
+    let mut free: HashSet<Uuid> = rows.iter().map(|row| row.try_get(0)).collect::<sqlx::Result<_>>()?;
+    // Two returns of one redemption in one batch: the first takes it.
+    Ok(returns.into_iter().filter(|(_, plan)| !free.remove(&plan.redemption_id)).map(|(id, _)| id).collect())
+}
+
+/// Guards are advisory locks taken in order, held to the end of the transaction, then a read in a statement of its own.
+async fn taken_sequences(conn: &mut PgConnection, new: &[&NewSaga<Sagas>]) -> sqlx::Result<HashSet<SagaId>> {
+    let guarded: Vec<(SagaId, &Opening)> = new
+        .iter()
+        .filter_map(|s| match &s.change {
+            Some(Change::Opened(o)) if guard(o).is_some() && o.status == "pending" => Some((s.id, &**o)),
+            _ => None,
+        })
+        .collect();
+    if guarded.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let mut locks: Vec<i64> = guarded.iter().filter_map(|(_, o)| guard(o)).collect();
+    locks.sort_unstable();
+    sqlx::query("SELECT pg_advisory_xact_lock(k) FROM unnest($1::bigint[]) AS k")
+        .bind(locks)
+        .execute(&mut *conn)
+        .await?;
+    let mut taken = HashSet::new();
+    let mut in_batch = HashSet::new();
+    for (id, o) in guarded {
+        let is_used: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM wallet.redemption
+                 WHERE business_id = $1 AND location_id = $2 AND terminal_id = $3 AND order_id = $4 AND sequence = $5
+                   AND status IN ('pending', 'authorized', 'completed') AND redemption_id <> $6)",
+        )
+        .bind(&o.business_id)
+        .bind(&o.location_id)
+        .bind(&o.terminal_id)
+        .bind(&o.order_id)
+        .bind(o.sequence)
+        .bind(id)
+        .fetch_one(&mut *conn)
+        .await?;
+        if is_used || !in_batch.insert(guard(o)) {
+            taken.insert(id);
+        }
+    }
+    Ok(taken)
+}
+
+/// The lock of a till's sequence; none unless the till gives all of its parts.
+fn guard(o: &Opening) -> Option<i64> {
+    let parts = [
+        &o.business_id,
+        o.location_id.as_ref()?,
+        o.terminal_id.as_ref()?,
+        &o.order_id,
+        &o.sequence?.to_string(),
+    ];
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part.as_bytes());
+    }
+    let digest = hash.finalize();
+    let mut bytes = [0_u8; 8];
+    bytes.copy_from_slice(&digest[..8]);
+    Some(i64::from_be_bytes(bytes))
+}

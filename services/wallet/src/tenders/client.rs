@@ -1,0 +1,237 @@
+//! One tender over HTTP.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use api::{
+    BusinessId, Problem,
+    client::CallError,
+    legs::{LegAnswer, LegCommand, LegPage},
+    rewards::{Resolve, Resolved},
+    tender::AccountView,
+    wallet::TenderKind,
+};
+use reqwest::{RequestBuilder, Response, StatusCode};
+use serde::de::DeserializeOwned;
+use service::{auth::ServiceTokens, trace};
+use tokio_util::task::TaskTracker;
+
+use super::{breaker::Breaker, lane::Lane};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+/// Reads before a redemption: the till is waiting.
+const READ_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest problem document that is read.
+const PROBLEM_LIMIT: usize = 64 * 1024;
+
+/// A client of one tender. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Tender {
+    inner: Arc<Inner>,
+    forward: Lane,
+    cancel: Lane,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) kind: TenderKind,
+    url: String,
+    http: reqwest::Client,
+    tokens: Arc<TokenSource>,
+    breaker: Breaker,
+    /// The tender's database clock minus the wallet's, in milliseconds, as of its last answer.
+    skew_ms: AtomicI64,
+}
+
+/// The services' tokens, whose contents nobody prints.
+pub(super) struct TokenSource(Arc<ServiceTokens>);
+
+impl std::fmt::Debug for TokenSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TokenSource")
+    }
+}
+
+impl Tender {
+    pub(super) fn init(
+        kind: TenderKind,
+        url: &str,
+        tokens: Arc<ServiceTokens>,
+        tasks: &TaskTracker,
+    ) -> anyhow::Result<Self> {
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .no_proxy()
+            .pool_max_idle_per_host(64)
+            .build()?;
+        let inner = Arc::new(Inner {
+            kind,
+            url: url.trim_end_matches('/').to_owned(),
+            http,
+            tokens: Arc::new(TokenSource(tokens)),
+            breaker: Breaker::new(),
+            skew_ms: AtomicI64::new(0),
+        });
+        // Cancels have a lane of their own: they must not queue behind forwards to a tender that is slow.
+        let forward = Lane::start(inner.clone(), tasks);
+        let cancel = Lane::start(inner.clone(), tasks);
+        Ok(Self { inner, forward, cancel })
+    }
+
+    /// Which tender.
+    #[must_use]
+    pub fn kind(&self) -> TenderKind {
+        self.inner.kind
+    }
+
+    /// Whether a redemption that needs this tender should be refused before anything is written.
+    #[must_use]
+    pub fn is_known_down(&self) -> bool {
+        self.inner.breaker.is_open()
+    }
+
+    /// Sends a command to a leg, in a batch with what others send at the moment. The caller limits the time.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn command(&self, command: LegCommand) -> Result<LegAnswer, CallError> {
+        let is_cancel = matches!(command.action, api::legs::LegAction::Cancel);
+        let attempt = self.inner.breaker.attempt();
+        let answer =
+            if is_cancel { self.cancel.send(command).await } else { self.forward.send(command).await };
+        if matches!(answer, Ok(_) | Err(CallError::Rejected(_))) {
+            attempt.answered();
+        }
+        answer
+    }
+
+    /// Whether the tender is ready.
+    pub async fn probe(&self) -> bool {
+        let request = self.inner.http.get(format!("{}/health/ready", self.inner.url)).timeout(READ_TIMEOUT);
+        let is_ready = request.send().await.is_ok_and(|answer| answer.status().is_success());
+        if is_ready && self.inner.breaker.is_suspicious() {
+            self.inner.breaker.succeeded();
+        }
+        is_ready
+    }
+
+    /// How far the tender's database clock is ahead of the wallet's, in milliseconds.
+    #[must_use]
+    pub fn skew_ms(&self) -> i64 {
+        self.inner.skew_ms.load(Ordering::Relaxed)
+    }
+
+    /// The account of a customer.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn account(&self, business: &BusinessId, customer: &str) -> Result<AccountView, CallError> {
+        let mut url = self.inner.address(&["accounts", customer])?;
+        url.query_pairs_mut().append_pair("business_id", business.as_str());
+        self.inner.read(self.inner.http.get(url)).await
+    }
+
+    /// The reward that a code means for a customer.
+    ///
+    /// # Errors
+    /// [`CallError`]; a reward that cannot be used is a `reward_not_usable` problem.
+    pub async fn resolve(&self, resolve: &Resolve) -> Result<Resolved, CallError> {
+        let url = self.inner.address(&["rewards", "resolve"])?;
+        self.inner.read(self.inner.http.post(url).json(resolve)).await
+    }
+
+    /// A page of legs in force, for reconciliation.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn legs_in_force(&self, after: Option<&str>, limit: u32) -> Result<LegPage, CallError> {
+        let mut url = self.inner.address(&["legs"])?;
+        url.query_pairs_mut().append_pair("limit", &limit.to_string());
+        if let Some(after) = after {
+            url.query_pairs_mut().append_pair("after", after);
+        }
+        self.inner.read(self.inner.http.get(url)).await
+    }
+}
+
+impl Inner {
+    /// An address under `/internal/v1`, whatever characters the segments have.
+    fn address(&self, segments: &[&str]) -> Result<reqwest::Url, CallError> {
+        let invalid = |error: &dyn std::fmt::Display| CallError::Unknown(format!("address: {error}"));
+        let mut url: reqwest::Url = self.url.parse().map_err(|e| invalid(&e))?;
+        url.path_segments_mut()
+            .map_err(|()| invalid(&"not a base"))?
+            .pop_if_empty()
+            .extend(["internal", "v1"])
+            .extend(segments);
+        Ok(url)
+    }
+
+    async fn read<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, CallError> {
+        let response = self.send(request.timeout(READ_TIMEOUT)).await?;
+        response.json().await.map_err(|error| unknown(&error))
+    }
+
+    /// Posts a body to an address under `/internal/v1/legs`.
+    pub(super) async fn post(
+        &self,
+        segments: &[&str],
+        body: &impl serde::Serialize,
+    ) -> Result<Response, CallError> {
+        let url = self.address(&[&["legs"], segments].concat())?;
+        self.send(self.http.post(url).json(body)).await
+    }
+
+    /// Puts a body to an address under `/internal/v1/legs`.
+    pub(super) async fn put(
+        &self,
+        segments: &[&str],
+        body: &impl serde::Serialize,
+    ) -> Result<Response, CallError> {
+        let url = self.address(&[&["legs"], segments].concat())?;
+        self.send(self.http.put(url).json(body)).await
+    }
+
+    /// Sends a request; only a 2xx is a response.
+    async fn send(&self, request: RequestBuilder) -> Result<Response, CallError> {
+        let token = self.tokens.0.token().map_err(|error| CallError::Unknown(format!("token: {error}")))?;
+        let mut request = request.bearer_auth(token);
+        if let Some(trace) = trace::current() {
+            request = request.header(trace::TRACEPARENT, trace.header());
+        }
+        let response = request
+            .send()
+            .await
+            .map_err(|error| if error.is_connect() { CallError::Refused } else { unknown(&error) })?;
+        match response.status() {
+            status if status.is_success() => Ok(response),
+            status if status.is_client_error() => Err(rejected(status, response).await),
+            status => Err(CallError::Unknown(format!("status {status}"))),
+        }
+    }
+
+    pub(super) fn note_clock(&self, at_ms: i64, wallet_now_ms: i64) {
+        self.skew_ms.store(at_ms - wallet_now_ms, Ordering::Relaxed);
+    }
+}
+
+/// A 4xx is definite only if it is one of our problem documents; anything else may come from whatever stands between.
+async fn rejected(status: StatusCode, response: Response) -> CallError {
+    match response.bytes().await {
+        Ok(body) if body.len() <= PROBLEM_LIMIT => match serde_json::from_slice::<Problem>(&body) {
+            Ok(problem) => CallError::Rejected(Box::new(problem)),
+            Err(_) => CallError::Unknown(format!("status {status} without a problem document")),
+        },
+        _ => CallError::Unknown(format!("status {status} without a problem document")),
+    }
+}
+
+pub(super) fn unknown(error: &reqwest::Error) -> CallError {
+    CallError::Unknown(service::problem::chain(error))
+}

@@ -1,0 +1,175 @@
+//! A lane: commands of concurrent sagas travel together.
+//!
+//! One task takes whatever waits, up to a limit and without a timer, and sends it as one batch, whose answers come as a stream of
+//! lines: each caller has its answer when its line is there. A batch that does not end soon is left to itself and the
+//! lane goes on, so that a slow leg delays nobody. After an error the next commands go singly: a batch must not fail
+//! for one bad command, nor for a tender that does not know batches.
+
+use std::{sync::Arc, time::Duration};
+
+use api::{
+    client::CallError,
+    legs::{BATCH_MAX, Batch, BatchLine, LegAction, LegAnswer, LegCommand, SingleCapture, SingleForward},
+};
+use futures_util::StreamExt;
+use metrics::histogram;
+use reqwest::Response;
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot},
+    time::timeout,
+};
+use tokio_util::task::TaskTracker;
+
+use super::client::{Inner, unknown};
+
+/// Longest queue in front of a lane.
+const QUEUE: usize = 8_192;
+/// A batch that takes longer than this no longer holds the lane.
+const PATIENCE: Duration = Duration::from_millis(20);
+/// Most batches left to themselves at once.
+const UNFINISHED: usize = 64;
+/// Nothing of a batch is waited for any longer than this; its callers have given up before.
+const BATCH_TIMEOUT: Duration = Duration::from_secs(6);
+/// Commands that go singly after a batch failed.
+const SINGLES: usize = 64;
+/// Longest line of an answer.
+const LINE_LIMIT: usize = 256 * 1024;
+
+struct Item {
+    command: LegCommand,
+    done: oneshot::Sender<Result<LegAnswer, CallError>>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Lane(mpsc::Sender<Item>);
+
+impl Lane {
+    pub(super) fn start(tender: Arc<Inner>, tasks: &TaskTracker) -> Self {
+        let (queue, items) = mpsc::channel(QUEUE);
+        tasks.spawn(run(tender, items, tasks.clone()));
+        Self(queue)
+    }
+
+    pub(super) async fn send(&self, command: LegCommand) -> Result<LegAnswer, CallError> {
+        let (done, answer) = oneshot::channel();
+        // Not sent for certain: the lane takes nothing more.
+        self.0.try_send(Item { command, done }).map_err(|_| CallError::Refused)?;
+        answer.await.unwrap_or_else(|_| Err(CallError::Unknown("the lane dropped it".to_owned())))
+    }
+}
+
+async fn run(tender: Arc<Inner>, mut items: mpsc::Receiver<Item>, tasks: TaskTracker) {
+    let unfinished = Arc::new(Semaphore::new(UNFINISHED));
+    let mut singles = 0_usize;
+    let mut waiting = Vec::with_capacity(BATCH_MAX);
+    let (failed, mut failures) = mpsc::channel::<()>(UNFINISHED);
+    while items.recv_many(&mut waiting, BATCH_MAX).await > 0 {
+        // Whoever gave up while waiting here is not sent for.
+        waiting.retain(|item| !item.done.is_closed());
+        if waiting.is_empty() {
+            continue;
+        }
+        let Ok(permit) = unfinished.clone().acquire_owned().await else { return };
+        while failures.try_recv().is_ok() {
+            singles = SINGLES;
+        }
+        histogram!("wallet_lane_batch_size", "tender" => tender.kind.as_str())
+            .record(f64::from(u32::try_from(waiting.len()).unwrap_or(u32::MAX)));
+        let batch = std::mem::take(&mut waiting);
+        let (tender, failed) = (tender.clone(), failed.clone());
+        let one_by_one = singles > 0;
+        singles = singles.saturating_sub(batch.len());
+        let mut sending = tasks.spawn(async move {
+            let _permit = permit;
+            if one_by_one {
+                let all = batch.into_iter().map(|item| send_single(&tender, item));
+                futures_util::future::join_all(all).await;
+            } else if timeout(BATCH_TIMEOUT, send_batch(&tender, batch)).await.unwrap_or(Err(())).is_err() {
+                let _ = failed.try_send(());
+            }
+        });
+        let _ = timeout(PATIENCE, &mut sending).await;
+    }
+}
+
+/// Sends a batch and answers its callers line by line. An error means that commands should go singly for a while.
+async fn send_batch(tender: &Inner, items: Vec<Item>) -> Result<(), ()> {
+    let (commands, mut callers): (Vec<_>, Vec<_>) =
+        items.into_iter().map(|item| (item.command, Some(item.done))).unzip();
+    let response = match tender.post(&["batch"], &Batch { commands }).await {
+        Ok(response) => response,
+        Err(CallError::Refused) => {
+            answer_all(&mut callers, || CallError::Refused);
+            return Ok(()); // singles would be refused as well
+        }
+        Err(error) => {
+            answer_all(&mut callers, || CallError::Unknown(error.to_string()));
+            return Err(());
+        }
+    };
+    let outcome = read_lines(tender, response, &mut callers).await;
+    let is_complete = callers.iter().all(Option::is_none);
+    let error = outcome.err().unwrap_or_else(|| "no answer".to_owned());
+    answer_all(&mut callers, || CallError::Unknown(error.clone()));
+    if is_complete { Ok(()) } else { Err(()) }
+}
+
+type Caller = Option<oneshot::Sender<Result<LegAnswer, CallError>>>;
+
+fn answer_all(callers: &mut [Caller], error: impl Fn() -> CallError) {
+    for done in callers.iter_mut().filter_map(Option::take) {
+        let _ = done.send(Err(error()));
+    }
+}
+
+async fn read_lines(tender: &Inner, response: Response, callers: &mut [Caller]) -> Result<(), String> {
+    let mut chunks = response.bytes_stream();
+    let mut buffer = Vec::new();
+    while let Some(chunk) = chunks.next().await {
+        buffer.extend_from_slice(&chunk.map_err(|error| unknown(&error).to_string())?);
+        let mut rest = buffer.as_slice();
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            let line: BatchLine = serde_json::from_slice(&rest[..end]).map_err(|error| error.to_string())?;
+            rest = &rest[end + 1..];
+            answer(tender, line, callers);
+        }
+        let used = buffer.len() - rest.len();
+        buffer.drain(..used);
+        if buffer.len() > LINE_LIMIT {
+            return Err("a line is too long".to_owned());
+        }
+    }
+    Ok(())
+}
+
+fn answer(tender: &Inner, line: BatchLine, callers: &mut [Caller]) {
+    tender.note_clock(line.at_ms, service::Clock.now().timestamp_millis());
+    let Some(done) = callers.get_mut(line.index).and_then(Option::take) else { return };
+    let _ = done.send(match (line.answer, line.problem) {
+        (Some(answer), None) => Ok(answer),
+        (None, Some(problem)) if problem.status < 500 => Err(CallError::Rejected(Box::new(problem))),
+        (None, Some(problem)) => Err(CallError::Unknown(problem.code.into_owned())),
+        _ => Err(CallError::Unknown("a line with neither or both of answer and problem".to_owned())),
+    });
+}
+
+async fn send_single(tender: &Inner, item: Item) {
+    let answer = timeout(BATCH_TIMEOUT, single(tender, item.command)).await;
+    let _ = item.done.send(answer.unwrap_or_else(|_| Err(CallError::Unknown("timeout".to_owned()))));
+}
+
+async fn single(tender: &Inner, command: LegCommand) -> Result<LegAnswer, CallError> {
+    let LegCommand { legs_id, leg, account, action, epoch } = command;
+    let (legs_id, leg) = (legs_id.to_string(), leg.to_string());
+    let response = match action {
+        LegAction::Forward(forward) => {
+            tender.put(&[&legs_id, &leg], &SingleForward { account, forward, epoch }).await?
+        }
+        LegAction::Cancel => tender.post(&[&legs_id, &leg, "cancel"], &account).await?,
+        LegAction::Capture { amount } => {
+            tender.post(&[&legs_id, &leg, "capture"], &SingleCapture { account, amount }).await?
+        }
+        LegAction::Query => return Err(CallError::Unknown("a query does not travel in a lane".to_owned())),
+    };
+    response.json().await.map_err(|error| unknown(&error))
+}

@@ -1,0 +1,56 @@
+//! The three tenders, as this process reaches them.
+
+mod breaker;
+mod client;
+mod lane;
+
+use std::{collections::HashMap, sync::Arc};
+
+use api::wallet::TenderKind;
+use service::auth::ServiceTokens;
+use tokio_util::task::TaskTracker;
+
+pub use client::Tender;
+
+/// Where the internal listeners of the tenders are.
+#[derive(Debug, Clone)]
+pub struct Addresses {
+    /// Of points.
+    pub points: String,
+    /// Of store credit.
+    pub store_credit: String,
+    /// Of digital rewards.
+    pub digital_rewards: String,
+}
+
+/// The tenders by kind.
+#[derive(Debug, Clone)]
+pub struct Tenders(Arc<HashMap<TenderKind, Tender>>);
+
+impl Tenders {
+    /// Clients with a lane each, whose tasks `tasks` owns.
+    ///
+    /// # Errors
+    /// When an HTTP client cannot be made.
+    pub fn init(addresses: &Addresses, tokens: ServiceTokens, tasks: &TaskTracker) -> anyhow::Result<Self> {
+        let tokens = Arc::new(tokens);
+        let tender = |kind, url: &str| anyhow::Ok((kind, Tender::init(kind, url, tokens.clone(), tasks)?));
+        Ok(Self(Arc::new(HashMap::from([
+            tender(TenderKind::Points, &addresses.points)?,
+            tender(TenderKind::StoreCredit, &addresses.store_credit)?,
+            tender(TenderKind::DigitalReward, &addresses.digital_rewards)?,
+        ]))))
+    }
+
+    /// The client of a kind.
+    #[must_use]
+    pub fn get(&self, kind: TenderKind) -> &Tender {
+        &self.0[&kind] // `init` made one of every kind
+    }
+
+    /// The client whose kind has this name.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Option<&Tender> {
+        TenderKind::ALL.into_iter().find(|kind| kind.as_str() == name).map(|kind| self.get(kind))
+    }
+}
