@@ -23,8 +23,10 @@ use crate::{
 const KEYS_INTERVAL: Duration = Duration::from_secs(5);
 /// Longest time that a stop waits for background work after the last request.
 const BACKGROUND_LIMIT: Duration = Duration::from_secs(10);
-/// Most open connections on the internal listener.
-const INTERNAL_CONNECTIONS: usize = 1024;
+/// What the internal listener allows. Its clients are ours and keep idle connections for up to 90 s: closing one
+/// sooner could meet a request that is on its way.
+const INTERNAL_LIMITS: Limits =
+    Limits { head: Duration::from_secs(120), connections: 1024, drain: Duration::from_secs(20) };
 
 /// What the parts of a process share.
 ///
@@ -112,13 +114,12 @@ impl Process {
         );
         let close = CancellationToken::new();
         let limits = Limits { connections: self.config.max_connections, ..Limits::default() };
-        let internal_limits = Limits { connections: INTERNAL_CONNECTIONS, ..Limits::default() };
         tracing::info!(
             service = self.name, public = %self.config.public_addr, internal = %self.config.internal_addr, "serving"
         );
         tokio::join!(
             accept::serve(public_listener, public, limits, close.clone()),
-            accept::serve(internal_listener, internal, internal_limits, close.clone()),
+            accept::serve(internal_listener, internal, INTERNAL_LIMITS, close.clone()),
             self.close_when_told(close),
         );
         self.stopping.cancel();
