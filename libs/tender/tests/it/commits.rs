@@ -1,0 +1,113 @@
+//! Commits without an answer, connections that die, a database that is not there.
+
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
+
+use api::legs::LegState;
+use service::{config::Secret, db};
+use sqlx::{Connection, PgConnection};
+use tender::executor::{ExecuteError, Executor, ExecutorConfig};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    proxy::Proxy,
+    support::{Server, credit, debit, insist, run},
+};
+
+fn executor_at(url: &str, stop: &CancellationToken) -> Executor {
+    let url: Secret = url.parse().unwrap();
+    let database = db::for_executor(db::connect_options(&url, "test").unwrap());
+    let config = ExecutorConfig { tender: "points", shards: 1, queue: 64, database };
+    Executor::start(&config, &TaskTracker::new(), stop)
+}
+
+#[tokio::test]
+async fn a_commit_without_an_answer_is_done_exactly_once_and_answered() {
+    let server = Server::points().await;
+    let admin = server.tender.database.admin();
+    let proxy = Proxy::start(admin.get_host().to_owned(), admin.get_port()).await;
+    let url = server.tender.database.url();
+    let through = url
+        .expose()
+        .replace(&format!("{}:{}", admin.get_host(), admin.get_port()), &format!("127.0.0.1:{}", proxy.port));
+    assert_ne!(through, url.expose());
+    let stop = CancellationToken::new();
+    let executor = executor_at(&through, &stop);
+    run(&executor, credit("cus", "c", 1_000, None)).await;
+
+    for round in 0..10 {
+        proxy.lose_the_next(1 + round % 2);
+        let legs = (0..8).map(|number| run(&executor, debit("cus", &format!("k{round}-{number}"), 1)));
+        for answer in futures_util::future::join_all(legs).await {
+            assert_eq!(answer.state, LegState::Applied);
+        }
+        proxy.lose_the_next(0);
+    }
+    assert!(proxy.lost.load(Ordering::SeqCst) >= 10, "no COMMIT lost its answer");
+    let view = server.get("pos", "/points/accounts/cus").await.json();
+    assert_eq!((view["available"].as_i64(), view["version"].as_i64()), (Some(920), Some(81)));
+    stop.cancel();
+}
+
+#[tokio::test]
+async fn a_killed_backend_costs_nobody_anything() {
+    let server = Server::points().await;
+    run(server.executor(), credit("cus", "c", 1_000, None)).await;
+    let mut admin = PgConnection::connect_with(&server.tender.database.admin()).await.unwrap();
+    let kill = async {
+        for _ in 0..15 {
+            sqlx::query(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                 WHERE datname = current_database() AND application_name = 'points'",
+            )
+            .execute(&mut admin)
+            .await
+            .unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let spend = async {
+        for number in 0..100 {
+            let answer = insist(server.executor(), debit("cus", &format!("k{number}"), 1)).await;
+            assert_eq!(answer.state, LegState::Applied);
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::join!(kill, spend);
+    assert_eq!(server.get("pos", "/points/accounts/cus").await.json()["available"], 900);
+}
+
+#[tokio::test]
+async fn a_database_that_is_away_is_said_at_once() {
+    // A port that was free a moment ago: nobody listens there.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let stop = CancellationToken::new();
+    let executor = executor_at(&format!("postgres://x:x@127.0.0.1:{port}/x"), &stop);
+    for number in 0..20 {
+        let began = Instant::now();
+        let reply = executor.submit(debit("cus", &format!("k{number}"), 1)).await;
+        assert_eq!(reply, Err(ExecuteError::Unavailable));
+        assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+    }
+    assert!(!executor.is_available());
+    stop.cancel();
+}
+
+#[tokio::test]
+async fn a_locked_account_is_waited_for_and_then_refused_for_now() {
+    let server = Server::points().await;
+    run(server.executor(), credit("cus", "c", 10, None)).await;
+    let mut admin = PgConnection::connect_with(&server.tender.database.admin()).await.unwrap();
+    let mut lock = admin.begin().await.unwrap();
+    sqlx::query("SELECT FROM tender.account FOR UPDATE").execute(&mut *lock).await.unwrap();
+    let waiting = server.executor().submit(debit("cus", "k", 4));
+    let released = async {
+        tokio::time::sleep(Duration::from_millis(1_300)).await;
+        lock.rollback().await.unwrap();
+    };
+    let (reply, ()) = tokio::join!(waiting, released);
+    assert!(reply.is_ok(), "{reply:?}");
+    assert_eq!(server.get("pos", "/points/accounts/cus").await.json()["available"], 6);
+}

@@ -1,0 +1,83 @@
+//! Many callers, two instances.
+
+use api::legs::LegState;
+use testkit::executor;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{Server, cancel, credit, debit, insist, leg_answer, run};
+
+#[tokio::test]
+async fn one_hundred_units_are_spent_by_exactly_one_hundred_of_many() {
+    let server = Server::points().await;
+    run(server.executor(), credit("hot", "c", 100, None)).await;
+    let stop = CancellationToken::new();
+    let second = executor(&server.tender.database, "points", &stop);
+    let executors = [server.executor().clone(), second];
+    let legs = (0..320).map(|number| {
+        let executor = executors[number % 2].clone();
+        async move { insist(&executor, debit("hot", &format!("k{number}"), 1)).await.state }
+    });
+    let states = futures_util::future::join_all(legs).await;
+    assert_eq!(states.iter().filter(|state| **state == LegState::Applied).count(), 100);
+    assert_eq!(states.iter().filter(|state| **state == LegState::Declined).count(), 220);
+    stop.cancel();
+}
+
+#[tokio::test]
+async fn the_same_leg_on_two_instances_at_once_applies_once() {
+    let server = Server::points().await;
+    run(server.executor(), credit("cus", "c", 1_000, None)).await;
+    let stop = CancellationToken::new();
+    let second = executor(&server.tender.database, "points", &stop);
+    for number in 0..100 {
+        let key = format!("k{number}");
+        let (one, two) = tokio::join!(
+            insist(server.executor(), debit("cus", &key, 3)),
+            insist(&second, debit("cus", &key, 3)),
+        );
+        assert_eq!(one.body, two.body);
+    }
+    let view = server.get("pos", "/points/accounts/cus").await.json();
+    assert_eq!((view["available"].as_i64(), view["version"].as_i64()), (Some(700), Some(101)));
+    stop.cancel();
+}
+
+#[tokio::test]
+async fn batches_over_the_same_accounts_in_any_order_do_not_deadlock() {
+    let server = Server::points().await;
+    let stop = CancellationToken::new();
+    let second = executor(&server.tender.database, "points", &stop);
+    // New accounts too: both instances create and lock them at the same time, in opposite orders.
+    let names: Vec<String> = (0..40).map(|number| format!("cus-{number}")).collect();
+    let forwards =
+        names.iter().map(|name| insist(server.executor(), credit(name, &format!("1-{name}"), 10, None)));
+    let backwards =
+        names.iter().rev().map(|name| insist(&second, credit(name, &format!("2-{name}"), 10, None)));
+    let both = futures_util::future::join(
+        futures_util::future::join_all(forwards),
+        futures_util::future::join_all(backwards),
+    );
+    let (one, two) = both.await;
+    assert!(one.iter().chain(&two).all(|answer| answer.state == LegState::Applied));
+    stop.cancel();
+}
+
+#[tokio::test]
+async fn a_cancel_and_its_leg_at_once_never_leave_value_taken() {
+    let server = Server::points().await;
+    run(server.executor(), credit("cus", "c", 1_000, None)).await;
+    let stop = CancellationToken::new();
+    let second = executor(&server.tender.database, "points", &stop);
+    for number in 0..60 {
+        let key = format!("k{number}");
+        let (_, cancelled) = tokio::join!(
+            insist(server.executor(), debit("cus", &key, 5)),
+            insist(&second, cancel("cus", &key)),
+        );
+        assert!(matches!(cancelled.state, LegState::Reversed | LegState::Tombstoned));
+        let late = insist(server.executor(), debit("cus", &key, 5)).await;
+        assert_eq!(leg_answer(&late).state, LegState::Tombstoned);
+    }
+    assert_eq!(server.get("pos", "/points/accounts/cus").await.json()["available"], 1_000);
+    stop.cancel();
+}

@@ -1,0 +1,12 @@
+//! The tender against a real Postgres, with the real router on real sockets.
+
+mod append_only;
+mod batching;
+mod commits;
+mod concurrency;
+mod credits;
+mod legs;
+mod plans;
+mod proxy;
+mod reading;
+mod support;

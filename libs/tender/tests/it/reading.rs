@@ -1,0 +1,124 @@
+//! Accounts, entries and operations as others see them.
+
+use serde_json::json;
+
+use crate::support::{Server, credit, debit, run};
+
+#[tokio::test]
+async fn entries_are_paged_newest_first_and_stable_under_inserts() {
+    let server = Server::points().await;
+    for number in 1..=5 {
+        run(server.executor(), credit("cus", &format!("c{number}"), number, None)).await;
+    }
+    run(server.executor(), debit("cus", "d", 4)).await;
+    let first = server.get("pos", "/points/accounts/cus/entries?limit=2").await.json();
+    let versions = |page: &serde_json::Value| -> Vec<i64> {
+        page["data"].as_array().unwrap().iter().map(|entry| entry["version"].as_i64().unwrap()).collect()
+    };
+    assert_eq!(versions(&first), [6, 5]);
+    assert_eq!(first["data"][0]["kind"], "debit");
+    assert_eq!(first["data"][0]["points"], -4);
+    assert_eq!(first["data"][0]["balance_after"], 11);
+
+    run(server.executor(), credit("cus", "new", 1, None)).await;
+    let mut seen = versions(&first);
+    let mut cursor = first["next_cursor"].as_str().map(str::to_owned);
+    while let Some(at) = cursor {
+        let page =
+            server.get("pos", &format!("/points/accounts/cus/entries?limit=2&cursor={at}")).await.json();
+        seen.extend(versions(&page));
+        cursor = page["next_cursor"].as_str().map(str::to_owned);
+    }
+    assert_eq!(seen, [6, 5, 4, 3, 2, 1]);
+
+    for bad in ["limit=0", "limit=201", "limit=x", "cursor=x", "nonsense=1"] {
+        let reply = server.get("pos", &format!("/points/accounts/cus/entries?{bad}")).await;
+        assert_eq!(reply.code(), "invalid_field", "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn an_operation_is_found_by_id_and_by_key() {
+    let server = Server::points().await;
+    let body =
+        json!({ "customer_id": "cus", "points": 7, "kind": "earn", "funding": "paid", "reference": "r" });
+    let made = server.post("pos", "/points/credits", "key 1".replace(' ', "-").as_str(), &body).await.json();
+    let id = made["operation_id"].as_str().unwrap();
+    let by_id = server.get("pos", &format!("/points/operations/{id}")).await;
+    assert_eq!(by_id.json()["status"], "applied");
+    assert_eq!(by_id.json()["response"]["lot"], made["lot"]);
+    let by_key = server.get("pos", "/points/operations?customer_id=cus&idempotency_key=key-1").await;
+    assert_eq!(by_key.text, by_id.text);
+    assert_eq!(server.get_as_customer("cus", &format!("/points/operations/{id}")).await.text, by_id.text);
+
+    for path in [
+        "/points/operations/00000000-0000-0000-0000-000000000000".to_owned(),
+        "/points/operations/nonsense".to_owned(),
+        "/points/operations?customer_id=cus&idempotency_key=other".to_owned(),
+    ] {
+        assert_eq!(server.get("pos", &path).await.code(), "not_found", "{path}");
+    }
+}
+
+#[tokio::test]
+async fn what_belongs_to_others_looks_like_nothing() {
+    let server = Server::points().await;
+    run(server.executor(), credit("cus", "c", 7, None)).await;
+    let path = "/points/accounts/cus";
+    assert_eq!(server.get_as_customer("cus", path).await.json()["available"], 7);
+
+    let foreign = server.get_as_customer("other", path).await;
+    let nobody = server.get("pos", "/points/accounts/nobody").await;
+    assert_eq!(foreign.text.replace("\"cus\"", "\"nobody\""), nobody.text);
+    assert_eq!(foreign.status, 200);
+    let entries = server.get_as_customer("other", &format!("{path}/entries")).await.json();
+    assert_eq!(entries, json!({ "data": [], "next_cursor": null }));
+
+    let url = format!("{}/api/v1{path}", server.tender.public_url);
+    let elsewhere = server.tokens.staff("another", "admin");
+    let reply = server.send(reqwest::Method::GET, &url, &elsewhere, &[], None).await;
+    assert_eq!(reply.text.replace("\"cus\"", "\"nobody\""), nobody.text);
+
+    let id = tender::command::public_operation_id(&crate::support::business(), "cus", "credit", "c");
+    let operation = format!("/points/operations/{id}");
+    assert_eq!(server.get("pos", &operation).await.status, 200);
+    assert_eq!(server.get_as_customer("other", &operation).await.code(), "not_found");
+    let url = format!("{}/api/v1{operation}", server.tender.public_url);
+    assert_eq!(server.send(reqwest::Method::GET, &url, &elsewhere, &[], None).await.code(), "not_found");
+}
+
+#[tokio::test]
+async fn a_balance_at_a_past_time_is_what_the_ledger_says() {
+    let server = Server::points().await;
+    run(server.executor(), credit("cus", "c1", 7, None)).await;
+    let between = server
+        .tender
+        .app
+        .executor()
+        .submit(credit("other", "x", 1, None))
+        .await
+        .unwrap()
+        .at
+        .to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
+    run(server.executor(), credit("cus", "c2", 5, None)).await;
+    let past = server.get("pos", &format!("/points/accounts/cus?at={between}")).await.json();
+    assert_eq!(past["accounts"], json!([{ "version": 1, "posted": 7, "held": 0 }]));
+    let before = server.get("pos", "/points/accounts/cus?at=2001-01-01T00:00:00Z").await.json();
+    assert_eq!(before["accounts"], json!([]));
+}
+
+#[tokio::test]
+async fn only_services_reach_the_internal_listener() {
+    let server = Server::points().await;
+    run(server.executor(), credit("cus", "c", 7, None)).await;
+    let path = "/accounts/cus?business_id=demo";
+    let view = server.internal(reqwest::Method::GET, path, None).await;
+    assert_eq!(view.text, server.get("pos", "/points/accounts/cus").await.text);
+    let url = format!("{}/internal/v1{path}", server.tender.internal_url);
+    let admin = server.tokens.staff("demo", "admin");
+    let reply = server.send(reqwest::Method::GET, &url, &admin, &[], None).await;
+    assert_eq!(reply.code(), "token_invalid");
+    let url = format!("{}/internal/v1{path}", server.tender.public_url);
+    let reply = server.send(reqwest::Method::GET, &url, &server.tokens.peer(), &[], None).await;
+    assert_eq!(reply.code(), "not_found");
+}
