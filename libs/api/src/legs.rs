@@ -220,7 +220,7 @@ pub struct Batch {
 pub struct BatchLine {
     /// Position of the command in the batch.
     pub index: usize,
-    /// The tender's database clock in milliseconds since 1970, for the skew metric.
+    /// The tender's database clock in milliseconds since 1970, for the skew metric; 0 where there is a problem.
     pub at_ms: i64,
     /// Present on success.
     #[serde(default, skip_serializing_if = "Option::is_none")]

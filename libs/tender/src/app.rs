@@ -2,7 +2,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use clap::Args;
-use service::{Process, db};
+use events::Relay;
+use service::{Process, config::Secret, db};
 use sqlx::PgPool;
 
 use crate::{
@@ -10,6 +11,9 @@ use crate::{
     http,
     rules::{Issuer, Rules},
 };
+
+/// Connections of the outbox relay: it works on one at a time.
+const RELAY_CONNECTIONS: u32 = 1;
 
 /// Options of a tender's process.
 #[derive(Debug, Clone, Args)]
@@ -48,7 +52,7 @@ impl App {
     /// Starts what a tender's process needs, and has its health watched.
     ///
     /// # Errors
-    /// When the configuration names no database.
+    /// When the configuration names no database, or a URL cannot be read.
     pub fn start(process: &Process, options: &Options, rules: Arc<dyn Rules>) -> anyhow::Result<Self> {
         let name = rules.name();
         let database = process.config().database.clone();
@@ -58,9 +62,12 @@ impl App {
             tender: name,
             shards: options.shards,
             queue: options.queue,
-            database: db::for_executor(connect),
+            database: db::for_executor(connect.clone()),
         };
         let executor = Executor::start(&config, process.tasks(), &process.stopping());
+        let redis_url = process.config().redis_url.as_ref().map(Secret::expose);
+        let relay = Relay::new(db::pool(connect, RELAY_CONNECTIONS), redis_url, executor.outbox_wake())?;
+        process.tasks().spawn(relay.run(process.stopping()));
         let checked = pool.clone();
         process.health().require("database", move || {
             let pool = checked.clone();

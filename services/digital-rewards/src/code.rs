@@ -45,18 +45,12 @@ impl Pepper {
     #[must_use]
     pub fn code(&self, operation_id: Uuid) -> String {
         let digest = self.mac("code", &[operation_id.as_bytes()]);
-        let mut code = String::with_capacity(LENGTH);
-        let (mut bits, mut count) = (0_u32, 0_u32);
-        for byte in digest {
-            bits = (bits << 8) | u32::from(byte);
-            count += 8;
-            while count >= 5 && code.len() < LENGTH {
-                count -= 5;
-                code.push(char::from(ALPHABET[((bits >> count) & 31) as usize]));
-            }
-            bits &= (1 << count) - 1;
-        }
-        code
+        let bits = digest.iter().take(16).fold(0_u128, |bits, byte| (bits << 8) | u128::from(*byte));
+        let letter = |place: usize| {
+            let index = usize::try_from((bits >> (5 * place)) & 31).unwrap_or_default();
+            char::from(ALPHABET[index])
+        };
+        (0..LENGTH).map(letter).collect()
     }
 
     /// What is stored of a code, as a person typed it: spaces and hyphens do not count, nor does case. None for

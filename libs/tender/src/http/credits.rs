@@ -98,7 +98,7 @@ fn require_kind(caller: &Caller, rules: &dyn Rules, kind: &str) -> Result<(), Ap
 }
 
 /// What is issued, and how many units.
-fn quantity(rules: &dyn Rules, request: &CreditRequest) -> Result<(Asset, i64), Problem> {
+fn quantity(rules: &dyn Rules, request: &CreditRequest) -> Result<(Asset, i64), ApiError> {
     let is_points = rules.accepts(Asset::Points);
     let (amount, field, foreign) = if is_points {
         (
@@ -110,31 +110,31 @@ fn quantity(rules: &dyn Rules, request: &CreditRequest) -> Result<(Asset, i64), 
         (request.amount, "/amount", [("/points", request.points.is_some()), ("", false)])
     };
     if let Some((field, _)) = foreign.iter().find(|(_, is_given)| *is_given) {
-        return Err(Problem::invalid(*field, "is not a field of this tender"));
+        return Err(Problem::invalid(*field, "is not a field of this tender").into());
     }
     let asset = match request.currency {
         _ if is_points => Asset::Points,
         Some(currency) => Asset::Money(currency),
-        None => return Err(Problem::invalid("/currency", "is missing")),
+        None => return Err(Problem::invalid("/currency", "is missing").into()),
     };
     match amount {
         Some(amount) if amount > 0 => Ok((asset, amount)),
-        Some(_) => Err(Problem::invalid(field, "must be above zero")),
-        None => Err(Problem::invalid(field, "is missing")),
+        Some(_) => Err(Problem::invalid(field, "must be above zero").into()),
+        None => Err(Problem::invalid(field, "is missing").into()),
     }
 }
 
-fn check_text(rules: &dyn Rules, request: &CreditRequest) -> Result<(), Problem> {
+fn check_text(rules: &dyn Rules, request: &CreditRequest) -> Result<(), ApiError> {
     if !is_visible_ascii(&request.reference, 128) {
-        return Err(Problem::invalid("/reference", "must be 1 to 128 visible ASCII characters"));
+        return Err(Problem::invalid("/reference", "must be 1 to 128 visible ASCII characters").into());
     }
     if request.reason.as_ref().is_some_and(|reason| reason.chars().count() > REASON_MAX) {
-        return Err(Problem::invalid("/reason", "must be at most 500 characters"));
+        return Err(Problem::invalid("/reason", "must be at most 500 characters").into());
     }
     match &request.customer_id {
-        None if !rules.takes_from_rewards() => Err(Problem::invalid("/customer_id", "is missing")),
+        None if !rules.takes_from_rewards() => Err(Problem::invalid("/customer_id", "is missing").into()),
         Some(id) if id.as_str().starts_with(BEARER) => {
-            Err(Problem::invalid("/customer_id", "must not begin with bearer:"))
+            Err(Problem::invalid("/customer_id", "must not begin with bearer:").into())
         }
         _ => Ok(()),
     }

@@ -136,20 +136,22 @@ async fn run(app: &App, command: LegCommand) -> Result<(i64, String), ApiError> 
     }
 }
 
-fn to_command(rules: &dyn Rules, command: LegCommand) -> Result<Command, Problem> {
+fn to_command(rules: &dyn Rules, command: LegCommand) -> Result<Command, ApiError> {
     let LegCommand { legs_id, leg, account, action, epoch } = command;
     if !is_visible_ascii(&account.customer_id, 128) {
-        return Err(Problem::invalid("/account/customer_id", "must be 1 to 128 visible ASCII characters"));
+        return Err(
+            Problem::invalid("/account/customer_id", "must be 1 to 128 visible ASCII characters").into()
+        );
     }
     if !rules.accepts(account.asset) {
-        return Err(Problem::invalid("/account/asset", "is not what this tender holds"));
+        return Err(Problem::invalid("/account/asset", "is not what this tender holds").into());
     }
     let key = LegKey { legs_id, leg };
     let action = match action {
         LegAction::Forward(plan) => Action::Forward(forward(rules, key, &account, plan, epoch)?),
         LegAction::Cancel => Action::Cancel(key),
         LegAction::Capture { amount } if amount < 0 => {
-            return Err(Problem::invalid("/amount", "must not be below zero"));
+            return Err(Problem::invalid("/amount", "must not be below zero").into());
         }
         LegAction::Capture { amount } => Action::Capture { amount },
         LegAction::Query => Action::Query,
@@ -164,8 +166,9 @@ fn forward(
     account: &Account,
     plan: Forward,
     epoch: Option<i64>,
-) -> Result<ForwardLeg, Problem> {
-    let invalid = |field: &str, detail: &str| Err(Problem::invalid(format!("/forward/{field}"), detail));
+) -> Result<ForwardLeg, ApiError> {
+    let invalid =
+        |field: &str, detail: &str| Err(Problem::invalid(format!("/forward/{field}"), detail).into());
     if plan.amount < 0 {
         return invalid("amount", "must not be below zero");
     }
