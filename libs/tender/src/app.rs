@@ -1,9 +1,9 @@
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::Router;
 use clap::Args;
 use events::Relay;
-use service::{Process, config::Secret, db};
+use service::{ApiError, Process, auth::Caller, config::Secret, db, limit::RateLimit};
 use sqlx::PgPool;
 
 use crate::{
@@ -14,6 +14,9 @@ use crate::{
 
 /// Connections of the outbox relay: it works on one at a time.
 const RELAY_CONNECTIONS: u32 = 1;
+
+/// Reads a minute that a customer's own token may make; staff and tills have no such limit.
+const CUSTOMER_READS: u32 = 60;
 
 /// Options of a tender's process.
 #[derive(Debug, Clone, Args)]
@@ -27,19 +30,21 @@ pub struct Options {
 }
 
 /// A tender: its rules, its executor, and connections for reading. Clones share them.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct App {
     pub(crate) rules: Arc<dyn Rules>,
     pub(crate) executor: Executor,
     pub(crate) pool: PgPool,
     pub(crate) issuer: Option<Arc<dyn Issuer>>,
+    reads: RateLimit,
 }
 
 impl App {
     /// A tender of these rules. `pool` serves reads only.
     #[must_use]
     pub fn new(rules: Arc<dyn Rules>, executor: Executor, pool: PgPool) -> Self {
-        Self { rules, executor, pool, issuer: None }
+        let reads = RateLimit::new(CUSTOMER_READS, Duration::from_mins(1));
+        Self { rules, executor, pool, issuer: None, reads }
     }
 
     /// The same, whose credits are rewards with codes.
@@ -74,6 +79,17 @@ impl App {
             async move { db::ping(&pool).await }
         });
         Ok(Self::new(rules, executor, pool))
+    }
+
+    /// Admits one more read of this caller.
+    ///
+    /// # Errors
+    /// 429 for a customer who reads too much.
+    pub(crate) fn admit_read(&self, caller: &Caller) -> Result<(), ApiError> {
+        match &caller.own_customer {
+            Some(own) => self.reads.admit(&format!("{} {own}", caller.business_id)),
+            None => Ok(()),
+        }
     }
 
     /// Connections for reading.

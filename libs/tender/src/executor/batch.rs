@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use chrono::{DateTime, Utc};
+use fail::fail_point;
 use sqlx::{Executor as _, PgConnection};
 
 use super::failure::Failure;
@@ -33,10 +34,13 @@ pub async fn prepare(
     tender: &'static str,
 ) -> Result<Prepared, Failure> {
     let needs = Needs::of(commands.iter().copied());
+    fail_point!("tender::before_begin");
     let mut book = begin(connection, &needs).await.map_err(classify)?;
+    fail_point!("tender::locked");
     read::read(connection, &mut book, &needs).await.map_err(classify)?;
     let outcomes = fold_all(&mut book, commands)?;
     let has_news = write::write(connection, &book, tender).await.map_err(classify)?;
+    fail_point!("tender::written");
     Ok(Prepared { outcomes, now: book.now, has_news })
 }
 
@@ -75,8 +79,11 @@ async fn begin(connection: &mut PgConnection, needs: &Needs) -> Result<Book, sql
 
 fn fold_all(book: &mut Book, commands: &[&Command]) -> Result<Vec<Outcome>, Failure> {
     // The book is thrown away after a panic, so nobody ever sees one that is half changed.
-    catch_unwind(AssertUnwindSafe(|| commands.iter().map(|command| fold::apply(book, command)).collect()))
-        .map_err(|_| Failure::Poison)
+    let fold = || {
+        fail_point!("tender::fold");
+        commands.iter().map(|command| fold::apply(book, command)).collect()
+    };
+    catch_unwind(AssertUnwindSafe(fold)).map_err(|_| Failure::Poison)
 }
 
 fn classify(error: sqlx::Error) -> Failure {

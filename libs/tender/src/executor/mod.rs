@@ -20,6 +20,9 @@
 //!
 //! An unknown COMMIT is never resolved by reading alone: the old transaction may still be on its way. The second run
 //! waits for the same locks, so it begins after the first has ended, and then the stored operations answer.
+//!
+//! The fail points `tender::{before_begin,locked,fold,written,committed}` are where tests make it panic, wait or die;
+//! without the feature `fail/failpoints` they are nothing.
 
 mod batch;
 mod failure;

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use fail::fail_point;
 use futures_util::FutureExt as _;
 use metrics::{counter, gauge, histogram};
 use sqlx::{Connection as _, PgConnection, postgres::PgConnectOptions};
@@ -196,6 +197,7 @@ impl Shard {
             within(PREPARE_LIMIT, Failure::Disconnected, batch::prepare(connection, commands, self.tender))
                 .await?;
         within(COMMIT_LIMIT, Failure::CommitUnknown, batch::commit(connection)).await?;
+        fail_point!("tender::committed");
         Ok(prepared)
     }
 

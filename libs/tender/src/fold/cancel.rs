@@ -7,7 +7,7 @@ use ledger::Movement;
 use super::{
     Decision, Record,
     book::{Book, Kind, Origin},
-    give_back::{self, From},
+    give_back::{self, From, reward_of},
     leg_answer, record, replayed, stored, to_json,
 };
 use crate::command::{Answer, Command, Outcome, Rejection, State};
@@ -64,13 +64,4 @@ fn take_back(book: &mut Book, command: &Command, from: From) -> Decision {
     operation.response = to_json(&leg_answer(State::Reversed, amount, lots, Some(after))).into();
     operation.mark.touch();
     Ok(Outcome::Recorded(Answer { state: operation.state, body: operation.response.clone() }))
-}
-
-/// The reward that a leg took from: a reward is one lot, so its first part tells.
-pub(super) fn reward_of(
-    account: &super::book::AccountState,
-    operation: &super::book::Operation,
-) -> Option<uuid::Uuid> {
-    let lot_id = operation.allocations.first()?.lot_id;
-    account.lots.get(account.ranks.get(&lot_id)?)?.reward_id
 }

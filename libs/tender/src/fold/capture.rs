@@ -6,8 +6,7 @@ use ledger::Movement;
 use super::{
     Decision,
     book::{Book, Kind},
-    cancel::reward_of,
-    give_back::{self, From},
+    give_back::{self, From, reward_of},
     leg_answer, replayed, stored, to_json,
 };
 use crate::command::{Answer, Command, Outcome, Rejection, State};

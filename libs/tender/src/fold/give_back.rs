@@ -56,3 +56,9 @@ pub fn give_back(
     }
     (returns, lots)
 }
+
+/// The reward that an operation took from: a reward is one lot, so its first part tells.
+pub fn reward_of(account: &AccountState, operation: &Operation) -> Option<Uuid> {
+    let lot_id = operation.allocations.first()?.lot_id;
+    account.lots.get(account.ranks.get(&lot_id)?)?.reward_id
+}

@@ -8,7 +8,7 @@ use super::{
     Decision,
     book::{Book, Kind, Operation},
     forward::record_leg,
-    give_back::{self, From},
+    give_back::{self, From, reward_of},
     leg_answer,
 };
 use crate::command::{Command, ForwardLeg, Rejection, State};
@@ -35,13 +35,12 @@ pub fn reverse(book: &mut Book, command: &Command, leg: &ForwardLeg) -> Decision
         let movement = Movement::Reverse(amount);
         postings.push(account.post(command.operation_id, movement).map_err(|_| Rejection::Broken)?);
     }
+    let reward_id = reward_of(account, taken);
     let (back, lots) =
         give_back::give_back(account, (of, taken), (From::Taken, command.operation_id), amount, *now);
     returns.extend(back);
-    let after = BalanceAfter {
-        available: account.spendable(leg.plan.reward_id, *now),
-        version: account.balance.version(),
-    };
+    let after =
+        BalanceAfter { available: account.spendable(reward_id, *now), version: account.balance.version() };
     let answer = leg_answer(State::Applied, amount, lots, Some(after));
     Ok(record_leg(book, command, leg, Kind::Reverse, &answer, Vec::new()))
 }

@@ -39,6 +39,7 @@ pub async fn show_account(
     Path(customer): Path<CustomerId>,
     Query(show): Query<Show>,
 ) -> Result<Response, ApiError> {
+    app.admit_read(&caller)?;
     let is_visible = caller.may_act_for(&customer);
     if let Some(at) = show.at {
         let found = match is_visible {

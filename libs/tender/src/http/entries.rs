@@ -31,6 +31,7 @@ pub async fn list_entries(
     Path(customer): Path<CustomerId>,
     Query(list): Query<List>,
 ) -> Result<Json<Page<EntryView>>, ApiError> {
+    app.admit_read(&caller)?;
     let limit = page_size(list.limit)?;
     let mut before = list.cursor.as_deref().map_or(Some(Vec::new()), parse_cursor).ok_or_else(bad_cursor)?;
     if !caller.may_act_for(&customer) {

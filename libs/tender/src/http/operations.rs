@@ -28,6 +28,7 @@ pub async fn show_operation(
     caller: Allow<Read>,
     Path(id): Path<Uuid>,
 ) -> Result<Json<OperationView>, ApiError> {
+    app.admit_read(&caller)?;
     let found = operations::find(&app.pool, &caller.business_id, &[id]).await?;
     view(&caller, found)
 }
@@ -46,6 +47,7 @@ pub async fn find_operation(
     caller: Allow<Read>,
     Query(find): Query<Find>,
 ) -> Result<Json<OperationView>, ApiError> {
+    app.admit_read(&caller)?;
     if !api::id::is_visible_ascii(&find.idempotency_key, 255) {
         return Err(Problem::invalid("idempotency_key", "must be 1 to 255 visible ASCII characters").into());
     }
