@@ -77,7 +77,10 @@ need_cargo() {
 
 # ── Processes and ports ───────────────────────────────────────────────────────────────────────────
 
-is_alive() { [ -n "${1:-}" ] && kill -0 "$1" 2>/dev/null; }
+# A process that has ended, but whose parent has not looked yet, still has its number.
+is_alive() {
+  [ -n "${1:-}" ] && kill -0 "$1" 2>/dev/null && ! grep -q '^State:.Z' "/proc/$1/status" 2>/dev/null
+}
 
 pid_of() { cat "$RUN_DIR/$1.pid" 2>/dev/null || true; }
 

@@ -8,3 +8,63 @@ FROM saga.saga s
 LEFT JOIN saga.dead_letter d ON d.saga_id = s.saga_id AND d.closed_at IS NULL
 GROUP BY s.saga_id, s.state
 HAVING count(d.dead_letter_id) <> (s.state = 4)::int;
+
+-- check: ended_means_terminal
+-- I5: A saga has an end exactly if it is completed, compensated or resolved.
+SELECT saga_id, state, ended_at
+FROM saga.saga
+WHERE (state IN (2, 3, 5)) <> (ended_at IS NOT NULL);
+
+-- check: unfinished_sagas_are_owned
+-- I7: While a wallet lives, no unfinished saga is without a live owner for half a minute.
+SELECT s.saga_id, s.state, s.owner, p.beat_at
+FROM saga.saga s
+LEFT JOIN saga.process p ON p.process_id = s.owner
+WHERE s.state IN (0, 1)
+  AND s.created_at < clock_timestamp() - interval '30 s'
+  AND (p.beat_at IS NULL OR p.beat_at < clock_timestamp() - interval '30 s')
+  AND EXISTS (SELECT FROM saga.process alive
+              WHERE alive.beat_at > clock_timestamp() - interval '2 s'
+                AND alive.started_at < clock_timestamp() - interval '30 s');
+
+-- check: given_answers_are_stored
+-- I19: What a caller was answered is stored, so that the same bytes can be given again.
+SELECT saga_id, state
+FROM saga.saga
+WHERE answer_given AND response IS NULL;
+
+-- check: redemption_fits_its_saga
+-- I12: What a redemption is shown as is what its saga came to.
+SELECT r.redemption_id, r.status, r.reversal, s.state
+FROM wallet.redemption r
+LEFT JOIN saga.saga s ON s.saga_id = r.redemption_id
+WHERE s.saga_id IS NULL
+   OR NOT CASE s.state
+       WHEN 0 THEN r.status = 'pending'
+       WHEN 1 THEN r.status = 'declined' AND r.reversal = 'pending'
+       WHEN 2 THEN r.status NOT IN ('pending', 'declined')
+       WHEN 3 THEN r.status = 'declined' AND r.reversal = 'done'
+       WHEN 4 THEN r.status = 'under_review'
+       WHEN 5 THEN r.status = 'resolved'
+   END;
+
+-- check: legs_sum_to_redeemed
+-- I17: What a redemption covers is the sum of what its legs gave.
+SELECT r.redemption_id, r.status, r.redeemed, legs.total
+FROM wallet.redemption r
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum((leg ->> 'amount')::bigint), 0) AS total FROM jsonb_array_elements(r.tenders) AS leg
+) legs
+WHERE r.redeemed <> legs.total;
+
+-- check: returned_within_redeemed
+-- I6: No redemption gives back more than it took.
+SELECT redemption_id, redeemed, returned
+FROM wallet.redemption
+WHERE returned > redeemed;
+
+-- check: reversed_means_all_is_returned
+-- I8: A redemption that was reversed, voided or has expired has given back everything.
+SELECT redemption_id, status, redeemed, returned
+FROM wallet.redemption
+WHERE status IN ('reversed', 'voided', 'expired', 'refunded') AND returned <> redeemed;

@@ -1,6 +1,6 @@
 //! Requests to the public APIs, and their answers as they came.
 
-use std::{fmt::Write, time::Duration};
+use std::time::Duration;
 
 use anyhow::Context;
 use reqwest::{Method, StatusCode};
@@ -98,9 +98,54 @@ impl Answer {
         if self.is_replayed {
             text.push_str("\nIdempotent-Replayed: true");
         }
-        let body = self.json().and_then(|json| Ok(serde_json::to_string_pretty(&json)?));
-        // Writing to a string cannot fail.
-        let _ = write!(text, "\n{}", body.as_deref().unwrap_or(&self.text));
+        text.push('\n');
+        text.push_str(&indented(&self.text));
         text
+    }
+}
+
+/// Compact JSON over several lines, its fields in the order in which they came; other text as it is.
+fn indented(json: &str) -> String {
+    let (mut text, mut depth, mut in_string, mut is_escaped) = (String::new(), 0_usize, false, false);
+    let mut characters = json.chars().peekable();
+    while let Some(c) = characters.next() {
+        let opens = !in_string && matches!(c, '{' | '[');
+        let closes = !in_string && matches!(c, '}' | ']');
+        let is_empty = opens && matches!(characters.peek(), Some('}' | ']'));
+        if closes && !text.ends_with(['{', '[']) {
+            depth = depth.saturating_sub(1);
+            break_line(&mut text, depth);
+        }
+        text.push(c);
+        if opens && !is_empty {
+            depth += 1;
+        }
+        if (opens && !is_empty) || (c == ',' && !in_string) {
+            break_line(&mut text, depth);
+        } else if c == ':' && !in_string {
+            text.push(' ');
+        }
+        in_string ^= c == '"' && !is_escaped;
+        is_escaped = in_string && c == '\\' && !is_escaped;
+    }
+    text
+}
+
+fn break_line(text: &mut String, depth: usize) {
+    text.push('\n');
+    text.push_str(&"  ".repeat(depth));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::indented;
+
+    #[test]
+    fn json_is_shown_in_its_own_order() {
+        let json = r#"{"b":[1,{"a":"x,:{\"}"}],"a":[],"c":{}}"#;
+        let shown = "{\n  \"b\": [\n    1,\n    {\n      \"a\": \"x,:{\\\"}\"\n    }\n  ],\n  \"a\": [],\n  \"c\": {}\n}";
+        assert_eq!(indented(json), shown);
+        let whole: serde_json::Value = serde_json::from_str(&indented(json)).unwrap();
+        assert_eq!(whole, serde_json::from_str::<serde_json::Value>(json).unwrap());
     }
 }

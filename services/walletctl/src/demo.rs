@@ -1,6 +1,8 @@
 //! A story in requests and answers: one order over three tenders, the same call again, a decline that
 //! gives everything back, and a till that changes its mind.
 
+use std::time::Duration;
+
 use anyhow::{Context, ensure};
 use clap::Args;
 use serde_json::{Value, json};
@@ -104,7 +106,7 @@ impl Story {
         chapter("A redemption that the till takes back by its own key");
         let key = self.key("regret");
         let order = self.order("S042-77122", 500, &json!([{ "type": "store_credit", "amount": 500 }]));
-        self.post(REDEEM, Some(&key), &order).await?;
+        let redeemed = self.post(REDEEM, Some(&key), &order).await?.json()?;
         let cancel = "/api/v1/wallet/redemptions/cancel-by-key";
         let cancelled = self.post(cancel, None, &json!({ "idempotency_key": key })).await?;
         ensure!(cancelled.status == 200, "a cancel cannot be refused");
@@ -112,7 +114,22 @@ impl Story {
         chapter("From now on that key never succeeds");
         let late = self.post(REDEEM, Some(&key), &order).await?;
         ensure!(late.status == 409, "a cancelled key succeeded");
+        let id = redeemed["id"].as_str().context("the redemption has no id")?;
+        self.wait_until_reversed(id).await?;
         show_balance(&self.till, &self.customer).await
+    }
+
+    /// The reversal is durable once it is answered; it is carried out a moment later.
+    async fn wait_until_reversed(&self, id: &str) -> anyhow::Result<()> {
+        for _ in 0..50 {
+            let redemption =
+                self.till.get(&format!("/api/v1/wallet/redemptions/{id}"), &[]).await?.success()?;
+            if redemption["status"] == "reversed" {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        anyhow::bail!("the redemption {id} was not reversed")
     }
 
     fn key(&self, name: &str) -> String {
