@@ -486,6 +486,11 @@ impl<D: Domain> Engine<D> {
         self.registry.stop_all();
     }
 
+    /// Stops the run of one saga, as a panic in its task would. For tests of recovery.
+    pub fn lose_run(&self, id: SagaId) {
+        self.registry.stop(id);
+    }
+
     /// Reads a row that this process owns and runs it; parks it if this version cannot read it.
     pub(crate) async fn adopt_raw(self: &Arc<Self>, raw: Raw) {
         let (id, epoch, state) = (raw.stored.id, raw.stored.epoch, raw.stored.state);

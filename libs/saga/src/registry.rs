@@ -82,6 +82,13 @@ impl Registry {
         self.lock().entries.len()
     }
 
+    /// Stops one run.
+    pub(crate) fn stop(&self, id: SagaId) {
+        if let Some(task) = self.lock().entries.get(&id).and_then(|entry| entry.task.as_ref()) {
+            task.abort();
+        }
+    }
+
     /// Stops every run, as a crash would.
     pub(crate) fn stop_all(&self) {
         let entries = std::mem::take(&mut self.lock().entries);

@@ -4,9 +4,11 @@
 //! `script/test` starts one.
 
 mod database;
+mod proxy;
 mod tender;
 mod tokens;
 
 pub use database::TestDatabase;
+pub use proxy::{Mode, Proxy};
 pub use tender::{TestTender, executor};
 pub use tokens::Tokens;

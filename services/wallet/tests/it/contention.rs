@@ -1,0 +1,48 @@
+use serde_json::json;
+
+use crate::support::System;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn sixty_four_tills_at_one_wallet_of_a_hundred_units() {
+    let system = System::start().await;
+    let wallets = [system.wallet().await, system.wallet().await];
+    system.fund("c", 100, 0, 0).await;
+    let body = json!({ "customer_id": "c", "order_id": "o", "currency": "USD", "amount": 1, "tenders": [{ "type": "points", "points": 1 }] });
+    let (system, wallets, body) = (&system, &wallets, &body);
+    let tills = (0..64).map(|till| async move {
+        let mut statuses = Vec::new();
+        for sale in 0..3 {
+            statuses.push(system.redeem(&wallets[till % 2], &format!("t{till}-{sale}"), body).await.status.as_u16());
+        }
+        statuses
+    });
+    let statuses: Vec<u16> = futures_util::future::join_all(tills).await.into_iter().flatten().collect();
+    let count = |status| statuses.iter().filter(|s| **s == status).count();
+    assert_eq!((count(201), count(422)), (100, 92), "{statuses:?}");
+    assert_eq!(system.balances(&wallets[0], "c").await.0, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_wallet_of_three_tenders_is_never_spent_twice() {
+    let system = System::start().await;
+    let wallets = [system.wallet().await, system.wallet().await];
+    let reward = system.fund("c", 1_000, 1_000, 1_000).await;
+    let body = json!({ "customer_id": "c", "order_id": "o", "currency": "USD", "amount": 300, "tenders": [
+        { "type": "points", "points": 100 }, { "type": "store_credit", "amount": 100 }, { "type": "digital_reward", "reward_id": reward }] });
+    let calls = (0..40).map(|i| {
+        let (system, wallets, body) = (&system, &wallets, &body);
+        async move { system.redeem(&wallets[i % 2], &format!("k{i}"), body).await.status.as_u16() }
+    });
+    let statuses = futures_util::future::join_all(calls).await;
+    // Concurrent redemptions may decline each other while one of them is on its way back, but never all of them.
+    let done = i64::try_from(statuses.iter().filter(|s| **s == 201).count()).expect("a count");
+    assert!((1..=10).contains(&done) && statuses.iter().all(|s| [201, 422].contains(s)), "{statuses:?}");
+    let left = 1_000 - 100 * done;
+    for round in 0..200 {
+        if system.balances(&wallets[0], "c").await == (left, left, left) {
+            return;
+        }
+        assert!(round < 199, "{:?} is not {left}", system.balances(&wallets[0], "c").await);
+        tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+    }
+}

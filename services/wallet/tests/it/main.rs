@@ -1,0 +1,9 @@
+//! The wallet over three real tenders, real databases and real sockets.
+
+mod cancelling;
+mod contention;
+mod keys;
+mod operating;
+mod recovery;
+mod redeeming;
+mod support;

@@ -1,0 +1,290 @@
+//! A whole system in one process: three tenders, each behind a proxy, and as many orchestrators as a test wants.
+
+use std::{sync::Arc, time::Duration};
+
+use digital_rewards::{CodeIssuer, DigitalRewards, Pepper};
+use reqwest::{Method, StatusCode};
+use saga::{Config, Engine};
+use serde_json::{Value, json};
+use service::{
+    accept::{self, Limits},
+    db, http,
+};
+use testkit::{Proxy, TestDatabase, TestTender, Tokens};
+use tokio::net::TcpListener;
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
+use wallet::{
+    App,
+    sagas::Sagas,
+    tenders::{Addresses, Tenders},
+};
+
+pub const BUSINESS: &str = "demo";
+
+/// Quick heartbeats, so that takeovers take a second in the place of four.
+pub fn quick() -> Config {
+    Config {
+        heartbeat: Duration::from_millis(100),
+        ttl: Duration::from_millis(600),
+        scan: Duration::from_millis(100),
+        ..Config::default()
+    }
+}
+
+/// One orchestrator. Dropped, it crashes.
+pub struct Wallet {
+    pub url: String,
+    pub engine: Arc<Engine<Sagas>>,
+    pub app: App,
+    _stop: DropGuard,
+}
+
+impl Drop for Wallet {
+    fn drop(&mut self) {
+        self.engine.crash();
+    }
+}
+
+pub struct System {
+    pub tokens: Tokens,
+    pub points: Part,
+    pub credit: Part,
+    pub rewards: Part,
+    pub database_proxy: Proxy,
+    pub client: reqwest::Client,
+    pub database: TestDatabase,
+}
+
+/// A tender behind its proxy.
+pub struct Part {
+    pub proxy: Proxy,
+    pub tender: TestTender,
+}
+
+impl Part {
+    async fn new(tender: TestTender) -> Self {
+        let port = port_of(&tender.internal_url);
+        Self { proxy: Proxy::start("127.0.0.1", port).await, tender }
+    }
+
+    fn address(&self) -> String {
+        format!("http://127.0.0.1:{}", self.proxy.port)
+    }
+}
+
+fn port_of(url: &str) -> u16 {
+    url.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port")
+}
+
+impl System {
+    pub async fn start() -> Self {
+        let tokens = Tokens::new();
+        let points = TestTender::start(schema::Database::Points, Arc::new(points::Points), &tokens).await;
+        let credit = TestTender::start(schema::Database::StoreCredit, Arc::new(store_credit::StoreCredit), &tokens).await;
+        let rewards = TestTender::start_with(schema::Database::DigitalRewards, Arc::new(DigitalRewards), &tokens, |app| {
+            let pepper = Pepper::try_new("a pepper that only tests know").expect("a pepper");
+            let issuer = CodeIssuer::new(app.pool().clone(), pepper.clone());
+            let routes = digital_rewards::routes(app.pool().clone(), pepper);
+            (app.with_issuer(Arc::new(issuer)), routes)
+        })
+        .await;
+        let database = TestDatabase::create(schema::Database::Wallet).await;
+        let admin = database.admin();
+        Self {
+            points: Part::new(points).await,
+            credit: Part::new(credit).await,
+            rewards: Part::new(rewards).await,
+            database_proxy: Proxy::start(admin.get_host(), admin.get_port()).await,
+            client: reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(40)).build().expect("a client"),
+            database,
+            tokens,
+        }
+    }
+
+    pub async fn wallet(&self) -> Wallet {
+        self.wallet_with(quick()).await
+    }
+
+    pub async fn wallet_with(&self, config: Config) -> Wallet {
+        let options = db::connect_options(&self.database.url(), "wallet").expect("a URL");
+        self.wallet_on(config, options).await
+    }
+
+    /// An orchestrator whose saga store loses COMMITs when the test says so.
+    pub async fn wallet_behind_proxy(&self) -> Wallet {
+        let options = db::connect_options(&self.database.url(), "wallet").expect("a URL");
+        self.wallet_on(quick(), options.host("127.0.0.1").port(self.database_proxy.port)).await
+    }
+
+    async fn wallet_on(&self, config: Config, options: sqlx::postgres::PgConnectOptions) -> Wallet {
+        let addresses = Addresses {
+            points: self.points.address(),
+            store_credit: self.credit.address(),
+            digital_rewards: self.rewards.address(),
+        };
+        let tenders = Tenders::init(&addresses, self.tokens.service("wallet"), &TaskTracker::new()).expect("clients");
+        let engine = Engine::start(config, Arc::new(Sagas::new(tenders.clone())), db::for_executor(options.clone()));
+        let app = App::new(engine.clone(), tenders, db::pool(options, 4));
+        let stop = CancellationToken::new();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a socket");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let routes = http::finish(wallet::http::routes(app.clone()), self.tokens.public_verifier());
+        TaskTracker::new().spawn(accept::serve(listener, routes, Limits::default(), stop.clone()));
+        while !engine.is_ready() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Wallet { url, engine, app, _stop: stop.drop_guard() }
+    }
+
+    /// Points, store credit and a reward for a customer; the reward's id.
+    pub async fn fund(&self, customer: &str, points: i64, credit: i64, reward: i64) -> String {
+        let token = self.tokens.staff(BUSINESS, "admin");
+        let mut reward_id = String::new();
+        let credits = [
+            (&self.points.tender, "points", json!({ "points": points, "kind": "earn" })),
+            (&self.credit.tender, "store-credits", json!({ "amount": credit, "currency": "USD", "kind": "issue" })),
+            (&self.rewards.tender, "digital-rewards", json!({ "amount": reward, "currency": "USD", "kind": "issue" })),
+        ];
+        for (tender, path, mut body) in credits {
+            if [&body["points"], &body["amount"]].iter().any(|units| **units == json!(0)) {
+                continue;
+            }
+            let reference = uuid::Uuid::new_v4().to_string();
+            body["customer_id"] = json!(customer);
+            body["funding"] = json!("paid");
+            body["reference"] = json!(reference);
+            let request = self.client.post(format!("{}/api/v1/{path}/credits", tender.public_url)).bearer_auth(&token);
+            let answer = request.header("idempotency-key", &reference).json(&body).send().await.expect("an answer");
+            assert_eq!(answer.status(), 201, "{path}");
+            let answer: Value = answer.json().await.expect("JSON");
+            if let Some(id) = answer["reward_id"].as_str() {
+                reward_id = id.to_owned();
+            }
+        }
+        reward_id
+    }
+
+    pub async fn call(&self, wallet: &Wallet, role: &str, method: Method, path: &str, key: Option<&str>, body: Option<&Value>) -> Answer {
+        let token = self.tokens.staff(BUSINESS, role);
+        let mut request = self.client.request(method, format!("{}/api/v1{path}", wallet.url)).bearer_auth(token);
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        Answer::read(request.send().await.expect("an answer")).await
+    }
+
+    pub async fn redeem(&self, wallet: &Wallet, key: &str, body: &Value) -> Answer {
+        self.call(wallet, "pos", Method::POST, "/wallet/redeem", Some(key), Some(body)).await
+    }
+
+    pub async fn get(&self, wallet: &Wallet, path: &str) -> Answer {
+        self.call(wallet, "pos", Method::GET, path, None, None).await
+    }
+
+    pub async fn ops(&self, wallet: &Wallet, method: Method, path: &str, body: Option<&Value>) -> Answer {
+        self.call(wallet, "ops", method, path, None, body).await
+    }
+
+    pub async fn cancel(&self, wallet: &Wallet, key: &str) -> Value {
+        let body = json!({ "idempotency_key": key });
+        let answer = self.call(wallet, "pos", Method::POST, "/wallet/redemptions/cancel-by-key", None, Some(&body)).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()
+    }
+
+    /// Spendable units: (points, store credit, rewards).
+    pub async fn balances(&self, wallet: &Wallet, customer: &str) -> (i64, i64, i64) {
+        let answer = self.get(wallet, &format!("/wallet/balance?customer_id={customer}")).await.json();
+        let available = |tender: &str| {
+            let lines = answer["balances"].as_array().expect("balances");
+            lines.iter().filter(|line| line["tender"] == tender).map(|line| line["available"].as_i64().expect("units")).sum()
+        };
+        (available("points"), available("store_credit"), available("digital_reward"))
+    }
+
+    /// Every lot of a customer with value, as the tenders show it.
+    pub async fn lots(&self, customer: &str) -> Vec<Value> {
+        let token = self.tokens.staff(BUSINESS, "admin");
+        let mut lots = Vec::new();
+        for (tender, path) in [(&self.points, "points"), (&self.credit, "store-credits"), (&self.rewards, "digital-rewards")] {
+            let url = format!("{}/api/v1/{path}/accounts/{customer}", tender.tender.public_url);
+            let account: Value = self.client.get(url).bearer_auth(&token).send().await.expect("an answer").json().await.expect("JSON");
+            lots.extend(account["lots"].as_array().expect("lots").clone());
+        }
+        lots
+    }
+
+    /// The redemption under a key, once it has reached this status.
+    pub async fn until_status(&self, wallet: &Wallet, key: &str, status: &str) -> Value {
+        let path = format!("/wallet/redemptions?idempotency_key={key}");
+        let mut last = Value::Null;
+        for _ in 0..400 {
+            last = self.get(wallet, &path).await.json()["data"][0].clone();
+            if last["status"] == status && last.get("reversal").is_none_or(|reversal| reversal == "done") {
+                return last;
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        panic!("{key} never became {status}: {last}");
+    }
+
+    pub async fn sql<T>(&self, query: &'static str) -> T
+    where
+        T: Send + Unpin + for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
+    {
+        let pool = sqlx::PgPool::connect_with(self.database.admin()).await.expect("a pool");
+        let value = sqlx::query_scalar(query).fetch_one(&pool).await.expect("a value");
+        pool.close().await;
+        value
+    }
+
+    pub async fn execute(&self, statement: &'static str) {
+        let pool = sqlx::PgPool::connect_with(self.database.admin()).await.expect("a pool");
+        sqlx::query(statement).execute(&pool).await.expect("done");
+        pool.close().await;
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub replayed: bool,
+    pub bytes: Vec<u8>,
+}
+
+impl Answer {
+    async fn read(response: reqwest::Response) -> Self {
+        let (status, replayed) = (response.status(), response.headers().contains_key("idempotent-replayed"));
+        Self { status, replayed, bytes: response.bytes().await.expect("a body").to_vec() }
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes).into_owned()
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.bytes).unwrap_or_else(|_| panic!("not JSON: {}", self.text()))
+    }
+
+    pub fn code(&self) -> String {
+        self.json()["code"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+/// The order of the README: points and store credit exactly, the reward takes the rest.
+pub fn order(customer: &str, reward_id: &str) -> Value {
+    json!({
+        "customer_id": customer, "order_id": "S042-77120", "currency": "USD", "amount": 4250,
+        "tenders": [
+            { "type": "points", "points": 500 },
+            { "type": "digital_reward", "reward_id": reward_id },
+            { "type": "store_credit", "amount": 1500 },
+        ],
+    })
+}
