@@ -152,7 +152,10 @@ async fn replies(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut shared: Sh
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
         let mode = shared.mode.wait_for(|mode| *mode != Mode::HoldReplies).await.map(|mode| *mode);
-        if mode.is_err() || mode.is_ok_and(|mode| mode == Mode::Cut) || to.write_all(&buffer[..count]).await.is_err() {
+        if mode.is_err()
+            || mode.is_ok_and(|mode| mode == Mode::Cut)
+            || to.write_all(&buffer[..count]).await.is_err()
+        {
             return;
         }
     }

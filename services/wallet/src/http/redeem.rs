@@ -21,7 +21,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use saga::{
-    Begin, Key, NewSaga, Reason, SagaId, StoreError, Stored, Submitted, Waited,
+    Begin, Key, NewSaga, Reason, SagaId, StoreError, Stored, Submitted, TurnBack, Waited,
     machine::{Kind, State as SagaState},
 };
 use service::{
@@ -284,7 +284,9 @@ impl Redeem {
         let stored = self.app.engine.find_by_id(id).await.map_err(|error| unknown(&error))?;
         if let Some(stored) = stored.filter(|stored| stored.state == SagaState::Running) {
             let turned = self.app.engine.turn_back(&stored, Reason::Silent, false).await;
-            turned.map_err(|_| unknown(&"the saga store did not answer"))?;
+            if turned.map_err(|_| unknown(&"the saga store did not answer"))? == TurnBack::Done {
+                return Ok(Waited::Pending(SagaState::Compensating));
+            }
         }
         self.app.engine.wait(id, Instant::now()).await.map_err(|error| unknown(&error))
     }

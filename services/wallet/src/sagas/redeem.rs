@@ -5,7 +5,7 @@ use api::{
     legs::{LegAnswer, LegState, LotPart},
     wallet::{BalanceAfter, Capture, Links, LotResult, Redemption, Returned, TenderKind, TenderResult},
 };
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use money::{PointValue, Rounding};
 use saga::{Conclusion, Ending, Reason, Response, Saga, Turned};
 use serde_json::{Value, json};
@@ -76,7 +76,8 @@ fn completed(
     let is_hold = plan.capture == Capture::Manual;
     let status = if is_hold { "authorized" } else { "completed" };
     let hold_expires_at = is_hold.then(|| saga.created_at + TimeDelta::seconds(plan.hold_ttl_s));
-    let at = now.max(saga.created_at);
+    // As precise as the database keeps it, so that the answer and a later look-up are the same bytes.
+    let at = now.trunc_subsecs(6).max(saga.created_at);
     let redemption = Redemption {
         id: saga.id.0,
         status: status.to_owned(),

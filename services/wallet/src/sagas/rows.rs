@@ -93,14 +93,15 @@ async fn insert(conn: &mut PgConnection, rows: &[(Uuid, &Opening)]) -> sqlx::Res
         |f: fn(&Opening) -> &Option<String>| rows.iter().map(|(_, r)| f(r).clone()).collect::<Vec<_>>();
     sqlx::query(
         "INSERT INTO wallet.redemption (redemption_id, business_id, customer_id, order_id, location_id, terminal_id,
-             operator_id, sequence, currency, amount, status, reversal, metadata)
+             operator_id, sequence, currency, amount, status, reversal, metadata, created_at)
          SELECT u.redemption_id, u.business_id, u.customer_id, u.order_id, u.location_id, u.terminal_id,
              u.operator_id, u.sequence, u.currency, u.amount, u.status,
-             CASE WHEN u.status = 'declined' THEN 'done' END, u.metadata::jsonb
+             CASE WHEN u.status = 'declined' THEN 'done' END, u.metadata::jsonb, s.created_at
          FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bigint[],
              $9::text[], $10::bigint[], $11::text[], $12::text[])
              AS u(redemption_id, business_id, customer_id, order_id, location_id, terminal_id, operator_id, sequence,
-                 currency, amount, status, metadata)",
+                 currency, amount, status, metadata)
+         JOIN saga.saga s ON s.saga_id = u.redemption_id",
     )
     .bind(rows.iter().map(|(id, _)| *id).collect::<Vec<_>>())
     .bind(text(|r| &r.business_id))

@@ -48,9 +48,15 @@ async fn after_the_redeem_it_is_reversed_in_full_and_once() {
     let reward = system.fund("c", 620, 5000, 2250).await;
     let before = system.lots("c").await;
     let done = system.redeem(&wallet, "k1", &order("c", &reward)).await.json();
-    let cancels = futures_util::future::join_all((0..6).map(|i| system.cancel(if i % 2 == 0 { &wallet } else { &other }, "k1"))).await;
+    let cancels = futures_util::future::join_all(
+        (0..6).map(|i| system.cancel(if i % 2 == 0 { &wallet } else { &other }, "k1")),
+    )
+    .await;
     for cancel in cancels {
-        assert!(["will_reverse", "already_reversed"].contains(&cancel["result"].as_str().expect("a result")), "{cancel}");
+        assert!(
+            ["will_reverse", "already_reversed"].contains(&cancel["result"].as_str().expect("a result")),
+            "{cancel}"
+        );
         assert_eq!(cancel["redemption_id"], done["id"]);
     }
     system.until_status(&other, "k1", "reversed").await;
@@ -68,7 +74,12 @@ async fn held_value_is_voided_and_a_hold_ends_by_itself() {
     let mut body = order("c", &reward);
     body["capture"] = json!("manual");
     let held = system.redeem(&wallet, "k1", &body).await;
-    assert_eq!((held.status.as_u16(), &held.json()["status"]), (201, &json!("authorized")), "{}", held.text());
+    assert_eq!(
+        (held.status.as_u16(), &held.json()["status"]),
+        (201, &json!("authorized")),
+        "{}",
+        held.text()
+    );
     assert_eq!(system.balances(&wallet, "c").await, (120, 3500, 0));
     assert_eq!(system.cancel(&wallet, "k1").await["result"], "will_reverse");
     system.until_status(&wallet, "k1", "voided").await;
@@ -76,7 +87,8 @@ async fn held_value_is_voided_and_a_hold_ends_by_itself() {
 
     body["hold_ttl_s"] = json!(1);
     assert_eq!(system.redeem(&wallet, "k2", &body).await.status, 201);
-    let sweep = tokio_util::task::TaskTracker::new().spawn(wallet::returning::sweep_expired_holds(wallet.app.clone()));
+    let sweep = tokio_util::task::TaskTracker::new()
+        .spawn(wallet::returning::sweep_expired_holds(wallet.app.clone()));
     system.until_status(&wallet, "k2", "expired").await;
     sweep.abort();
     assert_eq!(system.balances(&wallet, "c").await, (620, 5000, 2250));

@@ -12,7 +12,9 @@ async fn sixty_four_tills_at_one_wallet_of_a_hundred_units() {
     let tills = (0..64).map(|till| async move {
         let mut statuses = Vec::new();
         for sale in 0..3 {
-            statuses.push(system.redeem(&wallets[till % 2], &format!("t{till}-{sale}"), body).await.status.as_u16());
+            statuses.push(
+                system.redeem(&wallets[till % 2], &format!("t{till}-{sale}"), body).await.status.as_u16(),
+            );
         }
         statuses
     });

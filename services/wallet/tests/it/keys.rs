@@ -29,11 +29,16 @@ async fn what_is_never_stored_leaves_the_key_unused() {
     let mut bad = order("c", &reward);
     bad["amount"] = json!(0);
     assert_eq!(system.redeem(&wallet, "k1", &bad).await.status, 400);
-    let call = |role: &'static str, body| system.call(&wallet, role, Method::POST, "/wallet/redeem", Some("k1"), body);
+    let call = |role: &'static str, body| {
+        system.call(&wallet, role, Method::POST, "/wallet/redeem", Some("k1"), body)
+    };
     let body = order("c", &reward);
     assert_eq!(call("finance", Some(&body)).await.status, 403);
     assert_eq!(call("ops", Some(&body)).await.status, 403);
-    assert_eq!(system.call(&wallet, "pos", Method::POST, "/wallet/redeem", None, Some(&body)).await.code(), "idempotency_key_missing");
+    assert_eq!(
+        system.call(&wallet, "pos", Method::POST, "/wallet/redeem", None, Some(&body)).await.code(),
+        "idempotency_key_missing"
+    );
     assert_eq!(system.redeem(&wallet, "k1", &body).await.status, 201);
 }
 
@@ -46,12 +51,23 @@ async fn keys_are_each_customers_own_and_each_businesss_own() {
     let body = |customer: &str| json!({ "customer_id": customer, "order_id": "o", "currency": "USD", "amount": 10, "tenders": [{ "type": "points" }] });
     let redeem = async |token: String, customer: &str| {
         let request = system.client.post(format!("{}/api/v1/wallet/redeem", wallet.url)).bearer_auth(token);
-        request.header("idempotency-key", "k").json(&body(customer)).send().await.expect("an answer").status().as_u16()
+        request
+            .header("idempotency-key", "k")
+            .json(&body(customer))
+            .send()
+            .await
+            .expect("an answer")
+            .status()
+            .as_u16()
     };
     assert_eq!(redeem(system.tokens.customer("demo", "a"), "a").await, 201);
     assert_eq!(redeem(system.tokens.customer("demo", "b"), "b").await, 201);
     assert_eq!(redeem(system.tokens.staff("demo", "pos"), "a").await, 201);
-    assert_eq!(redeem(system.tokens.staff("other", "pos"), "a").await, 422, "another business's customer has nothing there");
+    assert_eq!(
+        redeem(system.tokens.staff("other", "pos"), "a").await,
+        422,
+        "another business's customer has nothing there"
+    );
     assert_eq!(redeem(system.tokens.customer("demo", "a"), "b").await, 404);
     assert_eq!(system.balances(&wallet, "a").await.0, 80);
 }
@@ -66,7 +82,12 @@ async fn one_key_at_the_same_instant_on_two_instances_acts_once() {
         let key = format!("k{round}");
         let calls = (0..8).map(|i| system.redeem(&wallets[i % 2], &key, &body));
         let answers = futures_util::future::join_all(calls).await;
-        assert_eq!(answers.iter().filter(|a| a.status == 201).count(), 1, "{:?}", answers.iter().map(|a| a.text()).collect::<Vec<_>>());
+        assert_eq!(
+            answers.iter().filter(|a| a.status == 201).count(),
+            1,
+            "{:?}",
+            answers.iter().map(|a| a.text()).collect::<Vec<_>>()
+        );
         assert!(answers.iter().all(|a| a.bytes == answers[0].bytes && (a.status == 201 || a.status == 200)));
     }
     assert_eq!(system.balances(&wallets[0], "c").await.0, 975);
@@ -79,10 +100,11 @@ async fn a_duplicate_waits_for_the_first_and_both_hear_the_same() {
     let reward = system.fund("c", 620, 5000, 2250).await;
     system.credit.proxy.set(Mode::HoldReplies);
     let body = order("c", &reward);
-    let (first, second, ()) = tokio::join!(system.redeem(&wallet, "k1", &body), system.redeem(&wallet, "k1", &body), async {
-        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-        system.credit.proxy.set(Mode::Pass);
-    });
+    let (first, second, ()) =
+        tokio::join!(system.redeem(&wallet, "k1", &body), system.redeem(&wallet, "k1", &body), async {
+            tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+            system.credit.proxy.set(Mode::Pass);
+        });
     let mut statuses = [first.status.as_u16(), second.status.as_u16()];
     statuses.sort_unstable();
     assert_eq!(statuses, [200, 201], "{} {}", first.text(), second.text());
@@ -104,7 +126,12 @@ async fn past_its_deadline_a_till_hears_202_and_later_the_truth() {
     system.credit.proxy.set(Mode::Pass);
     body["deadline_ms"] = json!(5000);
     let truth = system.redeem(&wallet, "k1", &body).await;
-    assert_eq!((truth.status.as_u16(), &truth.json()["status"]), (200, &json!("completed")), "{}", truth.text());
+    assert_eq!(
+        (truth.status.as_u16(), &truth.json()["status"]),
+        (200, &json!("completed")),
+        "{}",
+        truth.text()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -118,7 +145,12 @@ async fn a_till_that_does_not_wait_may_ask_for_everything_back() {
     body["deadline_ms"] = json!(500);
     body["on_deadline"] = json!("cancel");
     let pending = system.redeem(&wallet, "k1", &body).await;
-    assert_eq!((pending.status.as_u16(), &pending.json()["status"]), (202, &json!("declined")), "{}", pending.text());
+    assert_eq!(
+        (pending.status.as_u16(), &pending.json()["status"]),
+        (202, &json!("declined")),
+        "{}",
+        pending.text()
+    );
     system.credit.proxy.set(Mode::Pass);
     system.until_status(&wallet, "k1", "declined").await;
     assert_eq!(system.lots("c").await, before);

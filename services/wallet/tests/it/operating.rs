@@ -39,11 +39,21 @@ async fn compensation_past_its_budget_is_a_dead_letter_and_a_replay_finishes_it(
     assert_eq!((till.status.as_u16(), &till.json()["reversal"]), (422, &json!("pending")), "{}", till.text());
 
     let letter = dead_letter(&system, &wallet).await;
-    assert_eq!((&letter["code"], &letter["participant"]), (&json!("participant_silent"), &json!("store_credit")));
+    assert_eq!(
+        (&letter["code"], &letter["participant"]),
+        (&json!("participant_silent"), &json!("store_credit"))
+    );
     assert_eq!(letter["detail"]["pending_legs"], json!([2]));
-    assert_eq!(system.get(&wallet, "/wallet/redemptions?idempotency_key=k1").await.json()["data"][0]["status"], "under_review");
-    let saga = system.ops(&wallet, Method::GET, &format!("/ops/sagas/{}", letter["saga_id"].as_str().expect("id")), None).await.json();
-    let events: Vec<_> = saga["timeline"].as_array().expect("events").iter().map(|e| e["event"].clone()).collect();
+    assert_eq!(
+        system.get(&wallet, "/wallet/redemptions?idempotency_key=k1").await.json()["data"][0]["status"],
+        "under_review"
+    );
+    let saga = system
+        .ops(&wallet, Method::GET, &format!("/ops/sagas/{}", letter["saga_id"].as_str().expect("id")), None)
+        .await
+        .json();
+    let events: Vec<_> =
+        saga["timeline"].as_array().expect("events").iter().map(|e| e["event"].clone()).collect();
     assert_eq!(events, [json!("turned_back"), json!("dead_letter")]);
     assert_eq!(saga["timeline"][0]["detail"]["because"]["reason"], "refused");
     assert!(saga["timeline"][1]["detail"]["attempts"].as_array().expect("attempts").len() > 3);
@@ -52,7 +62,12 @@ async fn compensation_past_its_budget_is_a_dead_letter_and_a_replay_finishes_it(
     let path = format!("/ops/dead-letters/{}/replay", letter["dead_letter_id"].as_str().expect("id"));
     let order_ = |operation: &str, dry_run| json!({ "operation_id": operation, "reason": "credit is back", "dry_run": dry_run });
     let dry = system.ops(&wallet, Method::POST, &path, Some(&order_("op1", true))).await;
-    assert_eq!((&dry.json()["result"], &dry.json()["after"]), (&json!("would_do"), &json!("compensating")), "{}", dry.text());
+    assert_eq!(
+        (&dry.json()["result"], &dry.json()["after"]),
+        (&json!("would_do"), &json!("compensating")),
+        "{}",
+        dry.text()
+    );
     let replay = system.ops(&wallet, Method::POST, &path, Some(&order_("op1", false))).await;
     assert_eq!(replay.json()["result"], "done", "{}", replay.text());
     system.until_status(&wallet, "k1", "declined").await;
@@ -78,9 +93,14 @@ async fn of_concurrent_replays_one_wins() {
     let letter = dead_letter(&system, &wallets[0]).await;
     system.credit.proxy.set(Mode::Pass);
     let path = format!("/ops/dead-letters/{}/replay", letter["dead_letter_id"].as_str().expect("id"));
-    let bodies: Vec<_> = (0..10).map(|i| json!({ "operation_id": format!("op{i}"), "reason": "r" })).collect();
-    let calls = bodies.iter().enumerate().map(|(i, body)| system.ops(&wallets[i % 2], Method::POST, &path, Some(body)));
-    let results: Vec<_> = futures_util::future::join_all(calls).await.iter().map(|a| a.json()["result"].clone()).collect();
+    let bodies: Vec<_> =
+        (0..10).map(|i| json!({ "operation_id": format!("op{i}"), "reason": "r" })).collect();
+    let calls = bodies
+        .iter()
+        .enumerate()
+        .map(|(i, body)| system.ops(&wallets[i % 2], Method::POST, &path, Some(body)));
+    let results: Vec<_> =
+        futures_util::future::join_all(calls).await.iter().map(|a| a.json()["result"].clone()).collect();
     assert_eq!(results.iter().filter(|r| **r == json!("done")).count(), 1, "{results:?}");
     system.until_status(&wallets[0], "k1", "declined").await;
     assert_eq!(system.balances(&wallets[0], "c").await, (620, 5000, 1));
@@ -95,11 +115,19 @@ async fn a_dead_letter_settled_by_hand_needs_a_reference_and_stays_as_it_is() {
     system.redeem(&wallet, "k1", &order("c", &reward)).await;
     let letter = dead_letter(&system, &wallet).await;
     let path = format!("/ops/dead-letters/{}/resolve", letter["dead_letter_id"].as_str().expect("id"));
-    let refused = system.ops(&wallet, Method::POST, &path, Some(&json!({ "operation_id": "o", "reason": "r" }))).await;
+    let refused =
+        system.ops(&wallet, Method::POST, &path, Some(&json!({ "operation_id": "o", "reason": "r" }))).await;
     assert_eq!(refused.status, 400);
     let body = json!({ "operation_id": "o", "reason": "paid out in cash", "reference": "TICKET-7" });
     let foreign = system.tokens.staff("other", "ops");
-    let answer = system.client.post(format!("{}/api/v1{path}", wallet.url)).bearer_auth(foreign).json(&body).send().await.expect("an answer");
+    let answer = system
+        .client
+        .post(format!("{}/api/v1{path}", wallet.url))
+        .bearer_auth(foreign)
+        .json(&body)
+        .send()
+        .await
+        .expect("an answer");
     assert_eq!(answer.status(), 404, "another business's");
     assert_eq!(system.ops(&wallet, Method::POST, &path, Some(&body)).await.json()["result"], "done");
     let found = system.get(&wallet, "/wallet/redemptions?idempotency_key=k1").await.json();
@@ -121,12 +149,21 @@ async fn a_tender_that_is_known_down_is_refused_at_the_door() {
         system.redeem(&wallet, key, &body).await;
     }
     let refused = system.redeem(&wallet, "new", &body).await;
-    assert_eq!((refused.status.as_u16(), refused.code()), (503, "tender_unavailable".to_owned()), "{}", refused.text());
+    assert_eq!(
+        (refused.status.as_u16(), refused.code()),
+        (503, "tender_unavailable".to_owned()),
+        "{}",
+        refused.text()
+    );
     assert_eq!(refused.json()["retryable"], true);
     let sagas: i64 = system.sql("SELECT count(*) FROM saga.saga WHERE key = 'new'").await;
     assert_eq!(sagas, 0, "nothing is written");
     let replayed = system.redeem(&wallet, "done", &order("c", &reward)).await;
-    assert_eq!((replayed.status.as_u16(), &replayed.bytes), (200, &done.bytes), "a key with an answer gives it, door or not");
+    assert_eq!(
+        (replayed.status.as_u16(), &replayed.bytes),
+        (200, &done.bytes),
+        "a key with an answer gives it, door or not"
+    );
     system.credit.proxy.set(Mode::Pass);
     for key in ["a", "b"] {
         system.until_status(&wallet, key, "declined").await;
@@ -142,7 +179,12 @@ async fn without_a_database_the_answer_is_503_at_once_and_never_a_guess() {
     tokio::time::sleep(Duration::from_millis(800)).await;
     let began = std::time::Instant::now();
     let refused = system.redeem(&wallet, "k", &order("c", &reward)).await;
-    assert_eq!((refused.status.as_u16(), &refused.json()["outcome"]), (503, &json!("unknown")), "{}", refused.text());
+    assert_eq!(
+        (refused.status.as_u16(), &refused.json()["outcome"]),
+        (503, &json!("unknown")),
+        "{}",
+        refused.text()
+    );
     assert!(began.elapsed() < Duration::from_millis(1_500), "{:?}", began.elapsed());
     system.database_proxy.set(Mode::Pass);
     for _ in 0..200 {

@@ -18,7 +18,10 @@ const TILL: &str = "cus_8Q";
 
 /// A till whose call runs beside the test.
 fn redeem(system: &System, wallet: &Wallet, key: &'static str, body: Value) -> JoinHandle<Option<Answer>> {
-    let request = system.client.post(format!("{}/api/v1/wallet/redeem", wallet.url)).bearer_auth(system.tokens.staff("demo", "pos"));
+    let request = system
+        .client
+        .post(format!("{}/api/v1/wallet/redeem", wallet.url))
+        .bearer_auth(system.tokens.staff("demo", "pos"));
     let request = request.header("idempotency-key", key).json(&body);
     TaskTracker::new().spawn(async move {
         let response = request.send().await.ok()?;
@@ -48,7 +51,11 @@ fn all(system: &System, mode: Mode) {
 async fn has_effect(part: &crate::support::Part) {
     let pool = sqlx::PgPool::connect_with(part.tender.database.admin()).await.expect("a pool");
     for _ in 0..400 {
-        let debits: i64 = sqlx::query_scalar("SELECT count(*) FROM tender.operation WHERE legs_id IS NOT NULL").fetch_one(&pool).await.expect("a count");
+        let debits: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM tender.operation WHERE legs_id IS NOT NULL")
+                .fetch_one(&pool)
+                .await
+                .expect("a count");
         if debits > 0 {
             return;
         }
@@ -256,7 +263,10 @@ async fn c15_a_zombie_wakes_after_a_pause() {
     until(&system, "SELECT epoch = 2 FROM saga.saga WHERE operation = 'redeem'").await;
     system.database_proxy.set(Mode::Pass);
     tokio::time::sleep(Duration::from_millis(300)).await;
-    let (state, epoch) = (system.sql::<i16>("SELECT state FROM saga.saga").await, system.sql::<i64>("SELECT epoch FROM saga.saga").await);
+    let (state, epoch) = (
+        system.sql::<i16>("SELECT state FROM saga.saga").await,
+        system.sql::<i64>("SELECT epoch FROM saga.saga").await,
+    );
     assert_eq!((state, epoch), (0, 2), "the zombie's T2 missed, though the state still was RUNNING");
     system.credit.proxy.set(Mode::Pass);
     system.until_status(&other, "k", "completed").await;
@@ -285,7 +295,8 @@ async fn c16_a_saga_that_kills_its_owners_is_parked() {
     all(&system, Mode::Cut);
     tokio::time::sleep(Duration::from_millis(50)).await;
     all(&system, Mode::Pass);
-    let path = format!("/ops/dead-letters/{}/replay", letters["data"][0]["dead_letter_id"].as_str().expect("id"));
+    let path =
+        format!("/ops/dead-letters/{}/replay", letters["data"][0]["dead_letter_id"].as_str().expect("id"));
     system.ops(&last, Method::POST, &path, Some(&json!({ "operation_id": "o", "reason": "mended" }))).await;
     system.until_status(&last, "k", "completed").await;
     is_completed_once(&system, &last, &reward).await;
@@ -416,10 +427,13 @@ async fn three_hundred_in_flight_are_finished_by_the_other_instance() {
     let other = system.wallet_with(Config::default()).await;
     system.fund(TILL, 100_000, 100_000, 0).await;
     all(&system, Mode::HoldReplies);
-    let bodies = |i: usize| json!({ "customer_id": TILL, "order_id": format!("o{i}"), "currency": "USD", "amount": 20,
-        "tenders": [{ "type": "points", "points": 10 }, { "type": "store_credit" }] });
+    let bodies = |i: usize| {
+        json!({ "customer_id": TILL, "order_id": format!("o{i}"), "currency": "USD", "amount": 20,
+        "tenders": [{ "type": "points", "points": 10 }, { "type": "store_credit" }] })
+    };
     let keys: Vec<&'static str> = (0..300).map(|i| &*Box::leak(format!("k{i}").into_boxed_str())).collect();
-    let tills: Vec<_> = keys.iter().enumerate().map(|(i, key)| redeem(&system, &dying, key, bodies(i))).collect();
+    let tills: Vec<_> =
+        keys.iter().enumerate().map(|(i, key)| redeem(&system, &dying, key, bodies(i))).collect();
     until(&system, "SELECT count(*) = 300 FROM saga.saga").await;
     dying.engine.crash();
     let died = std::time::Instant::now();

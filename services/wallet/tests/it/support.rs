@@ -83,13 +83,20 @@ impl System {
     pub async fn start() -> Self {
         let tokens = Tokens::new();
         let points = TestTender::start(schema::Database::Points, Arc::new(points::Points), &tokens).await;
-        let credit = TestTender::start(schema::Database::StoreCredit, Arc::new(store_credit::StoreCredit), &tokens).await;
-        let rewards = TestTender::start_with(schema::Database::DigitalRewards, Arc::new(DigitalRewards), &tokens, |app| {
-            let pepper = Pepper::try_new("a pepper that only tests know").expect("a pepper");
-            let issuer = CodeIssuer::new(app.pool().clone(), pepper.clone());
-            let routes = digital_rewards::routes(app.pool().clone(), pepper);
-            (app.with_issuer(Arc::new(issuer)), routes)
-        })
+        let credit =
+            TestTender::start(schema::Database::StoreCredit, Arc::new(store_credit::StoreCredit), &tokens)
+                .await;
+        let rewards = TestTender::start_with(
+            schema::Database::DigitalRewards,
+            Arc::new(DigitalRewards),
+            &tokens,
+            |app| {
+                let pepper = Pepper::try_new("a pepper that only tests know").expect("a pepper");
+                let issuer = CodeIssuer::new(app.pool().clone(), pepper.clone());
+                let routes = digital_rewards::routes(app.pool().clone(), pepper);
+                (app.with_issuer(Arc::new(issuer)), routes)
+            },
+        )
         .await;
         let database = TestDatabase::create(schema::Database::Wallet).await;
         let admin = database.admin();
@@ -98,7 +105,11 @@ impl System {
             credit: Part::new(credit).await,
             rewards: Part::new(rewards).await,
             database_proxy: Proxy::start(admin.get_host(), admin.get_port()).await,
-            client: reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(40)).build().expect("a client"),
+            client: reqwest::Client::builder()
+                .no_proxy()
+                .timeout(Duration::from_secs(40))
+                .build()
+                .expect("a client"),
             database,
             tokens,
         }
@@ -125,8 +136,10 @@ impl System {
             store_credit: self.credit.address(),
             digital_rewards: self.rewards.address(),
         };
-        let tenders = Tenders::init(&addresses, self.tokens.service("wallet"), &TaskTracker::new()).expect("clients");
-        let engine = Engine::start(config, Arc::new(Sagas::new(tenders.clone())), db::for_executor(options.clone()));
+        let tenders =
+            Tenders::init(&addresses, self.tokens.service("wallet"), &TaskTracker::new()).expect("clients");
+        let engine =
+            Engine::start(config, Arc::new(Sagas::new(tenders.clone())), db::for_executor(options.clone()));
         let app = App::new(engine.clone(), tenders, db::pool(options, 4));
         let stop = CancellationToken::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a socket");
@@ -145,8 +158,16 @@ impl System {
         let mut reward_id = String::new();
         let credits = [
             (&self.points.tender, "points", json!({ "points": points, "kind": "earn" })),
-            (&self.credit.tender, "store-credits", json!({ "amount": credit, "currency": "USD", "kind": "issue" })),
-            (&self.rewards.tender, "digital-rewards", json!({ "amount": reward, "currency": "USD", "kind": "issue" })),
+            (
+                &self.credit.tender,
+                "store-credits",
+                json!({ "amount": credit, "currency": "USD", "kind": "issue" }),
+            ),
+            (
+                &self.rewards.tender,
+                "digital-rewards",
+                json!({ "amount": reward, "currency": "USD", "kind": "issue" }),
+            ),
         ];
         for (tender, path, mut body) in credits {
             if [&body["points"], &body["amount"]].iter().any(|units| **units == json!(0)) {
@@ -156,8 +177,10 @@ impl System {
             body["customer_id"] = json!(customer);
             body["funding"] = json!("paid");
             body["reference"] = json!(reference);
-            let request = self.client.post(format!("{}/api/v1/{path}/credits", tender.public_url)).bearer_auth(&token);
-            let answer = request.header("idempotency-key", &reference).json(&body).send().await.expect("an answer");
+            let request =
+                self.client.post(format!("{}/api/v1/{path}/credits", tender.public_url)).bearer_auth(&token);
+            let answer =
+                request.header("idempotency-key", &reference).json(&body).send().await.expect("an answer");
             assert_eq!(answer.status(), 201, "{path}");
             let answer: Value = answer.json().await.expect("JSON");
             if let Some(id) = answer["reward_id"].as_str() {
@@ -167,9 +190,18 @@ impl System {
         reward_id
     }
 
-    pub async fn call(&self, wallet: &Wallet, role: &str, method: Method, path: &str, key: Option<&str>, body: Option<&Value>) -> Answer {
+    pub async fn call(
+        &self,
+        wallet: &Wallet,
+        role: &str,
+        method: Method,
+        path: &str,
+        key: Option<&str>,
+        body: Option<&Value>,
+    ) -> Answer {
         let token = self.tokens.staff(BUSINESS, role);
-        let mut request = self.client.request(method, format!("{}/api/v1{path}", wallet.url)).bearer_auth(token);
+        let mut request =
+            self.client.request(method, format!("{}/api/v1{path}", wallet.url)).bearer_auth(token);
         if let Some(key) = key {
             request = request.header("idempotency-key", key);
         }
@@ -193,7 +225,9 @@ impl System {
 
     pub async fn cancel(&self, wallet: &Wallet, key: &str) -> Value {
         let body = json!({ "idempotency_key": key });
-        let answer = self.call(wallet, "pos", Method::POST, "/wallet/redemptions/cancel-by-key", None, Some(&body)).await;
+        let answer = self
+            .call(wallet, "pos", Method::POST, "/wallet/redemptions/cancel-by-key", None, Some(&body))
+            .await;
         assert_eq!(answer.status, 200, "{}", answer.text());
         answer.json()
     }
@@ -203,7 +237,11 @@ impl System {
         let answer = self.get(wallet, &format!("/wallet/balance?customer_id={customer}")).await.json();
         let available = |tender: &str| {
             let lines = answer["balances"].as_array().expect("balances");
-            lines.iter().filter(|line| line["tender"] == tender).map(|line| line["available"].as_i64().expect("units")).sum()
+            lines
+                .iter()
+                .filter(|line| line["tender"] == tender)
+                .map(|line| line["available"].as_i64().expect("units"))
+                .sum()
         };
         (available("points"), available("store_credit"), available("digital_reward"))
     }
@@ -212,9 +250,20 @@ impl System {
     pub async fn lots(&self, customer: &str) -> Vec<Value> {
         let token = self.tokens.staff(BUSINESS, "admin");
         let mut lots = Vec::new();
-        for (tender, path) in [(&self.points, "points"), (&self.credit, "store-credits"), (&self.rewards, "digital-rewards")] {
+        for (tender, path) in
+            [(&self.points, "points"), (&self.credit, "store-credits"), (&self.rewards, "digital-rewards")]
+        {
             let url = format!("{}/api/v1/{path}/accounts/{customer}", tender.tender.public_url);
-            let account: Value = self.client.get(url).bearer_auth(&token).send().await.expect("an answer").json().await.expect("JSON");
+            let account: Value = self
+                .client
+                .get(url)
+                .bearer_auth(&token)
+                .send()
+                .await
+                .expect("an answer")
+                .json()
+                .await
+                .expect("JSON");
             lots.extend(account["lots"].as_array().expect("lots").clone());
         }
         lots
