@@ -49,8 +49,8 @@ pub const BATCH_MAX: usize = 256;
 /// Longest that a caller waits. Longer than any batch should take; afterwards the outcome is unknown.
 pub const WAIT_LIMIT: Duration = Duration::from_secs(8);
 
-/// How an executor is set up.
-#[derive(Debug, Clone)]
+/// How an executor is set up. Not `Debug`: the options hold a password.
+#[derive(Clone)]
 pub struct ExecutorConfig {
     /// The tender's name in messages and metrics: `points`, `store_credit`, `digital_reward`.
     pub tender: &'static str,
@@ -86,7 +86,7 @@ pub enum ExecuteError {
 }
 
 /// A handle on the shards. Clones share them.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Executor {
     shards: Arc<[Arc<Shard>]>,
     wake: Arc<Notify>,

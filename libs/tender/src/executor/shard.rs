@@ -33,7 +33,6 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 /// A shard of the executor.
-#[derive(Debug)]
 pub struct Shard {
     queue: Queue,
     tender: &'static str,

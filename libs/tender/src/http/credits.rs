@@ -6,6 +6,7 @@ use api::{
     tender::{CreditAnswer, CreditRequest},
 };
 use axum::{extract::State, response::Response};
+use chrono::SubsecRound as _;
 use money::Asset;
 use serde_json::json;
 use service::{
@@ -158,7 +159,8 @@ fn credit(
     reward_id: Option<Uuid>,
     request_hash: [u8; 32],
 ) -> Credit {
-    let terms = app.rules.lot_terms(request.expires_at);
+    // The database keeps microseconds: what is answered is what is kept.
+    let terms = app.rules.lot_terms(request.expires_at.map(|end| end.trunc_subsecs(6)));
     let trace = trace::current();
     Credit {
         lot_id: Uuid::now_v7(),

@@ -6,8 +6,9 @@ use std::{
 };
 
 use api::legs::LegState;
+use serde_json::json;
 use service::{config::Secret, db};
-use sqlx::{Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tender::executor::{ExecuteError, Executor, ExecutorConfig};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -110,4 +111,41 @@ async fn a_locked_account_is_waited_for_and_then_refused_for_now() {
     let (reply, ()) = tokio::join!(waiting, released);
     assert!(reply.is_ok(), "{reply:?}");
     assert_eq!(server.get("pos", "/points/accounts/cus").await.json()["available"], 6);
+}
+
+#[tokio::test]
+async fn a_database_that_goes_away_is_said_at_once_and_used_again_when_it_is_back() {
+    let server = Server::points().await;
+    let earn = |reference: &str| json!({ "customer_id": "cus", "points": 5, "kind": "earn", "funding": "paid", "reference": reference });
+    assert_eq!(server.post("pos", "/points/credits", "k1", &earn("r1")).await.status, 201);
+    let admin = server.tender.database.admin();
+    let name = admin.get_database().unwrap().to_owned();
+    // From another database: nobody but superusers may come in now, and whoever is inside is thrown out.
+    let mut outside = PgConnection::connect_with(&admin.database("postgres")).await.unwrap();
+    let close = format!(
+        "ALTER DATABASE {name} CONNECTION LIMIT 0;
+         SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+    );
+    sqlx::raw_sql(AssertSqlSafe(close)).execute(&mut outside).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    for _ in 0..5 {
+        let began = Instant::now();
+        let refused = server.post("pos", "/points/credits", "k2", &earn("r2")).await;
+        assert_eq!((refused.status.as_u16(), refused.code().as_str()), (503, "overloaded"));
+        assert_eq!(
+            (&refused.json()["retryable"], &refused.json()["outcome"]),
+            (&json!(true), &json!("not_applied"))
+        );
+        assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+    }
+    assert_eq!(server.get("pos", "/points/accounts/cus").await.status, 503);
+
+    let open = format!("ALTER DATABASE {name} CONNECTION LIMIT -1");
+    sqlx::raw_sql(AssertSqlSafe(open)).execute(&mut outside).await.unwrap();
+    let began = Instant::now();
+    while server.post("pos", "/points/credits", "k2", &earn("r2")).await.status == 503 {
+        assert!(began.elapsed() < Duration::from_secs(5), "it did not come back");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(server.get("pos", "/points/accounts/cus").await.json()["available"], 10);
 }

@@ -1,28 +1,21 @@
 //! The fold against a model that knows no amounts: every unit of value is a coin that lies in its lot, is set aside, or
 //! is taken. Whatever the commands, both agree on every lot, and nothing is lost or made.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
-use api::{
-    BusinessId, LegsId,
-    legs::{Account, Forward, LegAnswer, LegKey, Mode, Take},
-};
+use api::legs::{LegAnswer, Mode, Take};
 use chrono::{DateTime, TimeDelta, Utc};
-use ledger::{AccountRef, Balance, Funding};
-use money::Asset;
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use super::{
-    apply,
-    book::{AccountState, Book, Mark, Status},
+use super::{book, cancel, credit, forward, key, leg_command};
+use crate::{
+    command::{Action, Command, Outcome, Rejection, State},
+    fold::{
+        apply,
+        book::{Allocation, Book},
+    },
 };
-use crate::command::{
-    AccountKey, Action, Command, Credit, ForwardLeg, Outcome, Rejection, RequestRef, State, leg_operation_id,
-    leg_request_hash,
-};
-
-const START: DateTime<Utc> = DateTime::UNIX_EPOCH;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -48,8 +41,6 @@ fn step() -> impl Strategy<Value = Step> {
         (1_i64..8).prop_map(|seconds| Step::Wait { seconds }),
     ]
 }
-
-// ── The model ───────────────────────────────────────────────────────────────────────────────────────
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Coin {
@@ -208,80 +199,6 @@ impl Model {
     }
 }
 
-// ── The fold ────────────────────────────────────────────────────────────────────────────────────────
-
-fn key() -> AccountKey {
-    let business_id = BusinessId::try_from("demo".to_owned()).unwrap();
-    AccountKey { business_id, owner: "cus".to_owned(), asset: Asset::Points }
-}
-
-fn book() -> Book {
-    let mut book = Book::new(START);
-    let account = AccountState {
-        reference: AccountRef { account_no: 1, business_id: "demo".into(), asset: Asset::Points },
-        balance: Balance::default(),
-        status: Status::Active,
-        available: 0,
-        lots: BTreeMap::new(),
-        ranks: HashMap::new(),
-        read_to: None,
-        mark: Mark::Stored,
-    };
-    book.accounts.insert(key(), account);
-    book
-}
-
-fn legs_id() -> LegsId {
-    LegsId(Uuid::from_u128(1))
-}
-
-fn leg_command(leg: u16, action: Action) -> Command {
-    let operation_id = leg_operation_id(&key().business_id, legs_id(), leg);
-    Command { operation_id, account: key(), action }
-}
-
-fn forward(leg: u16, mode: Mode, amount: i64, take: Take, step: i64, of: Option<u16>) -> Command {
-    let of = of.map(|leg| LegKey { legs_id: legs_id(), leg });
-    let plan = Forward {
-        mode,
-        amount,
-        take,
-        step,
-        reward_id: None,
-        of,
-        hold_until: None,
-        not_after: None,
-        order_id: None,
-    };
-    let account = Account { business_id: key().business_id, customer_id: key().owner, asset: key().asset };
-    let forward = ForwardLeg {
-        key: LegKey { legs_id: legs_id(), leg },
-        request_hash: leg_request_hash(&account, &plan),
-        reverses: of.map(|of| leg_operation_id(&key().business_id, of.legs_id, of.leg)),
-        plan,
-        epoch: None,
-    };
-    leg_command(leg, Action::Forward(forward))
-}
-
-fn credit(number: u128, amount: i64, expires_at: Option<DateTime<Utc>>) -> Command {
-    let credit = Credit {
-        lot_id: Uuid::from_u128(number),
-        amount,
-        kind: "earn".to_owned(),
-        funding: Funding::Promo,
-        reference: number.to_string(),
-        expires_at,
-        grace_until: None,
-        reward_id: None,
-        customer_id: Some("cus".to_owned()),
-        details: serde_json::Value::Null,
-        request_hash: [0; 32],
-        request: RequestRef::default(),
-    };
-    Command { operation_id: Uuid::from_u128(1_000 + number), account: key(), action: Action::Credit(credit) }
-}
-
 fn command(step: &Step, number: u128, now: DateTime<Utc>) -> Command {
     match *step {
         Step::Credit { amount, expires_in } => {
@@ -292,7 +209,7 @@ fn command(step: &Step, number: u128, now: DateTime<Utc>) -> Command {
         }
         Step::Reverse { leg, of, amount } => forward(leg, Mode::Reverse, amount, Take::Exact, 1, Some(of)),
         Step::Capture { leg, amount } => leg_command(leg, Action::Capture { amount }),
-        Step::Cancel { leg } => leg_command(leg, Action::Cancel(LegKey { legs_id: legs_id(), leg })),
+        Step::Cancel { leg } => cancel(leg),
         Step::Wait { .. } => leg_command(0, Action::Query),
     }
 }
@@ -324,7 +241,7 @@ fn check(book: &Book, model: &Model) {
         assert_eq!(posting.after().version(), version);
     }
     for operation in book.operations.values() {
-        let back = |part: &super::book::Allocation| (0..=part.amount).contains(&part.reversed);
+        let back = |part: &Allocation| (0..=part.amount).contains(&part.reversed);
         assert!(operation.allocations.iter().all(back), "{operation:?}");
     }
 }
@@ -381,122 +298,4 @@ proptest! {
             check(&book, &model);
         }
     }
-}
-
-fn answer(outcome: &Outcome) -> LegAnswer {
-    match outcome {
-        Outcome::Recorded(answer) | Outcome::Replayed(answer) => serde_json::from_str(&answer.body).unwrap(),
-        Outcome::Rejected(reason) => panic!("rejected: {reason:?}"),
-    }
-}
-
-#[test]
-fn a_tombstone_refuses_what_comes_late() {
-    let mut book = book();
-    apply(&mut book, &credit(1, 10, None));
-    let cancelled = apply(&mut book, &command(&Step::Cancel { leg: 0 }, 0, START));
-    assert_eq!(answer(&cancelled).state, State::Tombstoned);
-    let late = apply(&mut book, &forward(0, Mode::Debit, 5, Take::Exact, 1, None));
-    assert_eq!(answer(&late).state, State::Tombstoned);
-    assert_eq!(book.accounts[&key()].available, 10);
-}
-
-#[test]
-fn a_decline_stands_even_when_value_comes() {
-    let mut book = book();
-    let leg = forward(0, Mode::Debit, 5, Take::Exact, 1, None);
-    let declined = apply(&mut book, &leg);
-    assert_eq!(answer(&declined).decline.unwrap().code, "insufficient_balance");
-    apply(&mut book, &credit(1, 10, None));
-    let again = apply(&mut book, &leg);
-    assert_eq!(answer(&again), answer(&declined));
-    assert!(matches!(again, Outcome::Replayed(_)));
-}
-
-#[test]
-fn frozen_value_stays_but_comes_back() {
-    let mut book = book();
-    apply(&mut book, &credit(1, 10, None));
-    apply(&mut book, &forward(0, Mode::Debit, 4, Take::Exact, 1, None));
-    for status in [Status::Frozen, Status::Closed] {
-        book.accounts.get_mut(&key()).unwrap().status = status;
-        let number = if status == Status::Frozen { 1 } else { 2 };
-        let refused = apply(&mut book, &forward(number, Mode::Hold, 1, Take::AtMost, 1, None));
-        assert_eq!(answer(&refused).decline.unwrap().code, "account_frozen");
-    }
-    let back = apply(&mut book, &forward(10, Mode::Reverse, 1, Take::Exact, 1, Some(0)));
-    assert_eq!(answer(&back).amount, 1);
-    let cancelled = apply(&mut book, &command(&Step::Cancel { leg: 0 }, 0, START));
-    assert_eq!((answer(&cancelled).state, answer(&cancelled).amount), (State::Reversed, 3));
-    assert_eq!(book.accounts[&key()].available, 10);
-}
-
-#[test]
-fn held_value_is_told_apart_from_none() {
-    let mut book = book();
-    apply(&mut book, &credit(1, 10, None));
-    apply(&mut book, &forward(0, Mode::Hold, 8, Take::Exact, 1, None));
-    let code = |outcome: &Outcome| answer(outcome).decline.unwrap().code;
-    let held = apply(&mut book, &forward(1, Mode::Debit, 10, Take::Exact, 1, None));
-    assert_eq!(code(&held), "held_by_other_order");
-    let empty = apply(&mut book, &forward(2, Mode::Debit, 11, Take::Exact, 1, None));
-    assert_eq!(code(&empty), "insufficient_balance");
-}
-
-#[test]
-fn too_late_is_expired_for_ever() {
-    let mut book = book();
-    apply(&mut book, &credit(1, 10, None));
-    let mut leg = forward(0, Mode::Debit, 5, Take::Exact, 1, None);
-    let Action::Forward(plan) = &mut leg.action else { unreachable!() };
-    plan.plan.not_after = Some(START - TimeDelta::seconds(1));
-    assert_eq!(answer(&apply(&mut book, &leg)).state, State::Expired);
-    // A retry may carry a later limit: it is the same leg, and what was answered stands.
-    let retry = forward(0, Mode::Debit, 5, Take::Exact, 1, None);
-    assert_eq!(answer(&apply(&mut book, &retry)).state, State::Expired);
-    assert_eq!(book.accounts[&key()].available, 10);
-}
-
-#[test]
-fn a_reference_is_used_once_and_the_refusal_is_kept() {
-    let mut book = book();
-    apply(&mut book, &credit(1, 10, None));
-    let mut again = credit(1, 10, None);
-    again.operation_id = Uuid::from_u128(5_000);
-    for _ in 0..2 {
-        match apply(&mut book, &again) {
-            Outcome::Recorded(answer) | Outcome::Replayed(answer) => {
-                assert_eq!(answer.state, State::Declined);
-                assert!(answer.body.contains("duplicate_reference"), "{}", answer.body);
-            }
-            Outcome::Rejected(reason) => panic!("{reason:?}"),
-        }
-    }
-    assert_eq!(book.accounts[&key()].available, 10);
-}
-
-#[test]
-fn a_balance_too_large_to_store_is_refused() {
-    let mut book = book();
-    apply(&mut book, &credit(1, i64::MAX, None));
-    match apply(&mut book, &credit(2, 1, None)) {
-        Outcome::Recorded(answer) => assert!(answer.body.contains("limit_exceeded"), "{}", answer.body),
-        other => panic!("{other:?}"),
-    }
-    assert_eq!(book.postings.len(), 1);
-}
-
-#[test]
-fn lots_that_were_not_read_are_never_passed_over() {
-    let mut book = book();
-    for number in 1..=4 {
-        apply(&mut book, &credit(number, 1, None));
-    }
-    let account = book.accounts.get_mut(&key()).unwrap();
-    let second = *account.lots.keys().nth(1).unwrap();
-    account.read_to = Some(second);
-    let declined = apply(&mut book, &forward(0, Mode::Debit, 3, Take::Exact, 1, None));
-    assert_eq!(answer(&declined).decline.unwrap().code, "limit_exceeded");
-    let applied = apply(&mut book, &forward(1, Mode::Debit, 2, Take::Exact, 1, None));
-    assert_eq!(answer(&applied).state, State::Applied);
 }
