@@ -97,6 +97,8 @@ runs() {
 
 is_listening() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
+# The first free port from $1 up. Callers begin below 32768: from there on the system hands ports to clients, and one
+# that is in use so cannot be listened on.
 free_port() {
   local port=$1
   while is_listening "$port"; do port=$((port + 1)); done
@@ -157,7 +159,7 @@ start_postgres() {
       -E UTF8 --locale=C >"$RUN_DIR/initdb.log" 2>&1 || die "initdb failed, see $RUN_DIR/initdb.log"
   fi
   if ! as_postgres "$bin/pg_ctl" -D "$home/data" status >/dev/null 2>&1; then
-    port=$(free_port "${POSTGRES_PORT:-55432}")
+    port=$(free_port "${POSTGRES_PORT:-15432}")
     printf '%s\n' "$port" >"$home/port"
     {
       printf '%s\n' "listen_addresses = '127.0.0.1'" "port = $port" "unix_socket_directories = ''" \
@@ -192,7 +194,7 @@ start_redis() {
   local port
   if ! runs redis redis-server; then
     mkdir -p "$RUN_DIR/redis" "$RUN_DIR/logs"
-    port=$(free_port "${REDIS_PORT:-56379}")
+    port=$(free_port "${REDIS_PORT:-16379}")
     printf '%s\n' "$port" >"$RUN_DIR/redis/port"
     nohup redis-server --bind 127.0.0.1 --port "$port" --save '' --appendonly no --dir "$RUN_DIR/redis" \
       >"$RUN_DIR/logs/redis.log" 2>&1 </dev/null &
