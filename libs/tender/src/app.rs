@@ -84,8 +84,11 @@ impl App {
     /// Admits one more read of this caller.
     ///
     /// # Errors
-    /// 429 for a customer who reads too much.
+    /// 503 while the database is known to be away, 429 for a customer who reads too much.
     pub(crate) fn admit_read(&self, caller: &Caller) -> Result<(), ApiError> {
+        if !self.executor.is_available() {
+            return Err(ApiError::overloaded());
+        }
         match &caller.own_customer {
             Some(own) => self.reads.admit(&format!("{} {own}", caller.business_id)),
             None => Ok(()),

@@ -165,6 +165,14 @@ pub struct Answer {
     pub body: Arc<str>,
 }
 
+impl Answer {
+    /// Whether it is in force, rather than refused or undone.
+    #[must_use]
+    pub fn is_applied(&self) -> bool {
+        self.state == State::Applied
+    }
+}
+
 /// Where an operation stands: [`api::legs::LegState`], for legs and public operations alike.
 pub type State = api::legs::LegState;
 

@@ -5,12 +5,12 @@ use api::legs::{BalanceAfter, LegKey};
 use ledger::Movement;
 
 use super::{
-    Decision, Record,
-    book::{Book, Kind, Origin},
+    Decision, answer_of,
+    book::{Book, Kind, Mark, Operation, Origin},
     give_back::{self, From, reward_of},
     leg_answer, record, replayed, stored, to_json,
 };
-use crate::command::{Answer, Command, Outcome, Rejection, State};
+use crate::command::{Command, Outcome, Rejection, State};
 
 pub fn cancel(book: &mut Book, command: &Command, key: LegKey) -> Decision {
     let Some(operation) = stored(book, command)? else {
@@ -28,16 +28,18 @@ pub fn cancel(book: &mut Book, command: &Command, key: LegKey) -> Decision {
 
 fn leave_tombstone(book: &mut Book, command: &Command, key: LegKey) -> Outcome {
     let account_no = book.accounts[&command.account].reference.account_no;
-    let tombstone = Record {
+    let tombstone = Operation {
+        account_no,
         kind: Kind::Cancel,
         state: State::Tombstoned,
         amount: 0,
         request_hash: None,
-        response: to_json(&leg_answer(State::Tombstoned, 0, Vec::new(), None)),
+        response: to_json(&leg_answer(State::Tombstoned, 0, Vec::new(), None)).into(),
         allocations: Vec::new(),
         origin: Origin { leg: Some(key), ..Origin::default() },
+        mark: Mark::New,
     };
-    record(book, command.operation_id, account_no, tombstone)
+    record(book, command.operation_id, tombstone)
 }
 
 /// Returns the rest: what refunds have not given back already.
@@ -63,5 +65,5 @@ fn take_back(book: &mut Book, command: &Command, from: From) -> Decision {
     operation.state = State::Reversed;
     operation.response = to_json(&leg_answer(State::Reversed, amount, lots, Some(after))).into();
     operation.mark.touch();
-    Ok(Outcome::Recorded(Answer { state: operation.state, body: operation.response.clone() }))
+    Ok(Outcome::Recorded(answer_of(operation)))
 }

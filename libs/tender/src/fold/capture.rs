@@ -4,12 +4,12 @@ use api::legs::{BalanceAfter, LotPart};
 use ledger::Movement;
 
 use super::{
-    Decision,
+    Decision, answer_of,
     book::{Book, Kind},
     give_back::{self, From, reward_of},
     leg_answer, replayed, stored, to_json,
 };
-use crate::command::{Answer, Command, Outcome, Rejection, State};
+use crate::command::{Command, Outcome, Rejection, State};
 
 pub fn capture(book: &mut Book, command: &Command, amount: i64) -> Decision {
     let operation = stored(book, command)?.ok_or(Rejection::NotFound)?;
@@ -46,5 +46,5 @@ pub fn capture(book: &mut Book, command: &Command, amount: i64) -> Decision {
     operation.amount = amount;
     operation.response = to_json(&leg_answer(State::Applied, amount, lots, Some(after))).into();
     operation.mark.touch();
-    Ok(Outcome::Recorded(Answer { state: operation.state, body: operation.response.clone() }))
+    Ok(Outcome::Recorded(answer_of(operation)))
 }

@@ -7,8 +7,8 @@ use api::{
 use ledger::Movement;
 
 use super::{
-    Decision, Record, account_mut,
-    book::{Book, Kind, Lot, Mark, Origin, Status},
+    Decision, account_mut,
+    book::{Book, Kind, Lot, Mark, Operation, Origin, Status},
     record, replayed, stored, to_json,
 };
 use crate::command::{Command, Credit, Outcome, Rejection, State};
@@ -46,8 +46,8 @@ pub fn credit(book: &mut Book, command: &Command, credit: &Credit) -> Decision {
     book.references.insert(reference.clone(), command.operation_id);
     let (business, kind, text) = reference;
     book.new_references.push((business, kind, text, command.operation_id));
-    let entry = entry(credit, State::Applied, credit.amount, to_json(&answer));
-    Ok(record(book, command.operation_id, account_no, entry))
+    let made = operation(credit, account_no, State::Applied, to_json(&answer));
+    Ok(record(book, command.operation_id, made))
 }
 
 fn new_lot(command: &Command, credit: &Credit) -> Lot {
@@ -105,18 +105,20 @@ fn refuse(book: &mut Book, command: &Command, credit: &Credit, code: Code) -> Ou
         ..Problem::new(code, detail)
     };
     let account_no = book.accounts[&command.account].reference.account_no;
-    let entry = entry(credit, State::Declined, credit.amount, to_json(&problem));
-    record(book, command.operation_id, account_no, entry)
+    let refused = operation(credit, account_no, State::Declined, to_json(&problem));
+    record(book, command.operation_id, refused)
 }
 
-fn entry(credit: &Credit, state: State, amount: i64, response: String) -> Record {
-    Record {
+fn operation(credit: &Credit, account_no: i64, state: State, response: String) -> Operation {
+    Operation {
+        account_no,
         kind: Kind::Credit,
         state,
-        amount,
+        amount: credit.amount,
         request_hash: Some(credit.request_hash),
-        response,
+        response: response.into(),
         allocations: Vec::new(),
         origin: Origin { details: Some(credit.details.clone()), ..Origin::default() },
+        mark: Mark::New,
     }
 }

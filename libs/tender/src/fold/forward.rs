@@ -3,13 +3,14 @@
 
 use api::{
     Code,
-    legs::{BalanceAfter, LegAnswer, Mode, Take},
+    legs::{BalanceAfter, Forward, LegAnswer, Mode, Take},
 };
+use chrono::{DateTime, Utc};
 use ledger::Movement;
 
 use super::{
-    Decision, Record, account_mut,
-    book::{Allocation, Book, Kind, Origin, Status},
+    Decision, account_mut,
+    book::{AccountState, Allocation, Book, Kind, Mark, Operation, Origin, Status},
     declined, leg_answer, record, replayed, reverse, stored,
     take::{self, Part},
     to_json,
@@ -44,11 +45,11 @@ fn tombstoned() -> Outcome {
 
 fn debit(book: &mut Book, command: &Command, leg: &ForwardLeg) -> Decision {
     let now = book.now;
-    let (amount, parts) = match plan(book, command, leg)? {
-        Ok(plan) => plan,
-        Err(refusal) => return Ok(refuse(book, command, leg, refusal)),
-    };
     let account = account_mut(book, command)?;
+    let (amount, parts) = match plan(account, &leg.plan, now) {
+        Ok(plan) => plan,
+        Err(refusal) => return Ok(refuse(book, command, leg, *refusal)),
+    };
     let (movement, kind, state) = match leg.plan.mode {
         Mode::Hold => (Movement::Hold(amount), Kind::Hold, State::Held),
         Mode::Debit | Mode::Reverse => (Movement::Debit(amount), Kind::Debit, State::Applied),
@@ -70,22 +71,21 @@ fn debit(book: &mut Book, command: &Command, leg: &ForwardLeg) -> Decision {
 
 /// How much is taken from which lots, or the refusal.
 fn plan(
-    book: &Book,
-    command: &Command,
-    leg: &ForwardLeg,
-) -> Result<Result<(i64, Vec<Part>), LegAnswer>, Rejection> {
-    let account = book.accounts.get(&command.account).ok_or(Rejection::Broken)?;
-    let plan = &leg.plan;
+    account: &AccountState,
+    plan: &Forward,
+    now: DateTime<Utc>,
+) -> Result<(i64, Vec<Part>), Box<LegAnswer>> {
+    let refusal = |code, available| Err(Box::new(declined(code, available)));
     if account.status != Status::Active {
-        return Ok(Err(declined(Code::AccountFrozen, None)));
+        return refusal(Code::AccountFrozen, None);
     }
     let reward = plan.reward_id.map(|id| account.lots.values().find(|lot| lot.reward_id == Some(id)));
     if let Some(reward) = reward
-        && reward.is_none_or(|lot| !lot.is_spendable(book.now))
+        && reward.is_none_or(|lot| !lot.is_spendable(now))
     {
-        return Ok(Err(declined(Code::RewardNotUsable, None)));
+        return refusal(Code::RewardNotUsable, None);
     }
-    let available = account.spendable(plan.reward_id, book.now);
+    let available = account.spendable(plan.reward_id, now);
     let amount = match plan.take {
         Take::AtMost => {
             let most = plan.amount.min(available);
@@ -97,11 +97,13 @@ fn plan(
             // "Held by another order" is told apart from "empty": the cashier can do something about it.
             let is_held = plan.amount <= available.saturating_add(held);
             let code = if is_held { Code::HeldByOtherOrder } else { Code::InsufficientBalance };
-            return Ok(Err(declined(code, Some(available))));
+            return refusal(code, Some(available));
         }
     };
-    let parts = take::choose(account, plan.reward_id, amount, book.now);
-    Ok(parts.map(|parts| (amount, parts)).ok_or_else(|| declined(Code::LimitExceeded, Some(available))))
+    match take::choose(account, plan.reward_id, amount, now) {
+        Some(parts) => Ok((amount, parts)),
+        None => refusal(Code::LimitExceeded, Some(available)),
+    }
 }
 
 /// Records a refusal: it stands for ever.
@@ -131,14 +133,16 @@ pub(super) fn record_leg(
         order_id: leg.plan.order_id.clone(),
         details: None,
     };
-    let entry = Record {
+    let operation = Operation {
+        account_no,
         kind,
         state: answer.state,
         amount: answer.amount,
         request_hash: Some(leg.request_hash),
-        response: to_json(answer),
+        response: to_json(answer).into(),
         allocations,
         origin,
+        mark: Mark::New,
     };
-    record(book, command.operation_id, account_no, entry)
+    record(book, command.operation_id, operation)
 }

@@ -16,7 +16,7 @@ mod take;
 mod tests;
 
 use api::legs::{BalanceAfter, Decline, LegAnswer, LotPart};
-use book::{AccountState, Book, Kind, Mark, Operation, Origin};
+use book::{AccountState, Book, Operation};
 pub use take::LOTS_MAX;
 use uuid::Uuid;
 
@@ -52,40 +52,23 @@ fn stored<'a>(book: &'a Book, command: &Command) -> Result<Option<&'a Operation>
     }
 }
 
-fn replayed(operation: &Operation) -> Outcome {
-    Outcome::Replayed(Answer { state: operation.state, body: operation.response.clone() })
-}
-
 fn account_mut<'a>(book: &'a mut Book, command: &Command) -> Result<&'a mut AccountState, Rejection> {
     book.accounts.get_mut(&command.account).ok_or(Rejection::Broken)
 }
 
-/// A new operation with its answer.
-struct Record {
-    kind: Kind,
-    state: State,
-    amount: i64,
-    request_hash: Option<[u8; 32]>,
-    response: String,
-    allocations: Vec<book::Allocation>,
-    origin: Origin,
-}
-
-fn record(book: &mut Book, operation_id: Uuid, account_no: i64, record: Record) -> Outcome {
-    let operation = Operation {
-        account_no,
-        kind: record.kind,
-        state: record.state,
-        amount: record.amount,
-        request_hash: record.request_hash,
-        response: record.response.into(),
-        allocations: record.allocations,
-        origin: record.origin,
-        mark: Mark::New,
-    };
-    let answer = Answer { state: operation.state, body: operation.response.clone() };
+/// Adds a new operation, and answers with what it says.
+fn record(book: &mut Book, operation_id: Uuid, operation: Operation) -> Outcome {
+    let answer = answer_of(&operation);
     book.operations.insert(operation_id, operation);
     Outcome::Recorded(answer)
+}
+
+fn replayed(operation: &Operation) -> Outcome {
+    Outcome::Replayed(answer_of(operation))
+}
+
+fn answer_of(operation: &Operation) -> Answer {
+    Answer { state: operation.state, body: operation.response.clone() }
 }
 
 /// The document that answers a leg.

@@ -21,10 +21,7 @@ use uuid::Uuid;
 use super::answer;
 use crate::{
     App,
-    command::{
-        AccountKey, Action, Answer, Command, Credit, Outcome, RequestRef, State as Stands,
-        public_operation_id,
-    },
+    command::{AccountKey, Action, Answer, Command, Credit, Outcome, RequestRef, public_operation_id},
     rules::{Issued, Rules},
     wire,
 };
@@ -72,7 +69,7 @@ pub async fn create_credit<R: Roles>(
 
 fn respond(answer: &Answer, issued: Option<Issued>, is_replayed: bool) -> Result<Response, ApiError> {
     let internal = |error: serde_json::Error| ApiError::internal(&error);
-    if answer.state != Stands::Applied {
+    if !answer.is_applied() {
         let problem: Problem = serde_json::from_str(&answer.body).map_err(internal)?;
         return Ok(answer::stored(problem.status, answer.body.to_string(), is_replayed));
     }
@@ -98,31 +95,23 @@ fn require_kind(caller: &Caller, rules: &dyn Rules, kind: &str) -> Result<(), Ap
     Ok(())
 }
 
-/// What is issued, and how many units.
+/// What is issued, and how many units: points for a tender of points, an amount with its currency for others.
 fn quantity(rules: &dyn Rules, request: &CreditRequest) -> Result<(Asset, i64), ApiError> {
+    let invalid = |field: &str, detail: &str| Err(Problem::invalid(field, detail).into());
+    let missing = |field| invalid(field, "is missing");
+    let foreign = |field| invalid(field, "is not a field of this tender");
     let is_points = rules.accepts(Asset::Points);
-    let (amount, field, foreign) = if is_points {
-        (
-            request.points,
-            "/points",
-            [("/amount", request.amount.is_some()), ("/currency", request.currency.is_some())],
-        )
-    } else {
-        (request.amount, "/amount", [("/points", request.points.is_some()), ("", false)])
+    let (asset, units, field) = match (is_points, request.points, request.amount, request.currency) {
+        (true, _, Some(_), _) => return foreign("/amount"),
+        (true, _, None, Some(_)) => return foreign("/currency"),
+        (true, None, None, None) => return missing("/points"),
+        (true, Some(points), None, None) => (Asset::Points, points, "/points"),
+        (false, Some(_), _, _) => return foreign("/points"),
+        (false, None, None, _) => return missing("/amount"),
+        (false, None, Some(_), None) => return missing("/currency"),
+        (false, None, Some(amount), Some(currency)) => (Asset::Money(currency), amount, "/amount"),
     };
-    if let Some((field, _)) = foreign.iter().find(|(_, is_given)| *is_given) {
-        return Err(Problem::invalid(*field, "is not a field of this tender").into());
-    }
-    let asset = match request.currency {
-        _ if is_points => Asset::Points,
-        Some(currency) => Asset::Money(currency),
-        None => return Err(Problem::invalid("/currency", "is missing").into()),
-    };
-    match amount {
-        Some(amount) if amount > 0 => Ok((asset, amount)),
-        Some(_) => Err(Problem::invalid(field, "must be above zero").into()),
-        None => Err(Problem::invalid(field, "is missing").into()),
-    }
+    if units > 0 { Ok((asset, units)) } else { invalid(field, "must be above zero") }
 }
 
 fn check_text(rules: &dyn Rules, request: &CreditRequest) -> Result<(), ApiError> {

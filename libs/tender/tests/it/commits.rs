@@ -9,7 +9,10 @@ use api::legs::LegState;
 use serde_json::json;
 use service::{config::Secret, db};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
-use tender::executor::{ExecuteError, Executor, ExecutorConfig};
+use tender::{
+    command::Outcome,
+    executor::{ExecuteError, Executor, ExecutorConfig},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -22,6 +25,17 @@ fn executor_at(url: &str, stop: &CancellationToken) -> Executor {
     let database = db::for_executor(db::connect_options(&url, "test").unwrap());
     let config = ExecutorConfig { tender: "points", shards: 1, queue: 64, database };
     Executor::start(&config, &TaskTracker::new(), stop)
+}
+
+async fn through_a_proxy(server: &Server, stop: &CancellationToken) -> (Proxy, Executor) {
+    let admin = server.tender.database.admin();
+    let proxy = Proxy::start(admin.get_host().to_owned(), admin.get_port()).await;
+    let url = server.tender.database.url();
+    let direct = format!("{}:{}", admin.get_host(), admin.get_port());
+    let through = url.expose().replace(&direct, &format!("127.0.0.1:{}", proxy.port));
+    assert_ne!(through, url.expose());
+    let executor = executor_at(&through, stop);
+    (proxy, executor)
 }
 
 #[tokio::test]
@@ -49,6 +63,29 @@ async fn a_commit_without_an_answer_is_done_exactly_once_and_answered() {
     assert!(proxy.lost.load(Ordering::SeqCst) >= 10, "no COMMIT lost its answer");
     let view = server.get("pos", "/points/accounts/cus").await.json();
     assert_eq!((view["available"].as_i64(), view["version"].as_i64()), (Some(920), Some(81)));
+    stop.cancel();
+}
+
+#[tokio::test]
+async fn a_commit_without_an_answer_is_kept_in_hand_until_the_database_is_back() {
+    let server = Server::points().await;
+    let stop = CancellationToken::new();
+    let (proxy, executor) = through_a_proxy(&server, &stop).await;
+    run(&executor, credit("cus", "c", 100, None)).await;
+    proxy.lose_the_next(1);
+    proxy.refuse(true);
+    let in_doubt = executor.submit(debit("cus", "k1", 10));
+    let meanwhile = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        // Whoever comes now was surely not tried, and hears so at once.
+        let refused = executor.submit(debit("cus", "k2", 10)).await;
+        assert_eq!(refused, Err(ExecuteError::Unavailable));
+        proxy.refuse(false);
+    };
+    let (reply, ()) = tokio::join!(in_doubt, meanwhile);
+    let Outcome::Replayed(answer) = reply.unwrap().outcome else { panic!("it was committed the first time") };
+    assert_eq!(answer.state, LegState::Applied);
+    assert_eq!(server.get("pos", "/points/accounts/cus").await.json()["available"], 90);
     stop.cancel();
 }
 

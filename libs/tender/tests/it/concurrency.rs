@@ -1,8 +1,10 @@
 //! Many callers, two instances.
 
 use api::legs::LegState;
+use service::db;
+use tender::executor::{Executor, ExecutorConfig};
 use testkit::executor;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::support::{Server, cancel, credit, debit, insist, leg_answer, run};
 
@@ -79,5 +81,25 @@ async fn a_cancel_and_its_leg_at_once_never_leave_value_taken() {
         assert_eq!(leg_answer(&late).state, LegState::Tombstoned);
     }
     assert_eq!(server.get("pos", "/points/accounts/cus").await.json()["available"], 1_000);
+    stop.cancel();
+}
+
+#[tokio::test]
+async fn two_shards_share_the_owners_between_them() {
+    let server = Server::points().await;
+    let stop = CancellationToken::new();
+    let options = db::connect_options(&server.tender.database.url(), "points").unwrap();
+    let config =
+        ExecutorConfig { tender: "points", shards: 2, queue: 4096, database: db::for_executor(options) };
+    let sharded = Executor::start(&config, &TaskTracker::new(), &stop);
+    let names: Vec<String> = (0..50).map(|number| format!("cus-{number}")).collect();
+    let work = names.iter().map(async |name| {
+        run(&sharded, credit(name, &format!("c-{name}"), 10, None)).await;
+        let legs = (0..12).map(|number| run(&sharded, debit(name, &format!("{name}-{number}"), 1)));
+        let states = futures_util::future::join_all(legs).await;
+        states.iter().filter(|answer| answer.state == LegState::Applied).count()
+    });
+    let applied = futures_util::future::join_all(work).await;
+    assert!(applied.iter().all(|count| *count == 10), "{applied:?}");
     stop.cancel();
 }

@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU32, Ordering},
+    atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
 use tokio::{
@@ -21,6 +21,8 @@ pub struct Proxy {
     cuts: Arc<AtomicU32>,
     /// How many have lost it.
     pub lost: Arc<AtomicU32>,
+    /// Whether new connections are closed at once.
+    refuses: Arc<AtomicBool>,
     _stop: DropGuard,
 }
 
@@ -29,6 +31,8 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let own_port = listener.local_addr().unwrap().port();
         let (cuts, lost) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+        let refuses = Arc::new(AtomicBool::new(false));
+        let is_refusing = refuses.clone();
         let stop = CancellationToken::new();
         let state = (cuts.clone(), lost.clone());
         let tasks = TaskTracker::new();
@@ -36,11 +40,18 @@ impl Proxy {
         tasks.spawn(stop.clone().run_until_cancelled_owned(async move {
             loop {
                 let (client, _) = listener.accept().await.unwrap();
+                if is_refusing.load(Ordering::SeqCst) {
+                    continue;
+                }
                 let server = TcpStream::connect((host.as_str(), port)).await.unwrap();
                 serving.spawn(relay(client, server, state.0.clone(), state.1.clone()));
             }
         }));
-        Self { port: own_port, cuts, lost, _stop: stop.drop_guard() }
+        Self { port: own_port, cuts, lost, refuses, _stop: stop.drop_guard() }
+    }
+
+    pub fn refuse(&self, refuses: bool) {
+        self.refuses.store(refuses, Ordering::SeqCst);
     }
 
     pub fn lose_the_next(&self, commits: u32) {
