@@ -12,9 +12,10 @@ use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use crate::{
-    domain::{Conclusion, Domain, Ending, SagaId},
+    domain::{Conclusion, Domain, Ending, Saga, SagaId},
     engine::Engine,
     machine::{Kind, State},
+    orphan::ORPHAN,
     row::{self, Loaded, Raw},
     task::state_name,
     write::STUCK_COMPENSATING_AFTER_MS,
@@ -181,6 +182,8 @@ pub enum Ordered {
     AlreadyClosed,
     /// No such dead letter, for this business.
     NotFound,
+    /// The orphan's own saga has come back (its caller tried again): nothing is to be taken back. Resolve it.
+    SagaExists,
     /// This version cannot read the saga.
     Unreadable,
 }
@@ -356,6 +359,10 @@ impl<D: Domain> Engine<D> {
             action.record(tx, false, &names.0, "unreadable").await?;
             return Ok((Ordered::Unreadable, None));
         };
+        if remedy == Remedy::Replay && row.saga.key.operation == ORPHAN && has_saga(tx, &row.saga).await? {
+            action.record(tx, false, &names.0, &names.0).await?;
+            return Ok((Ordered::SagaExists, None));
+        }
         if order.dry_run {
             return Ok((Ordered::WouldDo { before: names.0, after: names.1 }, None));
         }
@@ -419,6 +426,15 @@ fn destination(raw: &Raw, remedy: Remedy) -> State {
         Remedy::Replay if back => State::Compensating,
         Remedy::Replay => State::Running,
     }
+}
+
+/// Whether the legs that an orphan stands for belong to a saga after all.
+async fn has_saga<P>(tx: &mut PgConnection, orphan: &Saga<P>) -> sqlx::Result<bool> {
+    sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM saga.saga WHERE legs_id = $1 AND operation <> $2)")
+        .bind(orphan.legs_id)
+        .bind(ORPHAN)
+        .fetch_one(tx)
+        .await
 }
 
 async fn lock_saga(tx: &mut PgConnection, id: SagaId) -> sqlx::Result<Raw> {

@@ -10,6 +10,9 @@ use crate::{
     engine::Engine,
 };
 
+/// The operation of stub sagas.
+pub(crate) const ORPHAN: &str = "orphan";
+
 /// An effect without a saga.
 #[derive(Debug)]
 pub struct Orphan<P> {
@@ -17,6 +20,8 @@ pub struct Orphan<P> {
     pub business_id: String,
     /// Names the effect, so that it is parked once.
     pub name: String,
+    /// Under which id the participant knows the legs.
+    pub legs_id: Uuid,
     /// Who holds it.
     pub participant: String,
     /// What going back would take back.
@@ -26,13 +31,14 @@ pub struct Orphan<P> {
 }
 
 impl<D: Domain> Engine<D> {
-    /// Which of these ids of legs belong to a saga.
+    /// Which of these ids of legs belong to a saga, stubs aside.
     ///
     /// # Errors
     /// Of the database.
     pub async fn known_legs(&self, legs: &[Uuid]) -> sqlx::Result<HashSet<Uuid>> {
-        sqlx::query("SELECT legs_id FROM saga.saga WHERE legs_id = ANY($1)")
+        sqlx::query("SELECT legs_id FROM saga.saga WHERE legs_id = ANY($1) AND operation <> $2")
             .bind(legs)
+            .bind(ORPHAN)
             .fetch_all(&self.pool)
             .await?
             .iter()
@@ -52,7 +58,7 @@ impl<D: Domain> Engine<D> {
             "WITH stub AS (
                  INSERT INTO saga.saga (saga_id, business_id, operation, scope, key, request_hash, kind, version, legs_id,
                      plan, state, backward, epoch, deadline_at, budget_from, due_at)
-                 VALUES ($1, $2, 'orphan', '', $3, '', 0, $4, $1, $5, 4, true, 1,
+                 VALUES ($1, $2, $9, '', $3, '', 0, $4, $10, $5, 4, true, 1,
                      clock_timestamp(), clock_timestamp(), clock_timestamp())
                  ON CONFLICT ON CONSTRAINT saga_key DO NOTHING RETURNING saga_id
              ), letter AS (
@@ -69,6 +75,8 @@ impl<D: Domain> Engine<D> {
         .bind(Reason::OrphanLeg.as_str())
         .bind(&orphan.participant)
         .bind(&orphan.detail)
+        .bind(ORPHAN)
+        .bind(orphan.legs_id)
         .execute(&self.pool)
         .await?;
         Ok(parked.rows_affected() == 1)

@@ -17,12 +17,13 @@ use crate::{Database, Finding};
 /// State of a saga of which every leg was applied.
 const COMPLETED: i16 = 2;
 
-/// Sagas that may be turned back (kind 0) and that ended five seconds ago or earlier, completed or compensated.
+/// Sagas that may be turned back (kind 0) and that ended five seconds ago or earlier, completed or compensated. A stub
+/// for an orphan stands for one leg only, so what it came to says nothing of the others.
 const ENDED_SAGAS: &str = "
     SELECT saga_id, legs_id, state,
            CASE WHEN jsonb_typeof(plan -> 'legs') = 'array' THEN jsonb_array_length(plan -> 'legs') END AS legs
     FROM saga.saga
-    WHERE kind = 0 AND state IN (2, 3) AND ended_at < clock_timestamp() - interval '5 s'";
+    WHERE kind = 0 AND operation <> 'orphan' AND state IN (2, 3) AND ended_at < clock_timestamp() - interval '5 s'";
 
 /// Every leg with what it still has in force.
 const LEGS: &str = "

@@ -119,6 +119,12 @@ impl Tokens {
         &self.public.0.private_pem
     }
 
+    /// The services' private key, for processes that sign with it.
+    #[must_use]
+    pub fn internal_pem(&self) -> &str {
+        &self.internal.private_pem
+    }
+
     /// The JWKS that callers' tokens are checked with.
     #[must_use]
     pub fn public_jwks(&self) -> &str {

@@ -68,6 +68,7 @@ async fn park_orphans(app: &App, kind: TenderKind, legs: &[LegInForce]) -> anyho
             business_id: leg.account.business_id.as_str().to_owned(),
             // Named by the leg, so that one leg is parked once, whoever finds it.
             name: format!("{} {}/{}", kind.as_str(), leg.key.legs_id, leg.key.leg),
+            legs_id: leg.key.legs_id.0,
             participant: kind.as_str().to_owned(),
             plan,
             detail: serde_json::to_value(leg)?,

@@ -366,6 +366,31 @@ async fn c17_legs_that_nobody_retries_are_parked_and_never_cancelled_by_themselv
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn c17_an_orphan_whose_till_came_back_is_not_given_back() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    let reward = system.fund(TILL, 620, 5000, 2250).await;
+    assert_eq!(system.redeem(&wallet, "k", &order(TILL, &reward)).await.status, 201);
+    system.execute("DELETE FROM saga.saga").await;
+    system.execute("DELETE FROM wallet.redemption").await;
+    let comparing = TaskTracker::new()
+        .spawn(wallet::reconcile::compare_legs(wallet.app.clone(), Duration::from_millis(50)));
+    until(&system, "SELECT count(*) = 3 FROM saga.dead_letter WHERE code = 'orphan_leg'").await;
+    comparing.abort();
+    assert_eq!(system.redeem(&wallet, "k", &order(TILL, &reward)).await.status, 201);
+    let letters = system.ops(&wallet, Method::GET, "/ops/dead-letters", None).await.json();
+    for letter in letters["data"].as_array().expect("letters") {
+        let path = format!("/ops/dead-letters/{}/replay", letter["dead_letter_id"].as_str().expect("id"));
+        let body = json!({ "operation_id": "o", "reason": "a guess" });
+        assert_eq!(
+            system.ops(&wallet, Method::POST, &path, Some(&body)).await.json()["result"],
+            "saga_exists"
+        );
+    }
+    assert_eq!(system.balances(&wallet, TILL).await, (120, 3500, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn c19_a_task_is_lost_in_a_process_that_lives_on() {
     let system = System::start().await;
     let wallet = system.wallet().await;

@@ -51,7 +51,7 @@ async fn one_call_redeems_from_three_tenders() {
 
     let id = body["id"].as_str().expect("id");
     for path in [
-        format!("/wallet/redemptions?order_id=S042-77120"),
+        "/wallet/redemptions?order_id=S042-77120".to_owned(),
         "/wallet/redemptions?idempotency_key=k1".to_owned(),
         "/wallet/redemptions?customer_id=cus_8Q&status=completed".to_owned(),
     ] {
