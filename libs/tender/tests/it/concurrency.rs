@@ -1,7 +1,10 @@
 //! Many callers, two instances.
 
+use std::time::Duration;
+
 use api::legs::LegState;
 use service::db;
+use sqlx::{Connection, PgConnection};
 use tender::executor::{Executor, ExecutorConfig};
 use testkit::executor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -22,6 +25,38 @@ async fn one_hundred_units_are_spent_by_exactly_one_hundred_of_many() {
     let states = futures_util::future::join_all(legs).await;
     assert_eq!(states.iter().filter(|state| **state == LegState::Applied).count(), 100);
     assert_eq!(states.iter().filter(|state| **state == LegState::Declined).count(), 220);
+    stop.cancel();
+}
+
+#[tokio::test]
+async fn instances_wait_for_each_other_instead_of_failing_on_each_others_writes() {
+    let server = Server::points().await;
+    run(server.executor(), credit("hot", "c", 10_000, None)).await;
+    let stop = CancellationToken::new();
+    let second = executor(&server.tender.database, "points", &stop);
+    let executors = [server.executor().clone(), second];
+    // One after the other in each of eight lanes, so that there are many small batches on both instances.
+    let lanes = (0..8).map(|lane| {
+        let executor = executors[lane % 2].clone();
+        async move {
+            for number in 0..60 {
+                run(&executor, debit("hot", &format!("k{lane}-{number}"), 1)).await;
+            }
+        }
+    });
+    futures_util::future::join_all(lanes).await;
+    // A session sends its statistics at most once a second, and after a transaction.
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    for (number, executor) in executors.iter().enumerate() {
+        run(executor, debit("hot", &format!("last{number}"), 1)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let mut admin = PgConnection::connect_with(&server.tender.database.admin()).await.unwrap();
+    let query = "SELECT xact_commit, xact_rollback FROM pg_stat_database WHERE datname = current_database()";
+    let (committed, rolled_back): (i64, i64) = sqlx::query_as(query).fetch_one(&mut admin).await.unwrap();
+    assert!(committed > 60, "no statistics came: {committed}");
+    // The account's creation is one.
+    assert!(rolled_back < 5, "{rolled_back} batches failed beside {committed} that did not");
     stop.cancel();
 }
 
