@@ -1,7 +1,7 @@
 //! Balanced, append-only postings or nothing.
 //!
 //! A [`Balance`] is moved by a [`Movement`] and never goes below zero; each move raises the account's version by
-//! one and yields a [`Posting`], whose two sides sum to zero by construction. [`write`] appends postings as one
+//! one and yields a [`Posting`], whose two sides sum to zero by construction. [`write()`] appends postings as one
 //! set, inside the transaction of its caller, who holds the lock of every account among them; [`read`] pages
 //! through an account's history.
 //!

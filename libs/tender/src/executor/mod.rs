@@ -4,13 +4,13 @@
 //! connection and one queue; an owner's accounts all belong to one shard. Instances share nothing but the
 //! database, whose row locks decide between them.
 //!
-//! One batch, in order ([`batch`]):
+//! One batch, in order (`batch`):
 //! 1. BEGIN; lock the accounts in the order of their numbers, and read the clock behind the last lock;
 //! 2. read operations, lots, and what reversals, rewards and credits need;
-//! 3. fold the commands, in the order in which they came: pure, nothing awaited ([`crate::fold`]);
+//! 3. fold the commands, in the order in which they came: pure, nothing awaited (`fold`);
 //! 4. write what changed, one statement a table; COMMIT; answer every caller.
 //!
-//! That is 11 round trips for a batch of debits. What can go wrong, and what is done ([`failure`], [`shard`]):
+//! That is 11 round trips for a batch of debits. What can go wrong, and what is done (`failure`, `shard`):
 //!
 //! | failure | before COMMIT | at COMMIT |
 //! |---|---|---|
@@ -20,6 +20,9 @@
 //!
 //! An unknown COMMIT is never resolved by reading alone: the old transaction may still be on its way. The second run
 //! waits for the same locks, so it begins after the first has ended, and then the stored operations answer.
+//!
+//! Metrics, by tender: `tender_batch_size`, `tender_batch_seconds`, `tender_batch_reruns_total`,
+//! `tender_commits_unknown_total`, `tender_executor_panics_total`, `tender_queue_depth`.
 //!
 //! The fail points `tender::{before_begin,locked,fold,written,committed}` are where tests make it panic, wait or die;
 //! without the feature `fail/failpoints` they are nothing.
