@@ -21,6 +21,7 @@ use crate::{
     ApiError,
     accept::AmbiguousBody,
     auth::Verifier,
+    limit,
     trace::{self, TRACEPARENT, Trace},
 };
 
@@ -46,9 +47,12 @@ async fn surround(request: Request, next: Next) -> Response {
     let span = tracing::info_span!("request", trace_id = trace.id(), %method, route);
     let traceparent = trace.header();
     let begun = Instant::now();
-    let work = trace::scope(trace, bounded(request, next));
-    let mut response = work.instrument(span.clone()).await;
+    let work = trace::scope(trace, limit::observe(bounded(request, next)));
+    let (mut response, quota) = work.instrument(span.clone()).await;
     response.headers_mut().insert(TRACEPARENT, traceparent);
+    if let Some(quota) = quota {
+        quota.write(response.headers_mut());
+    }
 
     let status = response.status();
     metrics::counter!(

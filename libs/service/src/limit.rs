@@ -1,15 +1,27 @@
 //! Token buckets by key, inside one process.
+//!
+//! Whatever a request's bucket says afterwards is sent with its answer, in `RateLimit` and `RateLimit-Policy`
+//! (the IETF draft on rate-limit fields): [`crate::http::finish`] sees to it.
 
 use std::{
+    cell::Cell,
+    future::Future,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use crate::ApiError;
 use api::Code;
+use axum::http::{HeaderMap, HeaderValue};
+
+use crate::ApiError;
 
 /// Most keys that are remembered at once; beyond that the least used is forgotten.
 const KEYS_LIMIT: u64 = 100_000;
+
+tokio::task_local! {
+    /// What the last bucket of the request at hand said.
+    static QUOTA: Cell<Option<Quota>>;
+}
 
 /// Admits `burst` calls at once for each key, refilled evenly over `period`.
 #[derive(Clone)]
@@ -20,8 +32,18 @@ pub struct RateLimit {
 }
 
 struct Bucket {
-    /// When the bucket was, or will be, empty of debt: the virtual schedule of the generic cell rate algorithm.
+    /// When the bucket is full again: the generic cell rate algorithm needs nothing else.
     full_at: Instant,
+}
+
+/// What is left in a bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Quota {
+    burst: u32,
+    period: Duration,
+    remaining: u32,
+    /// Until there is room for one more call.
+    wait: Duration,
 }
 
 impl RateLimit {
@@ -37,22 +59,49 @@ impl RateLimit {
     /// # Errors
     /// 429 `rate_limited` with the time until there is room again.
     pub fn admit(&self, key: &str) -> Result<(), ApiError> {
-        self.admit_at(key, Instant::now()).map_err(|wait| {
-            ApiError::new(Code::RateLimited, "Too many requests of this kind.").retry_after(wait)
-        })
+        let (is_admitted, quota) = self.admit_at(key, Instant::now());
+        // Outside a request, as in a test, nobody asks.
+        let _ = QUOTA.try_with(|last| last.set(Some(quota)));
+        if is_admitted {
+            return Ok(());
+        }
+        let error = ApiError::new(Code::RateLimited, "Too many requests of this kind.");
+        Err(error.retry_after(quota.wait))
     }
 
-    fn admit_at(&self, key: &str, now: Instant) -> Result<(), Duration> {
+    fn admit_at(&self, key: &str, now: Instant) -> (bool, Quota) {
         let bucket = self.buckets.get_with_by_ref(key, || Arc::new(Mutex::new(Bucket { full_at: now })));
         let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
         let step = self.period / self.burst;
         let next = bucket.full_at.max(now) + step;
-        let ahead = next - now;
-        if ahead > self.period {
-            return Err(ahead - self.period);
+        let is_admitted = next - now <= self.period;
+        if is_admitted {
+            bucket.full_at = next;
         }
-        bucket.full_at = next;
-        Ok(())
+        let room = self.period.saturating_sub(bucket.full_at - now);
+        let remaining = u32::try_from(room.as_nanos() / step.as_nanos().max(1)).unwrap_or(self.burst);
+        let wait = if remaining > 0 { Duration::ZERO } else { step.saturating_sub(room) };
+        (is_admitted, Quota { burst: self.burst, period: self.period, remaining, wait })
+    }
+}
+
+/// Runs a request's work and returns what its last bucket said, if it asked one.
+pub(crate) async fn observe<F: Future>(work: F) -> (F::Output, Option<Quota>) {
+    QUOTA.scope(Cell::new(None), async { (work.await, QUOTA.with(Cell::get)) }).await
+}
+
+impl Quota {
+    pub(crate) fn write(self, headers: &mut HeaderMap) {
+        let wait = self.wait.as_secs() + u64::from(self.wait.subsec_nanos() > 0);
+        let fields = [
+            ("ratelimit-policy", format!("\"default\";q={};w={}", self.burst, self.period.as_secs())),
+            ("ratelimit", format!("\"default\";r={};t={wait}", self.remaining)),
+        ];
+        for (name, value) in fields {
+            if let Ok(value) = HeaderValue::from_str(&value) {
+                headers.insert(name, value);
+            }
+        }
     }
 }
 
@@ -64,11 +113,15 @@ mod tests {
     fn a_burst_is_admitted_then_the_rate() {
         let limit = RateLimit::new(10, Duration::from_secs(60));
         let now = Instant::now();
-        assert_eq!((0..500).filter(|_| limit.admit_at("a", now).is_ok()).count(), 10);
-        assert!(limit.admit_at("b", now).is_ok(), "keys do not share");
-        assert_eq!(limit.admit_at("a", now), Err(Duration::from_secs(6)));
-        assert!(limit.admit_at("a", now + Duration::from_secs(6)).is_ok());
-        assert!(limit.admit_at("a", now + Duration::from_secs(6)).is_err());
+        let admit = |key, at| limit.admit_at(key, at);
+        assert_eq!(admit("a", now).1.remaining, 9);
+        assert_eq!((0..500).filter(|_| admit("a", now).0).count(), 9);
+        assert!(admit("b", now).0, "keys do not share");
+        let (is_admitted, quota) = admit("a", now);
+        assert!(!is_admitted);
+        assert_eq!((quota.remaining, quota.wait), (0, Duration::from_secs(6)));
+        assert!(admit("a", now + Duration::from_secs(6)).0);
+        assert!(!admit("a", now + Duration::from_secs(6)).0);
     }
 
     #[test]
@@ -81,5 +134,16 @@ mod tests {
             threads.into_iter().map(|thread| thread.join().unwrap()).sum()
         });
         assert_eq!(admitted, 10);
+    }
+
+    #[tokio::test]
+    async fn the_answer_says_what_is_left() {
+        let limit = RateLimit::new(2, Duration::from_secs(60));
+        let (_, quota) = observe(async { limit.admit("k") }).await;
+        let mut headers = HeaderMap::new();
+        quota.unwrap().write(&mut headers);
+        assert_eq!(headers["ratelimit-policy"], "\"default\";q=2;w=60");
+        assert_eq!(headers["ratelimit"], "\"default\";r=1;t=0");
+        assert_eq!(observe(async {}).await.1, None);
     }
 }

@@ -69,6 +69,9 @@ async fn forged_tokens_are_refused() {
     }
 }
 
+/// What a forger does to a header.
+type Change<'a> = &'a dyn Fn(&mut Header);
+
 #[tokio::test]
 async fn headers_that_bring_their_own_key_or_ask_for_more_are_refused() {
     let server = Server::start().await;
@@ -82,7 +85,7 @@ async fn headers_that_bring_their_own_key_or_ask_for_more_are_refused() {
         jsonwebtoken::encode(&header, &claims, &key).unwrap()
     };
     assert_eq!(server.whoami(&[&format!("Bearer {}", sign(&|_| {}))]).await.0, 200);
-    let changes: [(&str, &dyn Fn(&mut Header)); 7] = [
+    let changes: [(&str, Change<'_>); 7] = [
         ("jku", &|header| header.jku = Some("http://127.0.0.1:1/keys".to_owned())),
         ("jwk", &|header| header.jwk = Some(serde_json::from_value(jwk["keys"][0].clone()).unwrap())),
         ("x5u", &|header| header.x5u = Some("http://127.0.0.1:1/cert".to_owned())),
