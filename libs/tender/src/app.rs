@@ -22,10 +22,10 @@ const CUSTOMER_READS: u32 = 60;
 #[derive(Debug, Clone, Args)]
 pub struct Options {
     /// Executor shards, each with a connection and a queue. More than one needs cores to spare.
-    #[arg(long, env = "TENDER_SHARDS", default_value_t = 1)]
+    #[arg(long = "tender-shards", env = "TENDER_SHARDS", default_value_t = 1)]
     pub shards: usize,
     /// Most commands that wait in one shard; past that the answer is 503 at once.
-    #[arg(long, env = "TENDER_QUEUE", default_value_t = 4096)]
+    #[arg(long = "tender-queue", env = "TENDER_QUEUE", default_value_t = 4096)]
     pub queue: usize,
 }
 

@@ -4,7 +4,7 @@ mod code;
 mod issue;
 mod resolve;
 
-pub use code::Pepper;
+pub use code::{Pepper, PepperTooShort};
 pub use issue::CodeIssuer;
 pub use resolve::routes;
 

@@ -4,6 +4,7 @@ use api::legs::{BatchLine, LegAnswer, LegState};
 use chrono::TimeDelta;
 use reqwest::Method;
 use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
 
 use crate::support::{Server, credit, legs_id, run};
 
@@ -215,4 +216,27 @@ async fn a_leg_that_cannot_be_meant_is_refused() {
     }
     assert_eq!(put(&server, "k", forward("reverse", 5, "exact")).await.status, 400);
     assert_eq!(query(&server, "k").await.code(), "not_found");
+}
+
+#[tokio::test]
+async fn nothing_leaves_a_frozen_account_but_everything_comes_back() {
+    let server = Server::points().await;
+    run(server.executor(), credit("cus", "c", 50, None)).await;
+    put(&server, "taken", forward("debit", 20, "exact")).await;
+    put(&server, "held", forward("hold", 10, "exact")).await;
+    let mut admin = PgConnection::connect_with(&server.tender.database.admin()).await.unwrap();
+    for status in ["frozen", "closed"] {
+        let freeze = sqlx::query("UPDATE tender.account SET status = $1").bind(status);
+        freeze.execute(&mut admin).await.unwrap();
+        let refused = put(&server, status, forward("debit", 1, "at_most")).await.json();
+        assert_eq!(refused["decline"]["code"], "account_frozen", "{refused}");
+        assert_eq!(server.get("pos", "/points/accounts/cus").await.json()["status"], status);
+    }
+    assert_eq!(post(&server, "taken", "cancel", account()).await.json()["amount"], 20);
+    assert_eq!(post(&server, "held", "cancel", account()).await.json()["amount"], 10);
+    assert_eq!(available(&server).await, 50);
+    let body =
+        json!({ "customer_id": "cus", "points": 1, "kind": "earn", "funding": "paid", "reference": "r" });
+    let closed = server.post("pos", "/points/credits", "k", &body).await;
+    assert_eq!((closed.status.as_u16(), closed.code().as_str()), (422, "account_frozen"));
 }
