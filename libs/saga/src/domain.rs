@@ -146,6 +146,8 @@ pub enum Reason {
     Poison,
     /// The row cannot be read by this version.
     Unreadable,
+    /// The database refuses what its next transition would record.
+    Unwritable,
     /// A participant holds legs of which no saga is known.
     OrphanLeg,
 }
@@ -162,6 +164,7 @@ impl Reason {
             Self::Cancelled => "cancelled",
             Self::Poison => "poison",
             Self::Unreadable => "unreadable",
+            Self::Unwritable => "unwritable",
             Self::OrphanLeg => "orphan_leg",
         }
     }

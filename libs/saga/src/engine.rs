@@ -19,21 +19,17 @@ use uuid::Uuid;
 
 use crate::{
     config::Config,
-    domain::{Begin, Domain, Ending, Key, NewSaga, Reason, Response, Saga, SagaId, Turned},
+    domain::{Begin, Domain, Key, NewSaga, Reason, Response, Saga, SagaId},
     gate::Gate,
     lease::{Heart, Lease},
     machine::{Kind, State},
-    registry::{Place, Registry, Seen},
+    registry::{Place, Registry},
     row::{self, Loaded, Raw, Stored},
     store::{Store, StoreError},
     task::Run,
-    write::{Move, STUCK_COMPENSATING_AFTER_MS, Write, Written},
+    write::{Write, Written},
 };
 
-/// How long a caller of a saga that was turned back waits for everything to be back.
-const WAIT_FOR_REVERSAL: Duration = Duration::from_secs(1);
-/// How often a saga that runs elsewhere is looked at.
-const POLL: Duration = Duration::from_millis(40);
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 
 /// What came of handing in a new saga.
@@ -51,26 +47,6 @@ pub enum Submitted {
     Stale,
 }
 
-/// What waiting for a saga came to.
-#[derive(Debug, Clone)]
-pub enum Waited {
-    /// This is its answer for ever.
-    Answered(Response),
-    /// It is over, its key was cancelled.
-    KeyCancelled,
-    /// It goes on (or waits for an operator); no answer yet.
-    Pending(State),
-}
-
-/// What came of turning a saga back by hand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TurnBack {
-    /// Its legs are being cancelled, by this process.
-    Done,
-    /// It was not where the caller saw it: look again.
-    Moved,
-}
-
 /// Runs the sagas of one domain in one process.
 pub struct Engine<D: Domain> {
     pub(crate) config: Config,
@@ -82,7 +58,7 @@ pub struct Engine<D: Domain> {
     pub(crate) gate: Gate,
     pub(crate) registry: Registry,
     draining: AtomicBool,
-    tasks: TaskTracker,
+    pub(crate) tasks: TaskTracker,
     stop: CancellationToken,
     crash: CancellationToken,
 }
@@ -140,10 +116,16 @@ impl<D: Domain> Engine<D> {
         &self.domain
     }
 
+    /// Whether the database can be reached, as far as this process knows.
+    #[must_use]
+    pub fn is_available(&self) -> bool {
+        self.lease.holds() && self.store.is_available()
+    }
+
     /// Whether new sagas are taken.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        !self.draining.load(Ordering::Acquire) && self.lease.holds() && self.store.is_available()
+        !self.draining.load(Ordering::Acquire) && self.is_available()
     }
 
     /// Whether as many sagas are in memory as this process takes.
@@ -255,170 +237,6 @@ impl<D: Domain> Engine<D> {
         Ok(row::by_id(&self.pool, id).await?.map(|raw| raw.stored))
     }
 
-    /// Waits for a saga's answer, wherever it runs, at most until `until`. Once it is turned back it waits for at most a
-    /// second more; the answer that it then gives is frozen.
-    ///
-    /// # Errors
-    /// Of the database.
-    pub async fn wait(&self, id: SagaId, until: Instant) -> sqlx::Result<Waited> {
-        let mut until = until;
-        let mut turned_back = false;
-        loop {
-            let seen = match self.registry.watch(id) {
-                Some(mut watch) => {
-                    let seen = watch.borrow_and_update().clone();
-                    let news = match seen {
-                        Seen::Ended(_) => true,
-                        Seen::TurnedBack if !turned_back => true,
-                        _ => false,
-                    };
-                    if !news {
-                        // An error means that the run is gone: the row says what became of it.
-                        let _ = tokio::time::timeout_at(until, watch.changed()).await;
-                    }
-                    watch.borrow().clone()
-                }
-                None => self.look(id).await?,
-            };
-            match seen {
-                Seen::Ended(Some(response)) => return Ok(Waited::Answered((*response).clone())),
-                Seen::Ended(None) => return self.answer(id, turned_back).await,
-                Seen::TurnedBack if !turned_back => {
-                    turned_back = true;
-                    until = until.min(Instant::now() + WAIT_FOR_REVERSAL);
-                }
-                _ if Instant::now() >= until => return self.answer(id, turned_back).await,
-                _ if !self.registry.contains(id) => {
-                    tokio::time::sleep_until(until.min(Instant::now() + POLL)).await
-                }
-                _ => {}
-            }
-        }
-    }
-
-    async fn look(&self, id: SagaId) -> sqlx::Result<Seen> {
-        let stored = self.find_by_id(id).await?.ok_or(sqlx::Error::RowNotFound)?;
-        Ok(match stored.state {
-            State::Running => Seen::Running,
-            State::Compensating => Seen::TurnedBack,
-            _ => Seen::Ended(None),
-        })
-    }
-
-    /// The stored answer. One that compensation would still improve is frozen before anybody sees it, so that every later
-    /// caller gets the same bytes.
-    async fn answer(&self, id: SagaId, turned_back: bool) -> sqlx::Result<Waited> {
-        let stored = self.find_by_id(id).await?.ok_or(sqlx::Error::RowNotFound)?;
-        if stored.key_cancelled {
-            return Ok(Waited::KeyCancelled);
-        }
-        let Some(response) = stored.response else { return Ok(Waited::Pending(stored.state)) };
-        match stored.state {
-            State::Compensating if !turned_back => Ok(Waited::Pending(stored.state)),
-            State::Compensating | State::DeadLetter => Ok(Waited::Answered(self.freeze(id).await?)),
-            _ => Ok(Waited::Answered(response)),
-        }
-    }
-
-    async fn freeze(&self, id: SagaId) -> sqlx::Result<Response> {
-        let row: (i16, Vec<u8>) = sqlx::query_as(
-            "UPDATE saga.saga SET answer_given = true WHERE saga_id = $1 RETURNING response_status, response",
-        )
-        .bind(id)
-        .fetch_one(&self.pool)
-        .await?;
-        crate::write::stored_response(Some(row.0), Some(row.1)).ok_or(sqlx::Error::RowNotFound)
-    }
-
-    /// Turns a running compensable saga back, taking it over from whoever runs it: by its key (`cancel_key`: no other
-    /// answer under that key from now on), or because its caller's time is up.
-    ///
-    /// # Errors
-    /// [`StoreError`]; `Refused` also when the row cannot be read.
-    pub async fn turn_back(
-        self: &Arc<Self>,
-        seen: &Stored,
-        reason: Reason,
-        cancel_key: bool,
-    ) -> Result<TurnBack, StoreError> {
-        let (engine, id, epoch) = (self.clone(), seen.id, seen.epoch);
-        // In a task of its own: between the commit and the start of the run nobody may drop this.
-        let task = self.tasks.spawn(async move { engine.turn_back_now(id, epoch, reason, cancel_key).await });
-        task.await.unwrap_or(Err(StoreError::Unknown))
-    }
-
-    async fn turn_back_now(
-        self: Arc<Self>,
-        id: SagaId,
-        epoch: i64,
-        reason: Reason,
-        cancel_key: bool,
-    ) -> Result<TurnBack, StoreError> {
-        let unavailable = |_| StoreError::Unavailable;
-        let Some(raw) = row::by_id(&self.pool, id).await.map_err(unavailable)? else {
-            return Ok(TurnBack::Moved);
-        };
-        if raw.stored.state != State::Running
-            || raw.stored.epoch != epoch
-            || raw.kind != Some(Kind::Compensable)
-        {
-            return Ok(TurnBack::Moved);
-        }
-        let mut row: Loaded<D> = raw.load().map_err(StoreError::Refused)?;
-        let turned = Turned::because(reason);
-        let conclusion = self.domain.conclude(&row.saga, Ending::TurnedBack(&turned));
-        let change = Move::<D> {
-            id,
-            from: State::Running,
-            epoch,
-            to: State::Compensating,
-            take_over: Some(self.process),
-            cancel_key,
-            cause: serde_json::to_value(&turned).ok(),
-            response: conclusion.response,
-            change: conclusion.change,
-            event: Some((
-                "turned_back",
-                serde_json::json!({ "because": { "reason": reason }, "key_cancelled": cancel_key }),
-            )),
-            dead_letter: None,
-            due_ms: STUCK_COMPENSATING_AFTER_MS,
-        };
-        match self.store.write(Write::Move(Box::new(change))).await? {
-            Written::Moved { .. } => {
-                row.saga.epoch = epoch + 1;
-                row.state = State::Compensating;
-                row.turned = Some(turned);
-                row.key_cancelled |= cancel_key;
-                row.budget_from =
-                    chrono::DateTime::from_timestamp_millis(self.lease.now()).unwrap_or(row.budget_from);
-                self.adopt(row);
-                Ok(TurnBack::Done)
-            }
-            _ => Ok(TurnBack::Moved),
-        }
-    }
-
-    /// Cancels the key of a saga that is not running: no answer but that one under it from now on. False if the saga is not
-    /// in the state in which the caller saw it.
-    ///
-    /// # Errors
-    /// Of the database.
-    pub async fn cancel_key(&self, seen: &Stored) -> sqlx::Result<bool> {
-        let done = sqlx::query(
-            "WITH cancelled AS (
-                 UPDATE saga.saga SET key_cancelled = true WHERE saga_id = $1 AND state = $2 RETURNING saga_id, epoch
-             )
-             INSERT INTO saga.saga_event (saga_id, epoch, owner, event) SELECT saga_id, epoch, $3, 'key_cancelled' FROM cancelled",
-        )
-        .bind(seen.id)
-        .bind(seen.state.code())
-        .bind(self.process)
-        .execute(&self.pool)
-        .await?;
-        Ok(done.rows_affected() == 1)
-    }
-
     pub(crate) async fn reset_poison(&self, id: SagaId, epoch: i64) {
         let reset = sqlx::query(
             "UPDATE saga.saga SET poison = 0 WHERE saga_id = $1 AND epoch = $2 AND state IN (0, 1)",
@@ -496,7 +314,10 @@ impl<D: Domain> Engine<D> {
         let (id, epoch, state) = (raw.stored.id, raw.stored.epoch, raw.stored.state);
         match raw.load::<D>() {
             Ok(row) => self.adopt(row),
-            Err(error) => self.park_unreadable(id, epoch, state, &error).await,
+            Err(error) => {
+                tracing::error!(saga_id = %id, error, "saga cannot be read; parked");
+                self.park(id, epoch, state, Reason::Unreadable, serde_json::json!({ "error": error })).await;
+            }
         }
     }
 

@@ -6,10 +6,13 @@
 //! | `task` | one run of one saga: carries the actions out |
 //! | `store`, `write` | transitions of concurrent sagas, made durable in one transaction |
 //! | `lease`, `recovery` | heartbeat, claims of what has no live owner, rescans of what a process owns |
+//! | `wait`, `cancel` | waiting for a saga's answer, turning it back from outside |
 //! | `gate` | participants that cannot be reached: one probe each, a wake-up for all |
+//! | `orphan` | effects of which no saga is known |
 //! | [`ops`] | what an operator may do: list, replay, resolve |
 //! | [`Domain`] | what a domain brings: its plan, its participants, its own rows |
 
+mod cancel;
 mod config;
 mod domain;
 mod engine;
@@ -23,15 +26,18 @@ mod registry;
 mod row;
 mod store;
 mod task;
+mod wait;
 mod write;
 
+pub use cancel::TurnBack;
 pub use config::{Config, Retry};
 pub use domain::{
     Admission, Begin, Call, Conclusion, Domain, Ending, Key, NewSaga, Reason, Replied, Response, Saga,
     SagaId, Turned,
 };
-pub use engine::{Engine, Submitted, TurnBack, Waited};
+pub use engine::{Engine, Submitted};
 pub use orphan::Orphan;
 pub use row::Stored;
 pub use store::StoreError;
 pub use task::state_name;
+pub use wait::Waited;

@@ -4,7 +4,7 @@
 //! - What this process owns and does not have in memory (its task panicked, or was dropped), or what is past `due_at` (its
 //!   task is stuck), is started anew under the next epoch.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use metrics::counter;
 use serde_json::json;
@@ -30,7 +30,7 @@ const CLAIM: &str = concat!(
      ), claimed AS (
          UPDATE saga.saga s SET owner = $1, epoch = s.epoch + 1,
              poison = s.poison + CASE WHEN s.owner IS NULL THEN 0 ELSE 1 END,
-             due_at = greatest(s.deadline_at, clock_timestamp()) + make_interval(secs => $4 / 1000.0)
+             due_at = clock_timestamp() + make_interval(secs => $4 / 1000.0)
          FROM free WHERE s.saga_id = free.saga_id
          RETURNING ",
     columns!(),
@@ -44,7 +44,7 @@ const CLAIM: &str = concat!(
 const ADOPT: &str = concat!(
     "WITH adopted AS (
          UPDATE saga.saga s SET epoch = s.epoch + 1,
-             due_at = greatest(s.deadline_at, clock_timestamp()) + make_interval(secs => $3 / 1000.0)
+             due_at = clock_timestamp() + make_interval(secs => $3 / 1000.0)
          WHERE s.saga_id = ANY($2) AND s.owner = $1 AND s.state IN (0, 1)
          RETURNING ",
     columns!(),
@@ -105,10 +105,13 @@ impl<D: Domain> Engine<D> {
         .bind(self.process)
         .fetch_all(&self.pool)
         .await?;
+        // Between two attempts a healthy run may wait for a backoff and a timeout.
+        let stuck_after = self.config.cancel_retry.cap + self.config.cancel_timeout + Duration::from_secs(10);
         let mut lost = Vec::new();
         for row in own {
             let (id, overdue): (SagaId, bool) = (row.try_get(0)?, row.try_get(1)?);
-            if overdue || !self.registry.contains(id) {
+            let is_stuck = overdue && !self.registry.is_moving(id, stuck_after);
+            if is_stuck || !self.registry.contains(id) {
                 lost.push(id.0);
             }
         }
@@ -124,14 +127,23 @@ impl<D: Domain> Engine<D> {
             .fetch_all(&self.pool)
             .await?;
         for row in &rows {
-            self.adopt_raw(Raw::read(row)?).await;
+            let mut raw = Raw::read(row)?;
+            // A run that vanishes again and again, though the process lives on, is poison as well.
+            raw.poison = raw.poison.max(self.registry.count_lost(raw.stored.id));
+            self.adopt_raw(raw).await;
         }
         Ok(())
     }
 
-    /// A row that this version cannot understand must not be guessed at, nor stop the pass.
-    pub(crate) async fn park_unreadable(&self, id: SagaId, epoch: i64, from: State, error: &str) {
-        tracing::error!(saga_id = %id, error, "saga cannot be read; parked");
+    /// Parks a saga that cannot go on for a reason of its own; it must not be guessed at, nor stop the pass.
+    pub(crate) async fn park(
+        &self,
+        id: SagaId,
+        epoch: i64,
+        from: State,
+        reason: Reason,
+        detail: serde_json::Value,
+    ) {
         let parked = Move::<D> {
             id,
             from,
@@ -142,17 +154,11 @@ impl<D: Domain> Engine<D> {
             cause: None,
             response: None,
             change: None,
-            event: Some((
-                "dead_letter",
-                json!({ "because": { "reason": Reason::Unreadable }, "error": error }),
-            )),
-            dead_letter: Some(DeadLetter {
-                code: Reason::Unreadable.as_str(),
-                participant: None,
-                detail: json!({ "error": error }),
-            }),
+            event: Some(("dead_letter", json!({ "because": { "reason": reason }, "detail": detail }))),
+            dead_letter: Some(DeadLetter { code: reason.as_str(), participant: None, detail }),
             due_ms: STUCK_AFTER_MS,
         };
+        counter!("saga_dead_letters_total", "code" => reason.as_str()).increment(1);
         if let Err(error) = self.store.write(Write::Move(Box::new(parked))).await {
             tracing::warn!(saga_id = %id, %error, "could not park; the next pass tries again");
         }

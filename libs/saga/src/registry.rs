@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use tokio::{sync::watch, task::AbortHandle};
@@ -23,12 +24,16 @@ struct Entry {
     run: u64,
     task: Option<AbortHandle>,
     seen: watch::Sender<Seen>,
+    /// When something last happened to it.
+    touched: Instant,
 }
 
 #[derive(Default)]
 struct Inner {
     runs: u64,
     entries: HashMap<SagaId, Entry>,
+    /// Runs of a saga that vanished without an end, one after the other.
+    lost: HashMap<SagaId, i16>,
 }
 
 /// Cheap to clone.
@@ -59,7 +64,7 @@ impl Registry {
             }
             None => watch::Sender::new(Seen::Running),
         };
-        inner.entries.insert(id, Entry { run, task: None, seen: seen.clone() });
+        inner.entries.insert(id, Entry { run, task: None, seen: seen.clone(), touched: Instant::now() });
         Place { registry: self.clone(), id, run, seen }
     }
 
@@ -76,6 +81,19 @@ impl Registry {
 
     pub(crate) fn contains(&self, id: SagaId) -> bool {
         self.lock().entries.contains_key(&id)
+    }
+
+    /// Whether something happened to a saga in memory within the last `limit`.
+    pub(crate) fn is_moving(&self, id: SagaId, limit: Duration) -> bool {
+        self.lock().entries.get(&id).is_some_and(|entry| entry.touched.elapsed() < limit)
+    }
+
+    /// Counts a run that vanished without an end; how many of this saga did so far.
+    pub(crate) fn count_lost(&self, id: SagaId) -> i16 {
+        let mut inner = self.lock();
+        let lost = inner.lost.entry(id).or_default();
+        *lost = lost.saturating_add(1);
+        *lost
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -106,6 +124,20 @@ impl Registry {
 impl Place {
     pub(crate) fn run(&self) -> u64 {
         self.run
+    }
+
+    /// Something happened: the run is not stuck.
+    pub(crate) fn touch(&self) {
+        if let Some(entry) =
+            self.registry.lock().entries.get_mut(&self.id).filter(|entry| entry.run == self.run)
+        {
+            entry.touched = Instant::now();
+        }
+    }
+
+    /// The run came to its end.
+    pub(crate) fn ended(&self) {
+        self.registry.lock().lost.remove(&self.id);
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
     registry::{Place, Seen},
     row::{self, Loaded},
     store::StoreError,
-    write::{DeadLetter, Move, STUCK_AFTER_MS, STUCK_COMPENSATING_AFTER_MS, Write, Written},
+    write::{DeadLetter, Move, STUCK_AFTER_MS, Write, Written},
 };
 
 /// Attempts kept for the timeline of one run.
@@ -108,6 +108,7 @@ impl<D: Domain> Run<D> {
                     continue;
                 }
             };
+            self.place.touch();
             match self.note(happened).await {
                 Next::Event(event) => next = Some(event),
                 Next::Nothing => {}
@@ -124,6 +125,7 @@ impl<D: Domain> Run<D> {
                 Action::Backoff(leg, way, nth) => self.back_off(leg, way, nth),
                 Action::Write(transition) => self.write(transition),
                 Action::Finish => {
+                    self.place.ended();
                     let _ = self.place.seen.send_replace(Seen::Ended(self.concluded.take()));
                     return true;
                 }
@@ -190,11 +192,7 @@ impl<D: Domain> Run<D> {
             change: conclusion.change,
             event,
             dead_letter,
-            due_ms: if transition.to == State::Compensating {
-                STUCK_COMPENSATING_AFTER_MS
-            } else {
-                STUCK_AFTER_MS
-            },
+            due_ms: STUCK_AFTER_MS,
         };
         let engine = self.engine.clone();
         self.work.push(Box::pin(async move {
@@ -276,8 +274,14 @@ impl<D: Domain> Run<D> {
                 Next::Nothing
             }
             Happened::Write(transition, Ok(_)) => self.missed(transition).await,
+            Happened::Write(transition, Err(StoreError::Refused(error)))
+                if transition.to != State::DeadLetter =>
+            {
+                park_unwritable(self.engine.clone(), self.saga.clone(), transition, error).await;
+                Next::Stop
+            }
             Happened::Write(_, Err(error)) => {
-                tracing::error!(saga_id = %self.saga.id, %error, "transition refused; the rescan takes the saga up again");
+                tracing::error!(saga_id = %self.saga.id, %error, "no word of a transition; the rescan takes the saga up again");
                 Next::Stop
             }
         }
@@ -343,6 +347,19 @@ impl<D: Domain> Run<D> {
             }));
         }
     }
+}
+
+/// The database refuses what the domain would record with a transition: only an operator can help.
+async fn park_unwritable<D: Domain>(
+    engine: Arc<Engine<D>>,
+    saga: Arc<Saga<D::Plan>>,
+    transition: Transition,
+    error: String,
+) {
+    let to = state_name(transition.to);
+    tracing::error!(saga_id = %saga.id, to, error, "a transition cannot be written; parked");
+    let detail = json!({ "to": to, "error": error });
+    engine.park(saga.id, saga.epoch, transition.from, Reason::Unwritable, detail).await;
 }
 
 enum Next {

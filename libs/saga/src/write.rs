@@ -239,12 +239,9 @@ async fn cancel_parent_keys<'a, D: Domain>(
     Ok(())
 }
 
-/// How long past its deadline, or past its last transition, a saga's task may go on without another one before it
-/// counts as stuck and is started anew.
+/// How long past its deadline, or past its last transition, a saga may go on without another before it is looked at: its
+/// run may be stuck.
 pub(crate) const STUCK_AFTER_MS: i64 = 10_000;
-
-/// Compensation may wait a minute between attempts, so silence means less there.
-pub(crate) const STUCK_COMPENSATING_AFTER_MS: i64 = 300_000;
 
 async fn transition<D: Domain>(
     conn: &mut PgConnection,

@@ -63,7 +63,11 @@ pub(super) async fn redeem(
     let tenders = planning::check(&request).map_err(|problem| *problem)?;
     let until = began + Duration::from_millis(planning::deadline_ms(&request)) - MARGIN;
     let call = Redeem { app, caller: caller.into_caller(), key, hash, request, tenders, until };
-    call.answer().await
+    // Whatever hangs, the till hears something before it gives up.
+    let late = |_| unknown(&"no answer in time");
+    tokio::time::timeout_at(until + MARGIN / 2, call.answer())
+        .await
+        .unwrap_or_else(|elapsed| Err(late(elapsed)))
 }
 
 fn authorize(caller: &Caller, request: &RedeemRequest) -> Result<(), ApiError> {
@@ -90,6 +94,9 @@ struct Redeem {
 
 impl Redeem {
     async fn answer(self) -> Result<Response, ApiError> {
+        if !self.app.engine.is_available() {
+            return Err(unknown(&"the saga database is away"));
+        }
         let needs = planning::needs(self.tenders.as_deref());
         let refusal = self.door(&needs).err();
         if refusal.is_some() || !needs.is_nothing() {

@@ -63,6 +63,9 @@ pub struct Tender {
 /// A 400 that points at the field.
 pub fn check(request: &RedeemRequest) -> Result<Option<Vec<Tender>>, Refusal> {
     let invalid = |pointer: &str, detail: &str| Err(Box::new(Problem::invalid(pointer, detail)));
+    if request.customer_id.as_str().starts_with("bearer:") {
+        return invalid("/customer_id", "names no customer"); // digital-rewards calls the owners of bearers' rewards so
+    }
     let ids = [
         ("/order_id", Some(&request.order_id)),
         ("/location_id", request.location_id.as_ref()),

@@ -143,7 +143,9 @@ async fn read_lines(tender: &Inner, response: Response, callers: &mut [Caller]) 
 }
 
 fn answer(tender: &Inner, line: BatchLine, callers: &mut [Caller]) {
-    tender.note_clock(line.at_ms, service::Clock.now().timestamp_millis());
+    if line.answer.is_some() {
+        tender.note_clock(line.at_ms, service::Clock.now().timestamp_millis());
+    }
     let Some(done) = callers.get_mut(line.index).and_then(Option::take) else { return };
     let _ = done.send(match (line.answer, line.problem) {
         (Some(answer), None) => Ok(answer),

@@ -408,6 +408,45 @@ async fn c19_a_task_is_lost_in_a_process_that_lives_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn c19_a_task_that_is_lost_again_and_again_is_poison() {
+    let system = System::start().await;
+    let wallet = system.wallet_with(Config { poison_limit: 2, ..quick() }).await;
+    let reward = system.fund(TILL, 620, 5000, 2250).await;
+    system.credit.proxy.set(Mode::HoldReplies);
+    let _till = redeem(&system, &wallet, "k", order(TILL, &reward));
+    has_effect(&system.credit).await;
+    let id: uuid::Uuid = system.sql("SELECT saga_id FROM saga.saga").await;
+    for _ in 0..100 {
+        wallet.engine.lose_run(saga::SagaId(id));
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+    until(&system, "SELECT state = 4 FROM saga.saga").await;
+    system.credit.proxy.set(Mode::Pass);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transition_that_the_database_refuses_parks_its_saga_alone() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    let reward = system.fund(TILL, 620, 5000, 2250).await;
+    system.execute("ALTER TABLE wallet.redemption ADD CONSTRAINT planted CHECK (redeemed <> 4250)").await;
+    let mut small = order(TILL, &reward);
+    small["amount"] = json!(2100);
+    let mut body = order(TILL, &reward);
+    body["deadline_ms"] = json!(1000);
+    let (parked, fine) =
+        tokio::join!(system.redeem(&wallet, "k", &body), system.redeem(&wallet, "fine", &small));
+    assert_eq!(
+        (fine.status.as_u16(), parked.status.as_u16()),
+        (201, 202),
+        "{} {}",
+        fine.text(),
+        parked.text()
+    );
+    until(&system, "SELECT count(*) = 1 FROM saga.dead_letter WHERE code = 'unwritable'").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_orderly_stop_hands_over_at_once() {
     let system = System::start().await;
     let slow = Config { ttl: Duration::from_secs(60), drain_grace: Duration::from_millis(50), ..quick() };

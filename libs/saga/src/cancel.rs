@@ -1,0 +1,112 @@
+//! Turning a saga back from outside: whoever writes the transition takes the saga over in the same statement.
+
+use std::sync::Arc;
+
+use crate::{
+    domain::{Domain, Ending, Reason, SagaId, Turned},
+    engine::Engine,
+    machine::{Kind, State},
+    row::{self, Loaded, Stored},
+    store::StoreError,
+    write::{Move, STUCK_AFTER_MS, Write, Written},
+};
+
+/// What came of turning a saga back by hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TurnBack {
+    /// Its legs are being cancelled, by this process.
+    Done,
+    /// It was not where the caller saw it: look again.
+    Moved,
+}
+
+impl<D: Domain> Engine<D> {
+    /// Turns a running compensable saga back, taking it over from whoever runs it: by its key (`cancel_key`: no other
+    /// answer under that key from now on), or because its caller's time is up.
+    ///
+    /// # Errors
+    /// [`StoreError`]; `Refused` also when the row cannot be read.
+    pub async fn turn_back(
+        self: &Arc<Self>,
+        seen: &Stored,
+        reason: Reason,
+        cancel_key: bool,
+    ) -> Result<TurnBack, StoreError> {
+        let (engine, id, epoch) = (self.clone(), seen.id, seen.epoch);
+        // In a task of its own: between the commit and the start of the run nobody may drop this.
+        let task = self.tasks.spawn(async move { engine.turn_back_now(id, epoch, reason, cancel_key).await });
+        task.await.unwrap_or(Err(StoreError::Unknown))
+    }
+
+    async fn turn_back_now(
+        self: Arc<Self>,
+        id: SagaId,
+        epoch: i64,
+        reason: Reason,
+        cancel_key: bool,
+    ) -> Result<TurnBack, StoreError> {
+        let unavailable = |_| StoreError::Unavailable;
+        let Some(raw) = row::by_id(&self.pool, id).await.map_err(unavailable)? else {
+            return Ok(TurnBack::Moved);
+        };
+        if raw.stored.state != State::Running
+            || raw.stored.epoch != epoch
+            || raw.kind != Some(Kind::Compensable)
+        {
+            return Ok(TurnBack::Moved);
+        }
+        let mut row: Loaded<D> = raw.load().map_err(StoreError::Refused)?;
+        let turned = Turned::because(reason);
+        let conclusion = self.domain.conclude(&row.saga, Ending::TurnedBack(&turned));
+        let change = Move::<D> {
+            id,
+            from: State::Running,
+            epoch,
+            to: State::Compensating,
+            take_over: Some(self.process),
+            cancel_key,
+            cause: serde_json::to_value(&turned).ok(),
+            response: conclusion.response,
+            change: conclusion.change,
+            event: Some((
+                "turned_back",
+                serde_json::json!({ "because": { "reason": reason }, "key_cancelled": cancel_key }),
+            )),
+            dead_letter: None,
+            due_ms: STUCK_AFTER_MS,
+        };
+        match self.store.write(Write::Move(Box::new(change))).await? {
+            Written::Moved { .. } => {
+                row.saga.epoch = epoch + 1;
+                row.state = State::Compensating;
+                row.turned = Some(turned);
+                row.key_cancelled |= cancel_key;
+                row.budget_from =
+                    chrono::DateTime::from_timestamp_millis(self.lease.now()).unwrap_or(row.budget_from);
+                self.adopt(row);
+                Ok(TurnBack::Done)
+            }
+            _ => Ok(TurnBack::Moved),
+        }
+    }
+
+    /// Cancels the key of a saga that is not running: no answer but that one under it from now on. False if the saga is not
+    /// in the state in which the caller saw it.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub async fn cancel_key(&self, seen: &Stored) -> sqlx::Result<bool> {
+        let done = sqlx::query(
+            "WITH cancelled AS (
+                 UPDATE saga.saga SET key_cancelled = true WHERE saga_id = $1 AND state = $2 RETURNING saga_id, epoch
+             )
+             INSERT INTO saga.saga_event (saga_id, epoch, owner, event) SELECT saga_id, epoch, $3, 'key_cancelled' FROM cancelled",
+        )
+        .bind(seen.id)
+        .bind(seen.state.code())
+        .bind(self.process)
+        .execute(&self.pool)
+        .await?;
+        Ok(done.rows_affected() == 1)
+    }
+}

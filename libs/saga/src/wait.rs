@@ -1,0 +1,105 @@
+//! Waiting for a saga's answer, wherever it runs.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::{
+    domain::{Domain, Response, SagaId},
+    engine::Engine,
+    machine::State,
+    registry::Seen,
+    write::stored_response,
+};
+
+/// How long a caller of a saga that was turned back waits for everything to be back.
+const WAIT_FOR_REVERSAL: Duration = Duration::from_secs(1);
+/// How often a saga that runs elsewhere is looked at.
+const POLL: Duration = Duration::from_millis(40);
+/// What waiting for a saga came to.
+#[derive(Debug, Clone)]
+pub enum Waited {
+    /// This is its answer for ever.
+    Answered(Response),
+    /// It is over, its key was cancelled.
+    KeyCancelled,
+    /// It goes on (or waits for an operator); no answer yet.
+    Pending(State),
+}
+
+impl<D: Domain> Engine<D> {
+    /// Waits for a saga's answer, wherever it runs, at most until `until`. Once it is turned back it waits for at most a
+    /// second more; the answer that it then gives is frozen.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub async fn wait(&self, id: SagaId, until: Instant) -> sqlx::Result<Waited> {
+        let mut until = until;
+        let mut turned_back = false;
+        loop {
+            let seen = match self.registry.watch(id) {
+                Some(mut watch) => {
+                    let seen = watch.borrow_and_update().clone();
+                    let news = match seen {
+                        Seen::Ended(_) => true,
+                        Seen::TurnedBack if !turned_back => true,
+                        _ => false,
+                    };
+                    if !news {
+                        // An error means that the run is gone: the row says what became of it.
+                        let _ = tokio::time::timeout_at(until, watch.changed()).await;
+                    }
+                    watch.borrow().clone()
+                }
+                None => self.look(id).await?,
+            };
+            match seen {
+                Seen::Ended(Some(response)) => return Ok(Waited::Answered((*response).clone())),
+                Seen::Ended(None) => return self.answer(id, turned_back).await,
+                Seen::TurnedBack if !turned_back => {
+                    turned_back = true;
+                    until = until.min(Instant::now() + WAIT_FOR_REVERSAL);
+                }
+                _ if Instant::now() >= until => return self.answer(id, turned_back).await,
+                _ if !self.registry.contains(id) => {
+                    tokio::time::sleep_until(until.min(Instant::now() + POLL)).await
+                }
+                _ => {}
+            }
+        }
+    }
+
+    async fn look(&self, id: SagaId) -> sqlx::Result<Seen> {
+        let stored = self.find_by_id(id).await?.ok_or(sqlx::Error::RowNotFound)?;
+        Ok(match stored.state {
+            State::Running => Seen::Running,
+            State::Compensating => Seen::TurnedBack,
+            _ => Seen::Ended(None),
+        })
+    }
+
+    /// The stored answer. One that compensation would still improve is frozen before anybody sees it, so that every later
+    /// caller gets the same bytes.
+    async fn answer(&self, id: SagaId, turned_back: bool) -> sqlx::Result<Waited> {
+        let stored = self.find_by_id(id).await?.ok_or(sqlx::Error::RowNotFound)?;
+        if stored.key_cancelled {
+            return Ok(Waited::KeyCancelled);
+        }
+        let Some(response) = stored.response else { return Ok(Waited::Pending(stored.state)) };
+        match stored.state {
+            State::Compensating if !turned_back => Ok(Waited::Pending(stored.state)),
+            State::Compensating | State::DeadLetter => Ok(Waited::Answered(self.freeze(id).await?)),
+            _ => Ok(Waited::Answered(response)),
+        }
+    }
+
+    async fn freeze(&self, id: SagaId) -> sqlx::Result<Response> {
+        let row: (i16, Vec<u8>) = sqlx::query_as(
+            "UPDATE saga.saga SET answer_given = true WHERE saga_id = $1 RETURNING response_status, response",
+        )
+        .bind(id)
+        .fetch_one(&self.pool)
+        .await?;
+        stored_response(Some(row.0), Some(row.1)).ok_or(sqlx::Error::RowNotFound)
+    }
+}
