@@ -224,7 +224,7 @@ impl Declined<'_> {
             };
         };
         let code = Code::parse(&decline.code).unwrap_or(Code::LimitExceeded);
-        let mut problem = Problem::new(code, code.title());
+        let mut problem = Problem::new(code, format!("{}.", code.title()));
         problem.available = decline.available;
         problem.held_until = decline.held_until.map(|at| at.to_rfc3339());
         problem.required = self.turned.leg.and_then(|leg| self.plan.legs.get(leg)).map(|leg| leg.units);

@@ -428,7 +428,7 @@ async fn c19_a_task_that_is_lost_again_and_again_is_poison() {
 async fn a_transition_that_the_database_refuses_parks_its_saga_alone() {
     let system = System::start().await;
     let wallet = system.wallet().await;
-    let reward = system.fund(TILL, 620, 5000, 2250).await;
+    let reward = system.fund(TILL, 1620, 5000, 5000).await;
     system.execute("ALTER TABLE wallet.redemption ADD CONSTRAINT planted CHECK (redeemed <> 4250)").await;
     let mut small = order(TILL, &reward);
     small["amount"] = json!(2100);
