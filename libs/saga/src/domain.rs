@@ -280,6 +280,9 @@ pub trait Domain: Send + Sync + Sized + fmt::Debug + 'static {
     fn conclude(&self, saga: &Saga<Self::Plan>, ending: Ending<'_, Self::Answer>)
     -> Conclusion<Self::Change>;
 
+    /// What being parked (or, if true, resolved) means for a saga whose plan cannot be used.
+    fn set_aside(&self, id: SagaId, is_resolved: bool) -> Option<Self::Change>;
+
     /// Judges new sagas inside the transaction that writes them; one verdict each, in order.
     ///
     /// # Errors

@@ -153,7 +153,7 @@ impl<D: Domain> Engine<D> {
             cancel_key: false,
             cause: None,
             response: None,
-            change: None,
+            change: self.domain.set_aside(id, false),
             event: Some(("dead_letter", json!({ "because": { "reason": reason }, "detail": detail }))),
             dead_letter: Some(DeadLetter { code: reason.as_str(), participant: None, detail }),
             due_ms: STUCK_AFTER_MS,

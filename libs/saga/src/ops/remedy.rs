@@ -186,6 +186,9 @@ impl<D: Domain> Engine<D> {
 
     async fn resolve_unreadable(&self, tx: &mut PgConnection, action: &Action<'_>) -> sqlx::Result<Ordered> {
         let (epoch, _) = move_by_hand(tx, action.saga_id, State::Resolved, self.process).await?;
+        if let Some(change) = self.domain.set_aside(action.saga_id, true) {
+            self.domain.record(tx, &[(action.saga_id, change)]).await?;
+        }
         action.close(tx, epoch, self.process).await?;
         let (before, after) =
             (state_name(State::DeadLetter).to_owned(), state_name(State::Resolved).to_owned());
