@@ -97,7 +97,7 @@ impl Health {
     }
 
     /// Runs the checks every second, until dropped.
-    pub(crate) async fn keep_checking(self) {
+    pub async fn keep_checking(self) {
         loop {
             let checks = lock(&self.0.checks).clone();
             let found = futures_util::future::join_all(checks.iter().map(run)).await;

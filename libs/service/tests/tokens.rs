@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
@@ -13,6 +15,7 @@ use service::{
 };
 use support::Server;
 use testkit::Tokens;
+use tokio_util::task::TaskTracker;
 
 fn code(answer: &(u16, Value)) -> (u16, &str) {
     (answer.0, answer.1["code"].as_str().unwrap_or_default())
@@ -169,6 +172,26 @@ async fn a_rotated_out_key_is_refused_although_its_token_was_seen_before() {
     let signer = Signer::from_pem(next.private_pem.as_bytes(), "test-next").unwrap();
     let token = signer.sign(&Tokens::claims("demo", "manager")).unwrap();
     assert_eq!(server.whoami(&[&format!("Bearer {token}")]).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_key_file_is_read_again_when_it_changes_and_a_bad_one_changes_nothing() {
+    let server = Server::start().await;
+    let bearer = format!("Bearer {}", server.tokens.staff("demo", "manager"));
+    let path = std::env::temp_dir().join(format!("jwks-{}", uuid::Uuid::new_v4()));
+    std::fs::write(&path, server.tokens.public_jwks()).unwrap();
+    let follow = server.verifier.clone().follow(path.clone(), AppEnv::Production, Duration::from_millis(20));
+    let follow = tokio_util::task::AbortOnDropHandle::new(TaskTracker::new().spawn(follow));
+    let soon = Duration::from_millis(300);
+
+    std::fs::write(&path, "{ not a key set").unwrap();
+    tokio::time::sleep(soon).await;
+    assert_eq!(server.whoami(&[&bearer]).await.0, 200);
+    std::fs::write(&path, KeyPair::generate("test-next").unwrap().public_jwks).unwrap();
+    tokio::time::sleep(soon).await;
+    assert_eq!(code(&server.whoami(&[&bearer]).await), (401, "token_invalid"));
+    drop(follow);
+    std::fs::remove_file(path).unwrap();
 }
 
 #[tokio::test]

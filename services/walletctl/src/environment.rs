@@ -81,6 +81,14 @@ fn unquote(value: &str) -> &str {
 }
 
 #[cfg(test)]
+impl Environment {
+    /// Variables as a file would have them.
+    pub fn of(text: &str) -> Self {
+        Self { file: parse(text) }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -138,3 +138,35 @@ pub fn token_for(environment: &Environment, business: &str, role: TokenRole) -> 
     };
     token(environment, &arguments).context("WALLETCTL_TOKEN is not set, and none can be made")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use service::{auth::KeySet, config::AppEnv};
+
+    fn arguments(role: TokenRole) -> TokenArgs {
+        TokenArgs { business: "b".into(), role, customer: None, ttl: 60, location: vec![], subject: None }
+    }
+
+    #[test]
+    fn tokens_and_keys_are_for_development_only() {
+        let dir = std::env::temp_dir().join(format!("keys-{}", uuid::Uuid::new_v4()));
+        let keys = KeysArgs { dir: dir.clone() };
+        let key_file = format!("TOKEN_KEY_FILE={}", dir.join("dev-public.pem").display());
+        let production = Environment::of(&format!("APP_ENV=production\n{key_file}"));
+        let development = Environment::of(&format!("APP_ENV=development\n{key_file}"));
+        assert!(make_keys(&production, &keys).is_err());
+        make_keys(&development, &keys).unwrap();
+        let made = std::fs::read(dir.join("dev-public.pem")).unwrap();
+        make_keys(&development, &keys).unwrap();
+        assert_eq!(std::fs::read(dir.join("dev-public.pem")).unwrap(), made, "a key is made once");
+
+        assert!(token(&production, &arguments(TokenRole::Pos)).is_err());
+        assert!(token(&development, &arguments(TokenRole::Pos)).is_ok());
+        assert!(token(&development, &arguments(TokenRole::Customer)).is_err(), "of which customer?");
+        let jwks = dir.join("dev-public.jwks.json");
+        assert!(KeySet::read(&jwks, AppEnv::Production).is_err());
+        assert!(KeySet::read(&jwks, AppEnv::Development).is_ok());
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}
