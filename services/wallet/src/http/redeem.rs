@@ -65,9 +65,7 @@ pub(super) async fn redeem(
     let call = Redeem { app, caller: caller.into_caller(), key, hash, request, tenders, until };
     // Whatever hangs, the till hears something before it gives up.
     let late = |_| unknown(&"no answer in time");
-    tokio::time::timeout_at(until + MARGIN / 2, call.answer())
-        .await
-        .unwrap_or_else(|elapsed| Err(late(elapsed)))
+    tokio::time::timeout_at(until + MARGIN, call.answer()).await.unwrap_or_else(|elapsed| Err(late(elapsed)))
 }
 
 fn authorize(caller: &Caller, request: &RedeemRequest) -> Result<(), ApiError> {

@@ -141,6 +141,12 @@ impl Domain for Sagas {
         }
     }
 
+    /// A redemption has its saga's id; a saga without a redemption changes no row.
+    fn set_aside(&self, id: SagaId, is_resolved: bool) -> Option<Change> {
+        let status = if is_resolved { "resolved" } else { "under_review" };
+        Some(Change::Moved(rows::Moved { redemption_id: id.0, status, ..rows::Moved::default() }))
+    }
+
     async fn admit(
         &self,
         conn: &mut PgConnection,

@@ -140,14 +140,13 @@ async fn a_dead_letter_settled_by_hand_needs_a_reference_and_stays_as_it_is() {
 async fn a_tender_that_is_known_down_is_refused_at_the_door() {
     let system = System::start().await;
     let wallet = system.wallet().await;
-    let reward = system.fund("c", 620, 5000, 2250).await;
+    let reward = system.fund("c", 1620, 5000, 5000).await;
     let done = system.redeem(&wallet, "done", &order("c", &reward)).await;
     system.credit.proxy.set(Mode::Cut);
     let mut body = order("c", &reward);
-    body["deadline_ms"] = json!(500);
-    for key in ["a", "b"] {
-        system.redeem(&wallet, key, &body).await;
-    }
+    body["deadline_ms"] = json!(1500);
+    // Attempts at this one's leg are what opens the breaker.
+    system.redeem(&wallet, "a", &body).await;
     let refused = system.redeem(&wallet, "new", &body).await;
     assert_eq!(
         (refused.status.as_u16(), refused.code()),
@@ -165,9 +164,7 @@ async fn a_tender_that_is_known_down_is_refused_at_the_door() {
         "a key with an answer gives it, door or not"
     );
     system.credit.proxy.set(Mode::Pass);
-    for key in ["a", "b"] {
-        system.until_status(&wallet, key, "declined").await;
-    }
+    system.until_status(&wallet, "a", "completed").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
