@@ -3,6 +3,7 @@
 mod cancelling;
 mod contention;
 mod keys;
+mod lost_tail;
 mod operating;
 mod recovery;
 mod redeeming;
