@@ -27,14 +27,14 @@ CREATE TABLE wallet.redemption (
     CONSTRAINT redemption_redeemed_within_amount CHECK (redeemed BETWEEN 0 AND amount),
     -- The sum of refunds never exceeds what was redeemed, here first.
     CONSTRAINT redemption_returned_within_redeemed CHECK (returned BETWEEN 0 AND redeemed),
-    CONSTRAINT redemption_status_known CHECK (status IN ('pending', 'completed', 'authorized', 'partially_refunded',
+    CONSTRAINT redemption_status_known CHECK (status IN ('pending', 'completed', 'authorized', 'capturing', 'partially_refunded',
         'refunded', 'voided', 'expired', 'declined', 'reversing', 'reversed', 'under_review', 'resolved')),
     CONSTRAINT redemption_reversal_known CHECK (reversal IN ('pending', 'done'))
 );
 -- A till's second guard: it retries with another key, but with the same sequence.
 CREATE UNIQUE INDEX redemption_sequence
     ON wallet.redemption (business_id, location_id, terminal_id, order_id, sequence)
-    WHERE sequence IS NOT NULL AND status IN ('pending', 'authorized', 'completed');
+    WHERE sequence IS NOT NULL AND status IN ('pending', 'authorized', 'capturing', 'completed');
 -- Pages of a customer's redemptions, newest first (the id is a UUIDv7).
 CREATE INDEX redemption_customer ON wallet.redemption (business_id, customer_id, redemption_id);
 CREATE INDEX redemption_order ON wallet.redemption (business_id, order_id, redemption_id);
@@ -42,7 +42,7 @@ CREATE INDEX redemption_order ON wallet.redemption (business_id, order_id, redem
 CREATE INDEX redemption_holds ON wallet.redemption (hold_expires_at) WHERE status = 'authorized';
 -- A balance shows what unfinished redemptions of the customer may have taken.
 CREATE INDEX redemption_open ON wallet.redemption (business_id, customer_id)
-    WHERE status IN ('pending', 'reversing', 'under_review') OR reversal = 'pending';
+    WHERE status IN ('pending', 'capturing', 'reversing', 'under_review') OR reversal = 'pending';
 GRANT SELECT, INSERT, UPDATE ON wallet.redemption TO wallet_writer;
 
 -- How far each tender's legs were compared with sagas.

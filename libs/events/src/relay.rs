@@ -18,6 +18,8 @@ const BATCH: i64 = 500;
 /// How often the outbox is looked at when nobody says that there is something: another process may have died with
 /// rows in it.
 const SCAN_INTERVAL: Duration = Duration::from_secs(1);
+/// Pause between two passes under load: changes that come within it share a pass, and nobody sees the delay.
+const COALESCE: Duration = Duration::from_millis(10);
 /// Longest time that publishing may take. It is well below the two seconds after which Postgres ends an idle
 /// transaction.
 const PUBLISH_LIMIT: Duration = Duration::from_millis(800);
@@ -113,7 +115,7 @@ impl Relay {
             let is_healthy = pause == PAUSE;
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                () = self.wake.notified(), if is_healthy => {}
+                () = self.wake.notified(), if is_healthy => tokio::time::sleep(COALESCE).await,
                 () = stop.cancelled() => {}
             }
         }

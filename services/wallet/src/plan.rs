@@ -3,7 +3,7 @@
 use api::{
     LegsId,
     legs::{Account, Take},
-    wallet::{Capture, TenderKind},
+    wallet::{Capture, Redemption, TenderKind},
 };
 use money::Currency;
 use rust_decimal::Decimal;
@@ -21,6 +21,8 @@ pub enum Plan {
     Redeem(RedeemPlan),
     /// Give back everything that a redemption has in force.
     Return(ReturnPlan),
+    /// Take what an authorized redemption holds, or a part of it.
+    Capture(CapturePlan),
     /// Nothing: the row only keeps an answer under its key.
     Nothing,
     /// Legs that a tender holds without a saga; going back cancels them.
@@ -86,6 +88,32 @@ pub struct ReturnPlan {
     pub of: LegsId,
     /// Its legs.
     pub legs: Vec<ReturnLeg>,
+    /// What the caller is answered, but for the status; absent where nobody waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<Redemption>,
+}
+
+/// The capture of an authorized redemption.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CapturePlan {
+    /// Which redemption.
+    pub redemption_id: Uuid,
+    /// Under which id tenders know its legs.
+    pub of: LegsId,
+    /// Its legs.
+    pub legs: Vec<CaptureLeg>,
+    /// What the caller is answered once everything is captured.
+    pub answer: Redemption,
+}
+
+/// A held leg to be captured.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaptureLeg {
+    /// The leg.
+    #[serde(flatten)]
+    pub leg: ReturnLeg,
+    /// Units to take, the rest of the hold is released; 0 releases all of it.
+    pub units: i64,
 }
 
 /// Why a redemption is returned.
@@ -127,6 +155,7 @@ impl Plan {
         match self {
             Self::Redeem(plan) => plan.legs.len(),
             Self::Return(plan) => plan.legs.len(),
+            Self::Capture(plan) => plan.legs.len(),
             Self::Nothing => 0,
             Self::Orphan(plan) => plan.legs.len(),
         }
@@ -138,6 +167,7 @@ impl Plan {
         match self {
             Self::Redeem(plan) => plan.legs.get(leg).map(|l| l.tender),
             Self::Return(plan) => plan.legs.get(leg).map(|l| l.tender),
+            Self::Capture(plan) => plan.legs.get(leg).map(|l| l.leg.tender),
             Self::Nothing => None,
             Self::Orphan(plan) => plan.legs.get(leg).map(|l| l.tender),
         }

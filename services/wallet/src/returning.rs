@@ -31,8 +31,12 @@ pub struct Returnable {
     pub business_id: String,
     /// Where it stands.
     pub status: String,
-    plan: Plan,
-    legs_id: Uuid,
+    /// What made it.
+    pub plan: Plan,
+    /// Under which id tenders know its legs.
+    pub legs_id: Uuid,
+    /// Whether its hold has ended, by the database's clock.
+    pub is_over: bool,
     scope: String,
     key: String,
 }
@@ -40,7 +44,8 @@ pub struct Returnable {
 /// The columns that [`read`] expects.
 macro_rules! returnable {
     () => {
-        "SELECT r.redemption_id, r.business_id, r.status, s.plan, s.legs_id, s.scope, s.key
+        "SELECT r.redemption_id, r.business_id, r.status, s.plan, s.legs_id, s.scope, s.key,
+             coalesce(r.hold_expires_at <= clock_timestamp(), false)
          FROM wallet.redemption r JOIN saga.saga s ON s.saga_id = r.redemption_id "
     };
 }
@@ -70,6 +75,7 @@ fn read(row: &PgRow) -> sqlx::Result<Returnable> {
         legs_id: row.try_get(4)?,
         scope: row.try_get(5)?,
         key: row.try_get(6)?,
+        is_over: row.try_get(7)?,
     })
 }
 
@@ -79,7 +85,7 @@ fn read(row: &PgRow) -> sqlx::Result<Returnable> {
 pub fn saga(redemption: &Returnable, why: ReturnReason) -> NewSaga<Sagas> {
     let legs = match &redemption.plan {
         Plan::Redeem(plan) => plan.legs_to_return(),
-        Plan::Return(_) | Plan::Nothing | Plan::Orphan(_) => Vec::new(),
+        _ => Vec::new(),
     };
     // One return a redemption, whoever asks for it first: its key is the redemption's.
     let key = Key {
@@ -88,7 +94,8 @@ pub fn saga(redemption: &Returnable, why: ReturnReason) -> NewSaga<Sagas> {
         scope: redemption.scope.clone(),
         key: redemption.key.clone(),
     };
-    let plan = ReturnPlan { redemption_id: redemption.id, why, of: LegsId(redemption.legs_id), legs };
+    let plan =
+        ReturnPlan { redemption_id: redemption.id, why, of: LegsId(redemption.legs_id), legs, answer: None };
     NewSaga {
         id: SagaId::fresh(),
         key,

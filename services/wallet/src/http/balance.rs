@@ -115,7 +115,7 @@ async fn in_doubt(pool: &PgPool, business: &BusinessId, customer: &CustomerId) -
     let rows = sqlx::query(
         "SELECT s.plan FROM wallet.redemption r JOIN saga.saga s ON s.saga_id = r.redemption_id
          WHERE r.business_id = $1 AND r.customer_id = $2
-           AND (r.status IN ('pending', 'reversing', 'under_review') OR r.reversal = 'pending')",
+           AND (r.status IN ('pending', 'capturing', 'reversing', 'under_review') OR r.reversal = 'pending')",
     )
     .bind(business.as_str())
     .bind(customer.as_str())

@@ -30,6 +30,8 @@ use crate::{
 
 /// Looks again this often when the redemption moves between a look and a step.
 const LOOKS: usize = 20;
+/// Pause between two looks.
+const PAUSE: Duration = Duration::from_millis(20);
 /// For a tombstone, whose saga never runs.
 const NO_TIME: Duration = Duration::ZERO;
 
@@ -53,6 +55,7 @@ pub(super) async fn cancel_by_key(
         if let Some(answer) = look(&app, &caller.business_id, &key).await? {
             return Ok(Json(answer));
         }
+        tokio::time::sleep(PAUSE).await;
     }
     Err(ApiError::overloaded())
 }
@@ -103,6 +106,8 @@ async fn cancel_completed(
     let why = match redemption.status.as_str() {
         "completed" | "partially_refunded" => ReturnReason::Reversal,
         "authorized" => ReturnReason::Void,
+        // It will be completed, and then given back: forward-only sagas do not turn.
+        "capturing" => return Ok(None),
         "reversing" | "under_review" => {
             return Ok(app.engine.cancel_key(stored).await?.then_some(CancelResult::WillReverse));
         }

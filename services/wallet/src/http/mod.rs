@@ -2,9 +2,12 @@
 
 mod balance;
 mod cancel_by_key;
+mod capture;
+mod held;
 mod ops;
 mod redeem;
 mod redemptions;
+mod void;
 
 use axum::{
     Router,
@@ -19,6 +22,8 @@ pub fn routes(app: App) -> Router {
         .route("/redeem", post(redeem::redeem))
         .route("/redemptions", get(redemptions::list_redemptions))
         .route("/redemptions/{id}", get(redemptions::show_redemption))
+        .route("/redemptions/{id}/capture", post(capture::capture_redemption))
+        .route("/redemptions/{id}/void", post(void::void_redemption))
         .route("/redemptions/cancel-by-key", post(cancel_by_key::cancel_by_key))
         .route("/balance", get(balance::show_balance));
     let ops = Router::new()

@@ -38,7 +38,7 @@ use crate::{
     app::App,
     plan::{Plan, RedeemPlan},
     planning::{self, Needs, Refusal, SpendableLot, Tender, Wallet},
-    sagas::{Change, Opening, Sagas, declined_response},
+    sagas::{Change, Opening, REDEEM_PATH as PATH, Sagas, declined_response},
 };
 
 /// The operation's name in keys.
@@ -215,7 +215,7 @@ impl Redeem {
             Ok(plan) => (Plan::Redeem(plan), Begin::Run, opening("pending")),
             Err(mut problem) => {
                 problem.redemption_id = Some(id.0);
-                let response = declined_response(*problem, trace_id.clone());
+                let response = declined_response(*problem, PATH, trace_id.clone());
                 (Plan::Nothing, Begin::Refused(response), opening("declined"))
             }
         };
@@ -262,10 +262,7 @@ impl Redeem {
             return Err(key_cancelled());
         }
         if stored.request_hash != self.hash {
-            return Err(ApiError::new(
-                Code::IdempotencyKeyReused,
-                "This key was used with another body. Use a new key.",
-            ));
+            return Err(key_reused());
         }
         self.wait(stored.id, true).await
     }
@@ -280,7 +277,7 @@ impl Redeem {
         match waited {
             Waited::Answered(response) => Ok(stored_answer(&response, is_replay)),
             Waited::KeyCancelled => Err(key_cancelled()),
-            Waited::Pending(_) => self.pending(id).await,
+            Waited::Pending(_) => redemptions::pending(&self.app.pool, self.business(), id.0).await,
         }
     }
 
@@ -294,15 +291,6 @@ impl Redeem {
             }
         }
         self.app.engine.wait(id, Instant::now()).await.map_err(|error| unknown(&error))
-    }
-
-    async fn pending(&self, id: SagaId) -> Result<Response, ApiError> {
-        let view = redemptions::by_id(&self.app.pool, self.business(), None, id.0)
-            .await
-            .map_err(|error| unknown(&error))?;
-        let view = view.ok_or_else(|| unknown(&"the redemption has no row"))?;
-        let location = HeaderValue::from_str(&view.links.own).map_err(|error| ApiError::internal(&error))?;
-        Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], axum::Json(view)).into_response())
     }
 
     /// The store did not take the saga. What is said of the outcome must hold for the key, not for this call alone.
@@ -324,7 +312,7 @@ impl Redeem {
 }
 
 /// The answer that is stored under a key, byte for byte.
-fn stored_answer(response: &saga::Response, is_replay: bool) -> Response {
+pub(super) fn stored_answer(response: &saga::Response, is_replay: bool) -> Response {
     let status = StatusCode::from_u16(response.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let status = if is_replay && status == StatusCode::CREATED { StatusCode::OK } else { status };
     let kind = if status.is_success() { "application/json" } else { service::problem::PROBLEM_JSON };
@@ -335,8 +323,12 @@ fn stored_answer(response: &saga::Response, is_replay: bool) -> Response {
     answer
 }
 
-fn key_cancelled() -> ApiError {
+pub(super) fn key_cancelled() -> ApiError {
     ApiError::new(Code::KeyCancelled, "This key was cancelled. Use a new key.")
+}
+
+pub(super) fn key_reused() -> ApiError {
+    ApiError::new(Code::IdempotencyKeyReused, "This key was used with another body. Use a new key.")
 }
 
 fn unavailable(kind: TenderKind) -> ApiError {
@@ -349,7 +341,7 @@ fn unavailable(kind: TenderKind) -> ApiError {
 }
 
 /// The database could not say whether the key has an answer, so neither can we.
-fn unknown(cause: &impl std::fmt::Display) -> ApiError {
+pub(super) fn unknown(cause: &impl std::fmt::Display) -> ApiError {
     tracing::warn!(%cause, "outcome unknown");
     Problem::new(
         Code::Overloaded,

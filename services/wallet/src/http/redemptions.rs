@@ -3,9 +3,14 @@
 use api::{
     BusinessId, Problem,
     tender::Page,
-    wallet::{Links, Redemption},
+    wallet::{Links, Redemption, TenderResult},
 };
-use axum::{Json, extract::State};
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
 use serde::Deserialize;
 use service::{
     ApiError,
@@ -15,7 +20,7 @@ use service::{
 use sqlx::{PgPool, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use super::redeem::OPERATION;
+use super::redeem::{OPERATION, unknown};
 use crate::{app::App, sagas::link};
 
 /// The columns of a redemption named `r`.
@@ -127,13 +132,28 @@ pub(super) async fn by_id(
         .transpose()
 }
 
+/// 202: where the redemption stands, and where to look again.
+pub(super) async fn pending(pool: &PgPool, business: &BusinessId, id: Uuid) -> Result<Response, ApiError> {
+    let view = by_id(pool, business, None, id).await.map_err(|error| unknown(&error))?;
+    let view = view.ok_or_else(|| unknown(&"the redemption has no row"))?;
+    let location = HeaderValue::from_str(&view.links.own).map_err(|error| ApiError::internal(&error))?;
+    Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(view)).into_response())
+}
+
 fn read(row: &PgRow) -> sqlx::Result<Redemption> {
     let decode = |error: serde_json::Error| sqlx::Error::Decode(Box::new(error));
     let id: Uuid = row.try_get("redemption_id")?;
+    let status: String = row.try_get("status")?;
+    let is_held = ["authorized", "capturing"].contains(&status.as_str());
+    let is_back = ["reversed", "voided", "expired"].contains(&status.as_str());
+    let mut tenders: Vec<TenderResult> = serde_json::from_value(row.try_get("tenders")?).map_err(decode)?;
+    for tender in tenders.iter_mut().filter(|_| is_back) {
+        "reversed".clone_into(&mut tender.status);
+    }
     let (amount, redeemed): (i64, i64) = (row.try_get("amount")?, row.try_get("redeemed")?);
     Ok(Redemption {
         id,
-        status: row.try_get("status")?,
+        status: shown(status),
         customer_id: row.try_get("customer_id")?,
         order_id: row.try_get("order_id")?,
         currency: row.try_get("currency")?,
@@ -141,11 +161,16 @@ fn read(row: &PgRow) -> sqlx::Result<Redemption> {
         redeemed,
         amount_due: amount.saturating_sub(redeemed),
         reversal: row.try_get("reversal")?,
-        hold_expires_at: row.try_get("hold_expires_at")?,
-        tenders: serde_json::from_value(row.try_get("tenders")?).map_err(decode)?,
+        hold_expires_at: if is_held { row.try_get("hold_expires_at")? } else { None },
+        tenders,
         metadata: serde_json::from_value(row.try_get("metadata")?).map_err(decode)?,
         created_at: row.try_get("created_at")?,
         completed_at: row.try_get("completed_at")?,
         links: Links { own: link(id) },
     })
+}
+
+/// A capture in progress is no status of its own: until it is done, the redemption is authorized.
+fn shown(status: String) -> String {
+    if status == "capturing" { "authorized".to_owned() } else { status }
 }

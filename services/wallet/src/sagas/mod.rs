@@ -1,5 +1,6 @@
 //! The wallet's sagas: how legs reach their tenders, and what an ending means for the redemption.
 
+mod forward;
 mod redeem;
 mod rows;
 
@@ -16,12 +17,12 @@ use saga::{
 use service::Clock;
 use sqlx::PgConnection;
 
-pub use redeem::declined_response;
 pub(crate) use redeem::link;
+pub use redeem::{REDEEM_PATH, declined_response};
 pub use rows::{Change, Moved, Opening};
 
 use crate::{
-    plan::{self, Plan, PlannedLeg, RedeemPlan, ReturnLeg, ReturnPlan, ReturnReason},
+    plan::{self, CaptureLeg, Plan, PlannedLeg, RedeemPlan, ReturnLeg, ReturnPlan},
     tenders::Tenders,
 };
 
@@ -64,6 +65,12 @@ impl Sagas {
                 (legs_id, leg.tender, leg.leg, &leg.account, LegAction::Cancel)
             }
             (Plan::Return(ReturnPlan { of, legs, .. }), _) => back(*of, legs, leg)?,
+            (Plan::Capture(plan), _) => {
+                let CaptureLeg { leg, units } = plan.legs.get(leg)?;
+                let action =
+                    if *units > 0 { LegAction::Capture { amount: *units } } else { LegAction::Cancel };
+                (plan.of, leg.tender, leg.leg, &leg.account, action)
+            }
             (Plan::Orphan(plan), _) => back(plan.of, &plan.legs, leg)?,
             (Plan::Nothing, _) => return None,
         };
@@ -136,7 +143,8 @@ impl Domain for Sagas {
     fn conclude(&self, saga: &Saga<Plan>, ending: Ending<'_, LegAnswer>) -> Conclusion<Change> {
         match &*saga.plan {
             Plan::Redeem(plan) => redeem::conclude(saga, plan, &ending, self.clock.now()),
-            Plan::Return(plan) => Conclusion { response: None, change: returned(plan, &ending) },
+            Plan::Return(plan) => forward::returned(plan, &ending),
+            Plan::Capture(plan) => forward::captured(plan, &ending, self.clock.now()),
             Plan::Nothing | Plan::Orphan(_) => Conclusion { response: None, change: None },
         }
     }
@@ -168,18 +176,4 @@ fn reply(answer: &LegAnswer, is_cancel: bool) -> Reply {
         LegState::Applied | LegState::Held => Reply::Empty,
         LegState::Declined | LegState::Expired | LegState::Reversed | LegState::Tombstoned => Reply::Refused,
     }
-}
-
-/// What the return of a redemption makes of it.
-fn returned(plan: &ReturnPlan, ending: &Ending<'_, LegAnswer>) -> Option<Change> {
-    let status = match (ending, plan.why) {
-        (Ending::Completed(_), ReturnReason::Reversal) => "reversed",
-        (Ending::Completed(_), ReturnReason::Void) => "voided",
-        (Ending::Completed(_), ReturnReason::HoldExpired) => "expired",
-        (Ending::Parked, _) => "under_review",
-        (Ending::Reopened(_), _) => "reversing",
-        (Ending::Resolved, _) => "resolved",
-        (Ending::TurnedBack(_) | Ending::Undone(..), _) => return None, // forward-only
-    };
-    Some(Change::Moved(rows::Moved { redemption_id: plan.redemption_id, status, ..rows::Moved::default() }))
 }

@@ -13,6 +13,9 @@ use serde_json::{Value, json};
 use super::rows::{Change, Moved};
 use crate::plan::{Plan, PlannedLeg, RedeemPlan};
 
+/// Where redemptions are asked for.
+pub const REDEEM_PATH: &str = "/api/v1/wallet/redeem";
+
 /// What an ending means for a redemption and for whoever waits for it.
 pub(super) fn conclude(
     saga: &Saga<Plan>,
@@ -188,7 +191,7 @@ impl Declined<'_> {
             .extra
             .insert("returned".to_owned(), serde_json::to_value(self.returned).unwrap_or(Value::Null));
         problem.extra.insert("reversal".to_owned(), json!(self.reversal));
-        declined_response(problem, self.saga.trace_id.clone())
+        declined_response(problem, REDEEM_PATH, self.saga.trace_id.clone())
     }
 
     fn problem(&self) -> Problem {
@@ -234,10 +237,10 @@ impl Declined<'_> {
 
 /// A refusal as it is stored: nothing of it changes any more, so the same key never succeeds.
 #[must_use]
-pub fn declined_response(mut problem: Problem, trace_id: Option<String>) -> Response {
+pub fn declined_response(mut problem: Problem, path: &str, trace_id: Option<String>) -> Response {
     problem.retryable = false;
     problem.detail = format!("{} This answer is stored: use a new key to try again.", problem.detail).into();
-    problem.instance = Some("/api/v1/wallet/redeem".to_owned());
+    problem.instance = Some(path.to_owned());
     problem.trace_id = trace_id;
     Response { status: problem.status, body: serde_json::to_vec(&problem).unwrap_or_default() }
 }

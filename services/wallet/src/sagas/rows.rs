@@ -1,6 +1,6 @@
 //! The redemption's row, moved inside the transactions of its sagas.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use api::{Code, Problem};
 use chrono::{DateTime, Utc};
@@ -9,8 +9,8 @@ use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
-use super::{Sagas, declined_response};
-use crate::plan::{Plan, ReturnPlan};
+use super::{REDEEM_PATH, Sagas, declined_response};
+use crate::plan::{Plan, ReturnReason};
 
 /// A change of redemptions that belongs to a transition.
 #[derive(Debug, Clone)]
@@ -148,13 +148,13 @@ async fn update(conn: &mut PgConnection, rows: &[&Moved]) -> sqlx::Result<()> {
     Ok(())
 }
 
-/// Judges new sagas: a redemption whose till sequence is taken is refused, a return whose redemption has moved on is
+/// Judges new sagas: a redemption whose till sequence is taken is refused, a plan whose redemption has moved on is
 /// stale. Everything else is admitted without a statement.
 pub(super) async fn admit(
     conn: &mut PgConnection,
     new: &[&NewSaga<Sagas>],
 ) -> sqlx::Result<Vec<Admission<Change>>> {
-    let stale = stale_returns(conn, new).await?;
+    let stale = stale_plans(conn, new).await?;
     let taken = taken_sequences(conn, new).await?;
     let verdict = |saga: &&NewSaga<Sagas>| {
         if stale.contains(&saga.id) {
@@ -170,7 +170,7 @@ pub(super) async fn admit(
                 }
                 other @ Change::Moved(_) => other,
             });
-            Admission::Refused(declined_response(problem, saga.trace_id.clone()), change)
+            Admission::Refused(declined_response(problem, REDEEM_PATH, saga.trace_id.clone()), change)
         } else {
             Admission::Admitted
         }
@@ -178,28 +178,74 @@ pub(super) async fn admit(
     Ok(new.iter().map(verdict).collect())
 }
 
-/// The compare-and-set of a return: its redemption is locked here, and must still have value in force.
-async fn stale_returns(conn: &mut PgConnection, new: &[&NewSaga<Sagas>]) -> sqlx::Result<HashSet<SagaId>> {
-    let returns: Vec<(SagaId, &ReturnPlan)> = new
-        .iter()
-        .filter_map(|s| if let Plan::Return(plan) = &*s.plan { Some((s.id, plan)) } else { None })
-        .collect();
-    if returns.is_empty() {
+/// The compare-and-set of a forward-only saga: its redemption is locked here, and must still be where it was planned on.
+/// Whether a hold has ended is judged here, once, by this database's clock.
+async fn stale_plans(conn: &mut PgConnection, new: &[&NewSaga<Sagas>]) -> sqlx::Result<HashSet<SagaId>> {
+    let planned: Vec<(SagaId, Uuid, Allowed)> =
+        new.iter().filter_map(|s| Some((s.id, redemption_of(&s.plan)?, allowed(&s.plan)?))).collect();
+    if planned.is_empty() {
         return Ok(HashSet::new());
     }
-    let mut ids: Vec<Uuid> = returns.iter().map(|(_, plan)| plan.redemption_id).collect();
+    let mut ids: Vec<Uuid> = planned.iter().map(|(_, id, _)| *id).collect();
     ids.sort_unstable();
     let rows = sqlx::query(
-        "SELECT redemption_id FROM wallet.redemption
-         WHERE redemption_id = ANY($1) AND status IN ('completed', 'authorized', 'partially_refunded')
-         ORDER BY redemption_id FOR UPDATE",
+        "SELECT redemption_id, status, coalesce(hold_expires_at <= clock_timestamp(), false) FROM wallet.redemption
+         WHERE redemption_id = ANY($1) ORDER BY redemption_id FOR UPDATE",
     )
     .bind(ids)
     .fetch_all(conn)
     .await?;
-    let mut free: HashSet<Uuid> = rows.iter().map(|row| row.try_get(0)).collect::<sqlx::Result<_>>()?;
-    // Two returns of one redemption in one batch: the first takes it.
-    Ok(returns.into_iter().filter(|(_, plan)| !free.remove(&plan.redemption_id)).map(|(id, _)| id).collect())
+    let mut found = HashMap::new();
+    for row in rows {
+        let (id, status, is_over): (Uuid, String, bool) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        found.insert(id, (status, is_over));
+    }
+    let mut stale = HashSet::new();
+    for (saga, redemption, allowed) in planned {
+        // Two plans for one redemption in one batch: the first takes it.
+        let is_free = found.remove(&redemption).is_some_and(|(status, is_over)| match allowed {
+            Allowed::Completed => ["completed", "partially_refunded"].contains(&status.as_str()),
+            Allowed::Held => status == "authorized",
+            Allowed::HeldInTime => status == "authorized" && !is_over,
+            Allowed::HeldTooLong => status == "authorized" && is_over,
+        });
+        if !is_free {
+            stale.insert(saga);
+        }
+    }
+    Ok(stale)
+}
+
+/// Where a redemption must be for a plan.
+enum Allowed {
+    /// Taken.
+    Completed,
+    /// It holds value.
+    Held,
+    /// It holds value, and its hold has not ended.
+    HeldInTime,
+    /// It holds value, though its hold has ended.
+    HeldTooLong,
+}
+
+fn redemption_of(plan: &Plan) -> Option<Uuid> {
+    match plan {
+        Plan::Return(plan) => Some(plan.redemption_id),
+        Plan::Capture(plan) => Some(plan.redemption_id),
+        Plan::Redeem(_) | Plan::Nothing | Plan::Orphan(_) => None,
+    }
+}
+
+fn allowed(plan: &Plan) -> Option<Allowed> {
+    match plan {
+        Plan::Capture(_) => Some(Allowed::HeldInTime),
+        Plan::Return(plan) => Some(match plan.why {
+            ReturnReason::Reversal => Allowed::Completed,
+            ReturnReason::Void => Allowed::Held,
+            ReturnReason::HoldExpired => Allowed::HeldTooLong,
+        }),
+        Plan::Redeem(_) | Plan::Nothing | Plan::Orphan(_) => None,
+    }
 }
 
 /// Guards are advisory locks taken in order, held to the end of the transaction, then a read in a statement of its own.
@@ -226,7 +272,7 @@ async fn taken_sequences(conn: &mut PgConnection, new: &[&NewSaga<Sagas>]) -> sq
         let is_used: bool = sqlx::query_scalar(
             "SELECT EXISTS (SELECT 1 FROM wallet.redemption
                  WHERE business_id = $1 AND location_id = $2 AND terminal_id = $3 AND order_id = $4 AND sequence = $5
-                   AND status IN ('pending', 'authorized', 'completed') AND redemption_id <> $6)",
+                   AND status IN ('pending', 'authorized', 'capturing', 'completed') AND redemption_id <> $6)",
         )
         .bind(&o.business_id)
         .bind(&o.location_id)

@@ -2,6 +2,7 @@
 
 mod cancelling;
 mod contention;
+mod holding;
 mod keys;
 mod lost_tail;
 mod operating;

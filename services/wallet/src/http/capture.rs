@@ -1,0 +1,106 @@
+//! `POST /wallet/redemptions/{id}/capture`: takes what an authorized redemption holds, or a part of it; the rest is released.
+
+use api::{
+    Code, LegsId, Problem,
+    wallet::{Redemption, TenderKind},
+};
+use axum::{extract::State, response::Response};
+use money::{PointValue, Rounding};
+use serde::Deserialize;
+use service::{
+    ApiError,
+    auth::{Allow, Till},
+    extract::{IdempotencyKey, Path},
+    json::Body,
+};
+use uuid::Uuid;
+
+use super::held::Request;
+use crate::{
+    app::App,
+    plan::{CaptureLeg, CapturePlan, Plan, PlannedLeg, RedeemPlan},
+    returning::Returnable,
+};
+
+/// The body.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CaptureRequest {
+    /// Minor units; all that is held, if absent.
+    amount: Option<i64>,
+}
+
+/// Captures an authorized redemption.
+pub(super) async fn capture_redemption(
+    State(app): State<App>,
+    caller: Allow<Till>,
+    Path(id): Path<Uuid>,
+    IdempotencyKey(key): IdempotencyKey,
+    body: Body<CaptureRequest>,
+) -> Result<Response, ApiError> {
+    let mut hash = body.hash(&[]).to_vec();
+    hash.extend(id.as_bytes());
+    let amount = body.value.amount;
+    if amount.is_some_and(|amount| amount < 1) {
+        return Err(Problem::invalid("/amount", "must be at least 1").into());
+    }
+    let business = caller.into_caller().business_id;
+    let request =
+        Request { app, business, operation: "capture", key, hash, redemption: id, working: "capturing" };
+    request.answer(|held, shown| plan(held, shown, amount)).await
+}
+
+/// Takes `amount` from the legs in request order. Points that cover a part are rounded up, as they are when they take the
+/// rest: half a point cannot be taken.
+fn plan(held: &Returnable, shown: Redemption, amount: Option<i64>) -> Result<Plan, Box<Problem>> {
+    let Plan::Redeem(redeem) = &held.plan else {
+        return Err(Box::new(Problem::new(Code::AlreadyFinal, "The redemption holds nothing.")));
+    };
+    let amount = amount.unwrap_or(shown.redeemed);
+    if amount > shown.redeemed {
+        let mut problem = Problem::new(Code::AboveMaximum, "More than the redemption holds.");
+        (problem.available, problem.required) = (Some(shown.redeemed), Some(amount));
+        return Err(Box::new(problem));
+    }
+    let mut left = amount;
+    let mut legs = Vec::with_capacity(redeem.legs.len());
+    let mut tenders = Vec::with_capacity(redeem.legs.len());
+    for (leg, back) in redeem.legs.iter().zip(redeem.legs_to_return()) {
+        let Some(mut tender) = shown.tenders.iter().find(|tender| tender.leg == leg.leg).cloned() else {
+            continue;
+        };
+        let covered = tender.amount.min(left);
+        let held_units = tender.points.unwrap_or(tender.amount);
+        let units =
+            if covered == tender.amount { held_units } else { part(leg, redeem, covered)?.min(held_units) };
+        left -= covered;
+        legs.push(CaptureLeg { leg: back, units });
+        if units > 0 {
+            "applied".clone_into(&mut tender.status);
+            tender.amount = covered;
+            tender.points = tender.points.map(|_| units);
+            // The tender decides which of the lots; the ledger has them.
+            if units < held_units {
+                tender.lots.clear();
+                tender.balance_after = None;
+            }
+            tenders.push(tender);
+        }
+    }
+    let answer = Redemption {
+        status: "completed".to_owned(),
+        redeemed: amount,
+        amount_due: shown.amount.saturating_sub(amount),
+        hold_expires_at: None,
+        tenders,
+        ..shown
+    };
+    Ok(Plan::Capture(CapturePlan { redemption_id: held.id, of: LegsId(held.legs_id), legs, answer }))
+}
+
+fn part(leg: &PlannedLeg, redeem: &RedeemPlan, covered: i64) -> Result<i64, Box<Problem>> {
+    let Some(rate) = leg.rate.filter(|_| leg.tender == TenderKind::Points) else { return Ok(covered) };
+    PointValue::try_new(rate, redeem.currency)
+        .and_then(|value| value.points(covered, Rounding::Up))
+        .map_err(|_| Box::new(Problem::new(Code::LimitExceeded, "The points are out of range.")))
+}

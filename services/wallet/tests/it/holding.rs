@@ -1,0 +1,151 @@
+use reqwest::Method;
+use serde_json::{Value, json};
+use testkit::Mode;
+
+use crate::support::{Answer, System, Wallet, order};
+
+async fn authorize(system: &System, wallet: &Wallet, key: &str, reward: &str) -> String {
+    let mut body = order("c", reward);
+    body["capture"] = json!("manual");
+    let held = system.redeem(wallet, key, &body).await;
+    assert_eq!(
+        (held.status.as_u16(), &held.json()["status"]),
+        (201, &json!("authorized")),
+        "{}",
+        held.text()
+    );
+    held.json()["id"].as_str().expect("an id").to_owned()
+}
+
+async fn act(system: &System, wallet: &Wallet, id: &str, action: &str, key: &str, body: &Value) -> Answer {
+    let path = format!("/wallet/redemptions/{id}/{action}");
+    system.call(wallet, "pos", Method::POST, &path, Some(key), Some(body)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_capture_takes_all_that_is_held_and_answers_the_same_for_ever() {
+    let system = System::start().await;
+    let (wallet, other) = (system.wallet().await, system.wallet().await);
+    let reward = system.fund("c", 620, 5000, 2250).await;
+    let id = authorize(&system, &wallet, "k", &reward).await;
+    let captured = act(&system, &wallet, &id, "capture", "c1", &json!({})).await;
+    assert_eq!(
+        (captured.status.as_u16(), &captured.json()["status"]),
+        (200, &json!("completed")),
+        "{}",
+        captured.text()
+    );
+    assert_eq!(captured.json()["redeemed"], 4250);
+    let again = act(&system, &other, &id, "capture", "c1", &json!({})).await;
+    assert_eq!((again.replayed, &again.bytes), (true, &captured.bytes));
+    assert_eq!(
+        act(&system, &wallet, &id, "capture", "c1", &json!({ "amount": 1 })).await.code(),
+        "idempotency_key_reused"
+    );
+    assert_eq!(act(&system, &wallet, &id, "capture", "c2", &json!({})).await.code(), "already_final");
+    assert_eq!(act(&system, &wallet, &id, "void", "v1", &json!({})).await.code(), "already_final");
+    assert_eq!(system.balances(&wallet, "c").await, (120, 3500, 0));
+    assert_eq!(system.get(&wallet, &format!("/wallet/redemptions/{id}")).await.json(), captured.json());
+    // And its key still gives it all back.
+    system.cancel(&other, "k").await;
+    system.until_status(&other, "k", "reversed").await;
+    assert_eq!(system.balances(&wallet, "c").await, (620, 5000, 2250));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_is_captured_in_request_order_and_the_rest_released() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    let reward = system.fund("c", 620, 5000, 2250).await;
+    let id = authorize(&system, &wallet, "k", &reward).await;
+    assert_eq!(
+        act(&system, &wallet, &id, "capture", "c0", &json!({ "amount": 4251 })).await.code(),
+        "above_maximum"
+    );
+    let captured = act(&system, &wallet, &id, "capture", "c1", &json!({ "amount": 1000 })).await;
+    assert_eq!(captured.status, 200, "{}", captured.text());
+    assert_eq!((&captured.json()["redeemed"], &captured.json()["amount_due"]), (&json!(1000), &json!(3250)));
+    let amounts: Vec<_> =
+        captured.json()["tenders"].as_array().expect("tenders").iter().map(|t| t["amount"].clone()).collect();
+    assert_eq!(amounts, [json!(500), json!(500)]);
+    assert_eq!(system.balances(&wallet, "c").await, (120, 5000, 1750));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_capture_void_and_cancel_at_once_exactly_one_wins() {
+    let system = System::start().await;
+    let wallets = [system.wallet().await, system.wallet().await];
+    let reward = system.fund("c", 6200, 50000, 22500).await;
+    for round in 0..6 {
+        let key = format!("k{round}");
+        let id = authorize(&system, &wallets[0], &key, &reward).await;
+        let (before, empty) = (system.balances(&wallets[0], "c").await, json!({}));
+        let (captured, voided) = tokio::join!(
+            act(&system, &wallets[0], &id, "capture", &key, &empty),
+            act(&system, &wallets[1], &id, "void", &key, &empty),
+        );
+        let statuses = (captured.status.as_u16(), voided.status.as_u16());
+        let after = system.balances(&wallets[0], "c").await;
+        match statuses {
+            (200, 409) => assert_eq!(after, before),
+            (409, 200) => {
+                assert_eq!(after, (before.0 + 500, before.1 + 1500, before.2 + 2250));
+                assert_eq!(
+                    system.get(&wallets[0], &format!("/wallet/redemptions/{id}")).await.json(),
+                    voided.json()
+                );
+            }
+            _ => panic!("{} {}", captured.text(), voided.text()),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_capture_survives_its_owner_and_a_tender_that_is_away() {
+    let system = System::start().await;
+    let (dying, other) = (system.wallet().await, system.wallet().await);
+    let reward = system.fund("c", 620, 5000, 2250).await;
+    let id = authorize(&system, &dying, "k", &reward).await;
+    system.credit.proxy.set(Mode::HoldReplies);
+    let path = format!("{}/api/v1/wallet/redemptions/{id}/capture", dying.url);
+    let call = system
+        .client
+        .post(path)
+        .bearer_auth(system.tokens.staff("demo", "pos"))
+        .header("idempotency-key", "c1")
+        .json(&json!({}));
+    let call = tokio_util::task::TaskTracker::new().spawn(call.send());
+    for _ in 0..200 {
+        if system.sql::<bool>("SELECT EXISTS (SELECT 1 FROM saga.saga WHERE operation = 'capture')").await {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert_eq!(system.get(&other, &format!("/wallet/redemptions/{id}")).await.json()["status"], "authorized");
+    dying.engine.crash();
+    call.abort();
+    system.credit.proxy.set(Mode::Cut);
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    system.credit.proxy.set(Mode::Pass);
+    system.until_status(&other, "k", "completed").await;
+    let answer = act(&system, &other, &id, "capture", "c1", &json!({})).await;
+    assert_eq!((answer.status.as_u16(), answer.replayed), (200, true), "{}", answer.text());
+    assert_eq!(system.balances(&other, "c").await, (120, 3500, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hold_that_has_ended_is_neither_captured_nor_voided() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    let reward = system.fund("c", 620, 5000, 2250).await;
+    let id = authorize(&system, &wallet, "k", &reward).await;
+    system.execute("UPDATE wallet.redemption SET hold_expires_at = clock_timestamp() - interval '1 s'").await;
+    let late = act(&system, &wallet, &id, "capture", "c1", &json!({})).await;
+    assert_eq!((late.status.as_u16(), late.code()), (422, "hold_expired".to_owned()));
+    let again = act(&system, &wallet, &id, "capture", "c1", &json!({})).await;
+    assert_eq!((again.replayed, again.bytes), (true, late.bytes));
+    let foreign = system.tokens.staff("other", "pos");
+    let path = format!("{}/api/v1/wallet/redemptions/{id}/void", wallet.url);
+    let call = system.client.post(path).bearer_auth(foreign).header("idempotency-key", "v").json(&json!({}));
+    assert_eq!(call.send().await.expect("an answer").status(), 404);
+}
