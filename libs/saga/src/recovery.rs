@@ -57,6 +57,7 @@ const ADOPT: &str = concat!(
 
 impl<D: Domain> Engine<D> {
     pub(crate) async fn recovery(self: Arc<Self>) {
+        let mut is_tidy = false;
         loop {
             tokio::time::sleep(self.config.scan).await;
             if self.is_draining() {
@@ -64,6 +65,9 @@ impl<D: Domain> Engine<D> {
             }
             if !self.lease.may_claim() {
                 continue;
+            }
+            if !is_tidy {
+                is_tidy = forget_the_dead(&self.pool).await.is_ok();
             }
             if let Err(error) = self.claim().await {
                 tracing::warn!(%error, "could not look for sagas without an owner");
@@ -163,6 +167,12 @@ impl<D: Domain> Engine<D> {
             tracing::warn!(saga_id = %id, %error, "could not park; the next pass tries again");
         }
     }
+}
+
+/// Rows of processes that ended long ago. What they owned has no live owner with or without them.
+async fn forget_the_dead(pool: &PgPool) -> sqlx::Result<()> {
+    let old = "DELETE FROM saga.process WHERE beat_at < clock_timestamp() - interval '1 day'";
+    sqlx::query(old).execute(pool).await.map(drop)
 }
 
 /// Gives everything unfinished up, for anybody to claim at once; the number of sagas.

@@ -11,8 +11,9 @@ use std::{
 
 /// Failures in a row that open it.
 const OPENS_AT: u32 = 5;
-/// How long it refuses before it lets a caller find out.
-const HALF_OPEN_AFTER: Duration = Duration::from_secs(1);
+/// How long after the last failure it lets a caller find out. Longer than the pause between two probes, so that while
+/// somebody probes in vain no caller has to.
+const HALF_OPEN_AFTER: Duration = Duration::from_secs(3);
 
 #[derive(Debug)]
 pub(super) struct Breaker {
@@ -38,7 +39,7 @@ impl Breaker {
             && self.now().saturating_sub(self.failed_at.load(Ordering::Relaxed)) < wait
     }
 
-    /// Whether the last outcomes were failures, so that somebody should probe.
+    /// Whether the last outcomes were failures, so that a probe counts.
     pub(super) fn is_suspicious(&self) -> bool {
         self.failures.load(Ordering::Relaxed) >= OPENS_AT
     }

@@ -115,8 +115,8 @@ impl Tender {
     pub async fn probe(&self) -> bool {
         let request = self.inner.http.get(format!("{}/health/ready", self.inner.url)).timeout(READ_TIMEOUT);
         let is_ready = request.send().await.is_ok_and(|answer| answer.status().is_success());
-        if is_ready && self.inner.breaker.is_suspicious() {
-            self.inner.breaker.succeeded();
+        if self.inner.breaker.is_suspicious() {
+            if is_ready { self.inner.breaker.succeeded() } else { self.inner.breaker.failed() }
         }
         is_ready
     }
