@@ -48,3 +48,29 @@ async fn a_wallet_of_three_tenders_is_never_spent_twice() {
         tokio::time::sleep(std::time::Duration::from_millis(25)).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_saga_store_forms_batches_under_load_and_delays_nobody_who_is_alone() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    system.fund("c", 100_000, 0, 0).await;
+    let body = json!({ "customer_id": "c", "order_id": "o", "currency": "USD", "amount": 1, "tenders": [{ "type": "points", "points": 1 }] });
+    let mut quickest = std::time::Duration::MAX;
+    for sale in 0..20 {
+        let began = std::time::Instant::now();
+        assert_eq!(system.redeem(&wallet, &format!("alone{sale}"), &body).await.status, 201);
+        quickest = quickest.min(began.elapsed());
+    }
+    // Two commits and a call: a timer that collects batches would show.
+    assert!(quickest < std::time::Duration::from_millis(50), "{quickest:?}");
+    // Rows that were written by one transaction have one xmin.
+    let alone: i64 = system.sql("SELECT count(DISTINCT xmin::text) FROM saga.saga").await;
+    assert_eq!(alone, 20);
+    let keys: Vec<_> = (0..256).map(|sale| format!("crowd{sale}")).collect();
+    let answers =
+        futures_util::future::join_all(keys.iter().map(|key| system.redeem(&wallet, key, &body))).await;
+    assert!(answers.iter().all(|answer| answer.status == 201));
+    let crowd: i64 =
+        system.sql("SELECT count(DISTINCT xmin::text) FROM saga.saga WHERE key LIKE 'crowd%'").await;
+    assert!(crowd < 128, "256 sagas ended in {crowd} transactions");
+}
