@@ -8,4 +8,5 @@ mod lost_tail;
 mod operating;
 mod recovery;
 mod redeeming;
+mod review;
 mod support;

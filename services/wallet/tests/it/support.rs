@@ -130,7 +130,7 @@ impl System {
         self.wallet_on(quick(), options.host("127.0.0.1").port(self.database_proxy.port)).await
     }
 
-    async fn wallet_on(&self, config: Config, options: sqlx::postgres::PgConnectOptions) -> Wallet {
+    pub async fn wallet_on(&self, config: Config, options: sqlx::postgres::PgConnectOptions) -> Wallet {
         let addresses = Addresses {
             points: self.points.address(),
             store_credit: self.credit.address(),
