@@ -19,6 +19,7 @@ CREATE TABLE wallet.redemption (
     status          text        NOT NULL,
     reversal        text,                              -- of a declined one: pending | done
     hold_expires_at timestamptz,
+    cancel_requested boolean    NOT NULL DEFAULT false,-- give it back once what it is in the middle of is done
     tenders         jsonb       NOT NULL DEFAULT '[]', -- the legs, as the till sees them
     metadata        jsonb       NOT NULL DEFAULT '{}',
     created_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -34,12 +35,13 @@ CREATE TABLE wallet.redemption (
 -- A till's second guard: it retries with another key, but with the same sequence.
 CREATE UNIQUE INDEX redemption_sequence
     ON wallet.redemption (business_id, location_id, terminal_id, order_id, sequence)
-    WHERE sequence IS NOT NULL AND status IN ('pending', 'authorized', 'capturing', 'completed');
+    WHERE sequence IS NOT NULL AND status IN ('pending', 'authorized', 'capturing', 'completed', 'under_review');
 -- Pages of a customer's redemptions, newest first (the id is a UUIDv7).
 CREATE INDEX redemption_customer ON wallet.redemption (business_id, customer_id, redemption_id);
 CREATE INDEX redemption_order ON wallet.redemption (business_id, order_id, redemption_id);
 -- Holds that ran out are looked for every second.
 CREATE INDEX redemption_holds ON wallet.redemption (hold_expires_at) WHERE status = 'authorized';
+CREATE INDEX redemption_cancel_requested ON wallet.redemption (redemption_id) WHERE cancel_requested;
 -- A balance shows what unfinished redemptions of the customer may have taken.
 CREATE INDEX redemption_open ON wallet.redemption (business_id, customer_id)
     WHERE status IN ('pending', 'capturing', 'reversing', 'under_review') OR reversal = 'pending';

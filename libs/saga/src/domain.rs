@@ -140,6 +140,8 @@ pub enum Reason {
     Silent,
     /// A participant kept giving answers outside the protocol.
     WrongAnswers,
+    /// A leg exists with another plan.
+    ForeignLeg,
     /// Somebody cancelled it.
     Cancelled,
     /// Owners died while running it.
@@ -161,6 +163,7 @@ impl Reason {
             Self::TookNothing => "took_nothing",
             Self::Silent => "participant_silent",
             Self::WrongAnswers => "wrong_answers",
+            Self::ForeignLeg => "foreign_leg",
             Self::Cancelled => "cancelled",
             Self::Poison => "poison",
             Self::Unreadable => "unreadable",
@@ -186,6 +189,7 @@ impl<A> Turned<A> {
             Cause::TookNothing => (Reason::TookNothing, None),
             Cause::Silent(leg) => (Reason::Silent, leg),
             Cause::Wrong(leg) => (Reason::WrongAnswers, Some(leg)),
+            Cause::Foreign(leg) => (Reason::ForeignLeg, Some(leg)),
             Cause::Poison => (Reason::Poison, None),
         };
         let answer = leg.and_then(|leg| answers.get(leg).cloned().flatten());
@@ -280,8 +284,9 @@ pub trait Domain: Send + Sync + Sized + fmt::Debug + 'static {
     fn conclude(&self, saga: &Saga<Self::Plan>, ending: Ending<'_, Self::Answer>)
     -> Conclusion<Self::Change>;
 
-    /// What being parked (or, if true, resolved) means for a saga whose plan cannot be used.
-    fn set_aside(&self, id: SagaId, is_resolved: bool) -> Option<Self::Change>;
+    /// What being parked (or, if true, resolved) means for a saga whose plan cannot be used; `subject` is the saga that it
+    /// takes further, or itself.
+    fn set_aside(&self, subject: SagaId, is_resolved: bool) -> Option<Self::Change>;
 
     /// Judges new sagas inside the transaction that writes them; one verdict each, in order.
     ///

@@ -23,6 +23,7 @@ use crate::{
     gate::Gate,
     lease::{Heart, Lease},
     machine::{Kind, State},
+    recovery::Parked,
     registry::{Place, Registry},
     row::{self, Loaded, Raw, Stored},
     store::{Store, StoreError},
@@ -154,7 +155,9 @@ impl<D: Domain> Engine<D> {
     /// # Errors
     /// [`StoreError`]; only `Unknown` may have been written.
     pub async fn submit(self: &Arc<Self>, new: NewSaga<D>) -> Result<Submitted, StoreError> {
-        if !self.is_ready() || self.is_full() {
+        // The bound is for new work; cancels and returns of what exists are always taken.
+        let is_new_work = matches!(new.begin, Begin::Run) && new.kind == Kind::Compensable;
+        if !self.is_ready() || (is_new_work && self.is_full()) {
             return Err(StoreError::Unavailable);
         }
         let place = self.registry.enter(new.id);
@@ -311,12 +314,13 @@ impl<D: Domain> Engine<D> {
 
     /// Reads a row that this process owns and runs it; parks it if this version cannot read it.
     pub(crate) async fn adopt_raw(self: &Arc<Self>, raw: Raw) {
-        let (id, epoch, state) = (raw.stored.id, raw.stored.epoch, raw.stored.state);
+        let (id, epoch, from) = (raw.stored.id, raw.stored.epoch, raw.stored.state);
+        let parked = Parked { id, parent: raw.parent_id, epoch, from };
         match raw.load::<D>() {
             Ok(row) => self.adopt(row),
             Err(error) => {
                 tracing::error!(saga_id = %id, error, "saga cannot be read; parked");
-                self.park(id, epoch, state, Reason::Unreadable, serde_json::json!({ "error": error })).await;
+                self.park(parked, Reason::Unreadable, serde_json::json!({ "error": error })).await;
             }
         }
     }

@@ -86,6 +86,8 @@ pub enum Reply {
     NotSent,
     /// A timeout, a reset, a 5xx, nonsense: it may have happened.
     Unknown,
+    /// The leg exists with another plan: it is somebody else's, and not ours to take back.
+    Foreign,
     /// Definite, and not what the protocol allows.
     Wrong,
 }
@@ -101,6 +103,8 @@ pub enum Cause {
     Silent(Option<usize>),
     /// This leg kept giving answers that the protocol does not allow.
     Wrong(usize),
+    /// This leg exists with another plan.
+    Foreign(usize),
     /// Owner after owner died while running it.
     Poison,
 }
@@ -331,7 +335,11 @@ impl Machine {
             (_, Reply::Done) => self.legs[leg].answer = Some(Answer::Done),
             (_, Reply::Empty) => self.legs[leg].answer = Some(Answer::Empty),
             (true, Reply::Refused) => self.legs[leg].answer = Some(Answer::Refused),
-            (false, Reply::Refused) | (_, Reply::Wrong) => return self.wrong(leg, now),
+            // Going back would undo what somebody else was told is done: only an operator can tell.
+            (_, Reply::Foreign) if way == Way::Forward => {
+                return self.write(State::DeadLetter, Some(Cause::Foreign(leg)));
+            }
+            (false, Reply::Refused) | (_, Reply::Wrong | Reply::Foreign) => return self.wrong(leg, now),
             (_, Reply::NotSent | Reply::Unknown) => return self.unreachable(leg, reply, now),
         }
         self.decide(leg)

@@ -153,6 +153,15 @@ fn definite_wrong_answers_count_and_silence_does_not() {
 }
 
 #[test]
+fn a_leg_that_is_somebody_elses_parks_the_saga_and_is_not_taken_back() {
+    let mut m = machine(Kind::Compensable, 2);
+    m.on(Event::Start, 0).expect("legal");
+    let cause = Some(Cause::Foreign(1));
+    assert_eq!(forward(&mut m, 1, Reply::Foreign, 1), write(State::Running, State::DeadLetter, cause));
+    assert_eq!(forward(&mut m, 0, Reply::Done, 1), []);
+}
+
+#[test]
 fn forward_only_never_turns_back() {
     let mut m = machine(Kind::ForwardOnly, 1);
     m.on(Event::Start, 50_000).expect("legal");
@@ -182,6 +191,7 @@ fn any_event(legs: usize) -> impl Strategy<Value = Event> {
         Just(Reply::Refused),
         Just(Reply::NotSent),
         Just(Reply::Unknown),
+        Just(Reply::Foreign),
         Just(Reply::Wrong)
     ];
     prop_oneof![

@@ -55,6 +55,14 @@ const ADOPT: &str = concat!(
      SELECT * FROM adopted"
 );
 
+/// A saga to be parked, where it stands.
+pub(crate) struct Parked {
+    pub id: SagaId,
+    pub parent: Option<SagaId>,
+    pub epoch: i64,
+    pub from: State,
+}
+
 impl<D: Domain> Engine<D> {
     pub(crate) async fn recovery(self: Arc<Self>) {
         let mut is_tidy = false;
@@ -140,14 +148,8 @@ impl<D: Domain> Engine<D> {
     }
 
     /// Parks a saga that cannot go on for a reason of its own; it must not be guessed at, nor stop the pass.
-    pub(crate) async fn park(
-        &self,
-        id: SagaId,
-        epoch: i64,
-        from: State,
-        reason: Reason,
-        detail: serde_json::Value,
-    ) {
+    pub(crate) async fn park(&self, parked: Parked, reason: Reason, detail: serde_json::Value) {
+        let Parked { id, parent, epoch, from } = parked;
         let parked = Move::<D> {
             id,
             from,
@@ -157,7 +159,7 @@ impl<D: Domain> Engine<D> {
             cancel_key: false,
             cause: None,
             response: None,
-            change: self.domain.set_aside(id, false),
+            change: self.domain.set_aside(parent.unwrap_or(id), false),
             event: Some(("dead_letter", json!({ "because": { "reason": reason }, "detail": detail }))),
             dead_letter: Some(DeadLetter { code: reason.as_str(), participant: None, detail }),
             due_ms: STUCK_AFTER_MS,

@@ -135,7 +135,7 @@ impl Place {
         }
     }
 
-    /// The run came to its end.
+    /// The run came to its end, or was left on purpose.
     pub(crate) fn ended(&self) {
         self.registry.lock().lost.remove(&self.id);
     }

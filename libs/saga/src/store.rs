@@ -183,7 +183,8 @@ impl<D: Domain> Writer<D> {
                     tracing::warn!(error, "outcome of a commit is unknown; the batch is written again");
                     unknown = true;
                 }
-                Err(Failure::Again(error)) if attempt < ATTEMPTS => {
+                // In doubt, conflicts are waited out: the first attempt may be what is in the way.
+                Err(Failure::Again(error)) if attempt < ATTEMPTS || unknown => {
                     counter!("saga_batch_rerun_total").increment(1);
                     tracing::debug!(%error, "the batch runs again");
                 }
@@ -210,6 +211,11 @@ impl<D: Domain> Writer<D> {
                 Box::pin(self.write(batch, unknown)).await;
                 Box::pin(self.write(second, unknown)).await;
                 return;
+            }
+            failure if unknown => {
+                // Only a write that is itself at fault ends here in doubt; an earlier attempt may be durable.
+                tracing::error!(?failure, saga_id = %batch[0].write.id(), "what became of a write is not known");
+                StoreError::Unknown
             }
             Failure::Data(error) => {
                 tracing::error!(%error, saga_id = %batch[0].write.id(), "a write is refused by the database");

@@ -10,6 +10,7 @@ use crate::{
     domain::{Call, Conclusion, Domain, Ending, Reason, Replied, Saga, Turned},
     engine::Engine,
     machine::{Action, Clocks, Event, Kind, Machine, Millis, Reply, State, Transition, Way},
+    recovery::Parked,
     registry::{Place, Seen},
     row::{self, Loaded},
     store::StoreError,
@@ -252,6 +253,7 @@ impl<D: Domain> Run<D> {
     async fn note(&mut self, happened: Happened<D::Answer>) -> Next {
         match happened {
             Happened::Lapsed => {
+                self.place.ended(); // left on purpose, which is no sign of poison
                 tracing::warn!(saga_id = %self.saga.id, "heartbeat overdue: this saga is left to whoever holds it");
                 Next::Stop
             }
@@ -359,7 +361,8 @@ async fn park_unwritable<D: Domain>(
     let to = state_name(transition.to);
     tracing::error!(saga_id = %saga.id, to, error, "a transition cannot be written; parked");
     let detail = json!({ "to": to, "error": error });
-    engine.park(saga.id, saga.epoch, transition.from, Reason::Unwritable, detail).await;
+    let parked = Parked { id: saga.id, parent: saga.parent_id, epoch: saga.epoch, from: transition.from };
+    engine.park(parked, Reason::Unwritable, detail).await;
 }
 
 enum Next {
@@ -404,6 +407,7 @@ const fn reply_name(reply: Reply) -> &'static str {
         Reply::Refused => "refused",
         Reply::NotSent => "not_sent",
         Reply::Unknown => "unknown",
+        Reply::Foreign => "foreign",
         Reply::Wrong => "wrong",
     }
 }

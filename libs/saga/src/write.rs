@@ -203,7 +203,8 @@ async fn insert_rows<D: Domain>(
         .bind(column(|n| &n.key.key))
         .bind(rows.iter().map(|r| r.new.request_hash.clone()).collect::<Vec<_>>())
         .bind(rows.iter().map(|r| kind_code(r.new.kind)).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.new.legs_id).collect::<Vec<_>>())
+        // A saga that never runs has no legs: it must not hide those of one that was lost.
+        .bind(rows.iter().map(|r| if ended(r) { r.new.id.0 } else { r.new.legs_id }).collect::<Vec<_>>())
         .bind(rows.iter().map(|r| r.new.parent_id.map(|p| p.0)).collect::<Vec<_>>())
         .bind(plans)
         .bind(rows.iter().map(state).collect::<Vec<_>>())
@@ -339,8 +340,9 @@ async fn recognise_inserts<D: Domain>(
 ) -> sqlx::Result<()> {
     let ids: Vec<Uuid> = new.iter().map(|n| n.id.0).collect();
     let rows = sqlx::query(
-        "SELECT saga_id, created_at, deadline_at, response_status, response, key_cancelled
-         FROM saga.saga WHERE saga_id = ANY($1)",
+        // One that has moved since is somebody else's by now: the key says what became of it.
+        "SELECT saga_id, created_at, deadline_at, response_status, response
+         FROM saga.saga WHERE saga_id = ANY($1) AND epoch = 1 AND state IN (0, 3)",
     )
     .bind(ids)
     .fetch_all(conn)

@@ -140,7 +140,7 @@ pub fn public_operation_id(business: &BusinessId, customer: &str, operation: &st
 /// a later one.
 #[must_use]
 pub fn leg_request_hash(account: &Account, plan: &Forward) -> [u8; 32] {
-    let plan = Forward { not_after: None, ..plan.clone() };
+    let plan = Forward { not_after: None, hold_until: None, ..plan.clone() };
     let text = serde_json::to_vec(&(account, &plan)).expect("a plan is plain data");
     Sha256::digest(text).into()
 }

@@ -118,8 +118,7 @@ async fn main() -> anyhow::Result<()> {
     });
     let stopping = process.stopping();
     let every = Duration::from_millis(cli.saga.reconcile_every_ms);
-    let background =
-        (returning::sweep_expired_holds(app.clone()), reconcile::compare_legs(app.clone(), every));
+    let background = (returning::sweep(app.clone()), reconcile::compare_legs(app.clone(), every));
     process.tasks().spawn(async move {
         tokio::select! {
             () = stopping.cancelled() => {}

@@ -66,6 +66,8 @@ pub struct PlannedLeg {
     pub amount: i64,
     /// All of it, or what there is.
     pub take: Take,
+    /// Units are taken in multiples of this, so that none are taken that cover nothing.
+    pub step: i64,
     /// For points: what one is worth in major units.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<Decimal>,

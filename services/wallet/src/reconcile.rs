@@ -10,6 +10,7 @@ use api::{
     legs::{LegInForce, LegState},
     wallet::TenderKind,
 };
+use chrono::TimeDelta;
 use metrics::counter;
 use saga::Orphan;
 use sqlx::PgPool;
@@ -20,6 +21,8 @@ use crate::{
 };
 
 const PAGE: u32 = 200;
+/// A leg this young may be joined by one that is older and commits later.
+const STILL_YOUNG: TimeDelta = TimeDelta::seconds(60);
 /// Pages of one pass; the next pass goes on where this one ended.
 const PAGES: usize = 50;
 
@@ -44,7 +47,9 @@ async fn pass(app: &App, kind: TenderKind) -> anyhow::Result<()> {
         let cursor = cursor(&app.pool, kind).await?;
         let page = app.tenders.get(kind).legs_in_force(cursor.as_deref(), PAGE).await?;
         park_orphans(app, kind, &page.data).await?;
-        match page.next_cursor {
+        // Batches commit out of order: a page that is still young is read again by the next pass.
+        let young = app.clock.now() - STILL_YOUNG;
+        match page.next_cursor.filter(|_| page.data.iter().all(|leg| leg.at < young)) {
             Some(next) => advance(&app.pool, kind, &next).await?,
             None => return Ok(()),
         }

@@ -45,7 +45,7 @@ pub struct Returnable {
 macro_rules! returnable {
     () => {
         "SELECT r.redemption_id, r.business_id, r.status, s.plan, s.legs_id, s.scope, s.key,
-             coalesce(r.hold_expires_at <= clock_timestamp(), false)
+             coalesce(r.hold_expires_at <= clock_timestamp(), false), r.cancel_requested
          FROM wallet.redemption r JOIN saga.saga s ON s.saga_id = r.redemption_id "
     };
 }
@@ -117,34 +117,64 @@ pub fn saga(redemption: &Returnable, why: ReturnReason) -> NewSaga<Sagas> {
     }
 }
 
-/// Gives back what is held past its time, by this database's clock. Any instance may; one wins.
-pub async fn sweep_expired_holds(app: App) {
+/// Has a redemption given back as soon as what it is in the middle of is done. False if it is in the middle of nothing.
+///
+/// # Errors
+/// Of the database.
+pub async fn request(pool: &PgPool, id: Uuid) -> sqlx::Result<bool> {
+    let marked = sqlx::query(
+        "UPDATE wallet.redemption SET cancel_requested = true
+         WHERE redemption_id = $1 AND status IN ('capturing', 'reversing', 'under_review')",
+    )
+    .bind(id)
+    .execute(pool)
+    .await?;
+    Ok(marked.rows_affected() == 1)
+}
+
+/// Gives back what is held past its time by this database's clock, and what was asked back while it was being captured.
+/// Any instance may; one wins.
+pub async fn sweep(app: App) {
     loop {
         tokio::time::sleep(SWEEP).await;
-        match expired(&app.pool).await {
-            Ok(holds) => {
-                for hold in holds {
-                    if let Ok(Submitted::Running) =
-                        app.engine.submit(saga(&hold, ReturnReason::HoldExpired)).await
-                    {
-                        counter!("wallet_holds_expired_total").increment(1);
-                    }
-                }
-            }
-            Err(error) => tracing::warn!(%error, "could not look for holds that ran out"),
+        match due(&app.pool).await {
+            Ok(due) => give_back(&app, due).await,
+            Err(error) => tracing::warn!(%error, "could not look for what is due to go back"),
         }
     }
 }
 
-async fn expired(pool: &PgPool) -> sqlx::Result<Vec<Returnable>> {
-    sqlx::query(concat!(
+async fn give_back(app: &App, due: Vec<(Returnable, bool)>) {
+    for (redemption, is_requested) in due {
+        let why = match (is_requested, redemption.status.as_str()) {
+            (true, "authorized") => ReturnReason::Void,
+            (true, _) => ReturnReason::Reversal,
+            (false, _) => ReturnReason::HoldExpired,
+        };
+        if let Ok(Submitted::Running) = app.engine.submit(saga(&redemption, why)).await {
+            counter!("wallet_swept_total", "why" => if is_requested { "requested" } else { "hold_expired" })
+                .increment(1);
+        }
+    }
+}
+
+async fn due(pool: &PgPool) -> sqlx::Result<Vec<(Returnable, bool)>> {
+    let rows = sqlx::query(concat!(
         returnable!(),
-        "WHERE r.status = 'authorized' AND r.hold_expires_at < clock_timestamp() ORDER BY r.hold_expires_at LIMIT $1"
+        "WHERE (r.status = 'authorized' AND r.hold_expires_at < clock_timestamp())
+            OR (r.cancel_requested AND r.status IN ('authorized', 'completed', 'partially_refunded'))
+         ORDER BY r.redemption_id LIMIT $1"
     ))
     .bind(SWEEP_MAX)
     .fetch_all(pool)
-    .await?
-    .iter()
-    .map(read)
-    .collect()
+    .await?;
+    let mut due = Vec::with_capacity(rows.len());
+    for row in rows {
+        // One row that this version cannot read must not keep the others.
+        match read(&row) {
+            Ok(redemption) => due.push((redemption, row.try_get("cancel_requested")?)),
+            Err(error) => tracing::error!(%error, "a redemption that is due to go back cannot be read"),
+        }
+    }
+    Ok(due)
 }

@@ -137,12 +137,12 @@ impl<D: Domain> Engine<D> {
             return Ok((Ordered::AlreadyClosed, None));
         }
         let raw = lock_saga(tx, saga_id).await?;
-        let before = raw.stored.state;
+        let (before, parent) = (raw.stored.state, raw.parent_id);
         let to = destination(&raw, remedy);
         let names = (state_name(before).to_owned(), state_name(to).to_owned());
         let Ok(row) = raw.load::<D>() else {
             if remedy == Remedy::Resolve && !order.dry_run {
-                return self.resolve_unreadable(tx, &action).await.map(|done| (done, None));
+                return self.resolve_unreadable(tx, &action, parent).await.map(|done| (done, None));
             }
             action.record(tx, false, &names.0, "unreadable").await?;
             return Ok((Ordered::Unreadable, None));
@@ -184,9 +184,14 @@ impl<D: Domain> Engine<D> {
         Ok(row)
     }
 
-    async fn resolve_unreadable(&self, tx: &mut PgConnection, action: &Action<'_>) -> sqlx::Result<Ordered> {
+    async fn resolve_unreadable(
+        &self,
+        tx: &mut PgConnection,
+        action: &Action<'_>,
+        parent: Option<SagaId>,
+    ) -> sqlx::Result<Ordered> {
         let (epoch, _) = move_by_hand(tx, action.saga_id, State::Resolved, self.process).await?;
-        if let Some(change) = self.domain.set_aside(action.saga_id, true) {
+        if let Some(change) = self.domain.set_aside(parent.unwrap_or(action.saga_id), true) {
             self.domain.record(tx, &[(action.saga_id, change)]).await?;
         }
         action.close(tx, epoch, self.process).await?;

@@ -11,5 +11,9 @@ FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::byte
     AS u(saga_id, business_id, operation, scope, key, request_hash, kind, legs_id, parent_id, plan, state,
         key_cancelled, response_status, response, trace_id, deadline_ms, due_ms),
     (SELECT clock_timestamp() AS at OFFSET 0) AS now
+-- Legs that an operator is having taken back belong to nobody else until they are back.
+WHERE NOT EXISTS (
+    SELECT FROM saga.saga orphan
+    WHERE orphan.legs_id = u.legs_id AND orphan.operation = 'orphan' AND orphan.state IN (0, 1))
 ON CONFLICT ON CONSTRAINT saga_key DO NOTHING
 RETURNING saga_id, created_at, deadline_at

@@ -106,10 +106,11 @@ async fn cancel_completed(
     let why = match redemption.status.as_str() {
         "completed" | "partially_refunded" => ReturnReason::Reversal,
         "authorized" => ReturnReason::Void,
-        // It will be completed, and then given back: forward-only sagas do not turn.
-        "capturing" => return Ok(None),
-        "reversing" | "under_review" => {
-            return Ok(app.engine.cancel_key(stored).await?.then_some(CancelResult::WillReverse));
+        // Forward-only sagas do not turn: it goes back when they are done.
+        "capturing" | "reversing" | "under_review" => {
+            let is_taken =
+                returning::request(&app.pool, redemption.id).await? && app.engine.cancel_key(stored).await?;
+            return Ok(is_taken.then_some(CancelResult::WillReverse));
         }
         _ => return Ok(app.engine.cancel_key(stored).await?.then_some(CancelResult::AlreadyReversed)),
     };

@@ -47,25 +47,35 @@ pub(super) const OPERATION: &str = "redeem";
 const SAGA_DEADLINE: Duration = Duration::from_secs(10);
 /// The answer leaves this much before the caller gives up.
 const MARGIN: Duration = Duration::from_millis(100);
+/// Turning a redemption back takes a commit, and is done before the answer leaves.
+const CANCELLING: Duration = Duration::from_millis(150);
+/// Plans are judged again this often when they met others at the same moment.
+const TRIES: usize = 5;
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// Redeems from all tenders, all or nothing.
 pub(super) async fn redeem(
     State(app): State<App>,
     caller: Allow<Spend>,
-    IdempotencyKey(key): IdempotencyKey,
+    key: Result<IdempotencyKey, ApiError>,
     body: Body<RedeemRequest>,
 ) -> Result<Response, ApiError> {
     let began = Instant::now();
     let hash = body.hash(&["deadline_ms"]).to_vec();
     let request = body.value;
     authorize(&caller, &request)?;
+    // After the customer: what is another's does not exist, whatever else is wrong.
+    let IdempotencyKey(key) = key?;
     let tenders = planning::check(&request).map_err(|problem| *problem)?;
-    let until = began + Duration::from_millis(planning::deadline_ms(&request)) - MARGIN;
+    let deadline = began + Duration::from_millis(planning::deadline_ms(&request));
+    let margin = if request.on_deadline == OnDeadline::Cancel { MARGIN + CANCELLING } else { MARGIN };
+    let until = deadline - margin;
     let call = Redeem { app, caller: caller.into_caller(), key, hash, request, tenders, until };
     // Whatever hangs, the till hears something before it gives up.
     let late = |_| unknown(&"no answer in time");
-    tokio::time::timeout_at(until + MARGIN, call.answer()).await.unwrap_or_else(|elapsed| Err(late(elapsed)))
+    tokio::time::timeout_at(deadline - MARGIN / 2, call.answer())
+        .await
+        .unwrap_or_else(|elapsed| Err(late(elapsed)))
 }
 
 fn authorize(caller: &Caller, request: &RedeemRequest) -> Result<(), ApiError> {
@@ -107,16 +117,22 @@ impl Redeem {
             Ok(wallet) => planning::plan(self.business(), &self.request, self.tenders.as_deref(), &wallet),
             Err(refused) => Err(refused),
         };
-        let id = SagaId::fresh();
-        match self.app.engine.submit(self.saga(id, planned)).await {
-            Ok(Submitted::Running) => self.wait(id, false).await,
-            Ok(Submitted::Refused(response)) => Ok(stored_answer(&response, false)),
-            Ok(Submitted::KeyTaken | Submitted::Cancelled | Submitted::Stale) => match self.find().await? {
-                Some(stored) => self.answer_stored(&stored).await,
-                None => Err(ApiError::overloaded()),
-            },
-            Err(error) => Err(self.not_taken(&error).await),
+        for _ in 0..TRIES {
+            let id = SagaId::fresh();
+            match self.app.engine.submit(self.saga(id, planned.clone())).await {
+                Ok(Submitted::Running) => return self.wait(id, false).await,
+                Ok(Submitted::Refused(response)) => return Ok(stored_answer(&response, false)),
+                Ok(Submitted::KeyTaken | Submitted::Cancelled) => {
+                    if let Some(stored) = self.find().await? {
+                        return self.answer_stored(&stored).await;
+                    }
+                    break; // its legs are being taken back by an operator
+                }
+                Ok(Submitted::Stale) => {}
+                Err(error) => return self.not_taken(&error).await,
+            }
         }
+        Err(ApiError::overloaded())
     }
 
     fn business(&self) -> &BusinessId {
@@ -294,18 +310,13 @@ impl Redeem {
     }
 
     /// The store did not take the saga. What is said of the outcome must hold for the key, not for this call alone.
-    async fn not_taken(&self, error: &StoreError) -> ApiError {
+    async fn not_taken(&self, error: &StoreError) -> Result<Response, ApiError> {
         match error {
-            StoreError::Unknown => unknown(error),
-            StoreError::Refused(_) => ApiError::internal(error),
-            StoreError::Unavailable => match self.app.engine.find(&self.saga_key()).await {
-                Ok(None) => ApiError::overloaded(),
-                Ok(Some(stored)) => match self.answer_stored(&stored).await {
-                    Err(error) => error,
-                    // It has an answer after all; the caller comes back for it with the same key.
-                    Ok(_) => unknown(&"the key has an answer"),
-                },
-                Err(error) => unknown(&error),
+            StoreError::Unknown => Err(unknown(error)),
+            StoreError::Refused(_) => Err(ApiError::internal(error)),
+            StoreError::Unavailable => match self.find().await? {
+                Some(stored) => self.answer_stored(&stored).await,
+                None => Err(ApiError::overloaded()),
             },
         }
     }

@@ -5,7 +5,6 @@ use api::{
     wallet::{Strategy, TenderKind},
 };
 use chrono::{DateTime, Utc};
-use money::Rounding;
 use uuid::Uuid;
 
 use super::{Context, Refusal, Wallet, request::TENDERS_MAX};
@@ -28,23 +27,34 @@ pub(super) fn legs(
     let amount = context.request.amount;
     let mut left = amount;
     let mut legs: Vec<PlannedLeg> = Vec::new();
+    // Points by the leg that they make: lots that are each worth nothing may be worth something together.
+    let mut points = 0_i64;
     for lot in in_order(strategy, wallet) {
         if left == 0 {
             break;
         }
-        let Some((units, worth)) = take(context, &lot, left) else { continue };
-        let known = legs.iter_mut().find(|l| l.tender == lot.kind && l.reward_id == lot.reward_id);
-        if let Some(leg) = known {
-            leg.units += units;
-            leg.amount += worth;
-        } else if legs.len() < TENDERS_MAX {
-            let mut leg = context.leg(legs.len(), lot.kind, units, worth)?;
-            leg.reward_id = lot.reward_id;
-            legs.push(leg);
+        let known = legs.iter().position(|leg| leg.tender == lot.kind && leg.reward_id == lot.reward_id);
+        let before = known.map_or(0, |leg| legs[leg].amount);
+        let (units, amount) = if lot.kind == TenderKind::Points {
+            points = points.saturating_add(lot.remaining);
+            context.points_up_to(points, left.saturating_add(before))?
         } else {
+            let covered = before.saturating_add(lot.remaining.min(left));
+            (covered, covered)
+        };
+        if amount == before {
             continue;
         }
-        left -= worth;
+        match known {
+            Some(leg) => (legs[leg].units, legs[leg].amount) = (units, amount),
+            None if legs.len() < TENDERS_MAX => {
+                let mut leg = context.leg(legs.len(), lot.kind, units, amount)?;
+                leg.reward_id = lot.reward_id;
+                legs.push(leg);
+            }
+            None => continue,
+        }
+        left -= amount - before;
     }
     if legs.is_empty() || (left > 0 && !context.request.allow_partial) {
         return Err(context.refuse(
@@ -76,15 +86,4 @@ fn in_order(strategy: Strategy, wallet: &Wallet) -> Vec<Candidate> {
         Strategy::MerchantOrder => lots.sort_by_key(|lot| lot.kind),
     }
     lots
-}
-
-/// Units of a lot towards `left`, and their worth.
-fn take(context: &Context<'_>, lot: &Candidate, left: i64) -> Option<(i64, i64)> {
-    if lot.kind != TenderKind::Points {
-        let units = lot.remaining.min(left);
-        return (units > 0).then_some((units, units));
-    }
-    let units = context.value.points(left, Rounding::Down).ok()?.min(lot.remaining);
-    let worth = context.value.minor_units(units, Rounding::Down).ok()?;
-    (worth > 0).then_some((units, worth))
 }

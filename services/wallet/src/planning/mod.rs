@@ -13,7 +13,7 @@ use api::{
     wallet::{RedeemRequest, TenderKind},
 };
 use chrono::{DateTime, Utc};
-use money::PointValue;
+use money::{PointValue, Rounding};
 use uuid::Uuid;
 
 pub use request::{HOLD_DEFAULT_S, Reward, Tender, Want, check, deadline_ms};
@@ -146,6 +146,7 @@ impl Context<'_> {
         };
         let leg = u16::try_from(position).map_err(|_| Box::new(Problem::invalid("/tenders", "too many")))?;
         let rate = (tender == TenderKind::Points).then(|| self.value.rate());
+        let step = if tender == TenderKind::Points { self.points_for(1)?.max(1) } else { 1 };
         Ok(PlannedLeg {
             leg,
             tender,
@@ -153,10 +154,31 @@ impl Context<'_> {
             units,
             amount,
             take: self.take,
+            step,
             rate,
             reward_id: None,
             last_four: None,
         })
+    }
+
+    /// The fewest points that are worth so many minor units.
+    fn points_for(&self, minor: i64) -> Result<i64, Refusal> {
+        let points = self.value.points(minor, Rounding::Up);
+        points.map_err(|_| self.refuse(Code::TendersDoNotCover, "The points are above any amount.", None))
+    }
+
+    /// What points are worth in minor units, and the fewest points that are worth as much; neither above `left`.
+    fn points_up_to(&self, points: i64, left: i64) -> Result<(i64, i64), Refusal> {
+        let out_of_range = |_| self.refuse(Code::TendersDoNotCover, "The points are above any amount.", None);
+        let worth = self.value.minor_units(points, Rounding::Down).map_err(out_of_range)?.min(left);
+        let needed = self.points_for(worth)?;
+        // Where a point is worth more than a minor unit, the last one would cover more than is left.
+        if needed <= points && self.value.minor_units(needed, Rounding::Down).map_err(out_of_range)? <= left {
+            return Ok((needed, worth));
+        }
+        let points = self.value.points(worth, Rounding::Down).map_err(out_of_range)?.min(points);
+        let worth = self.value.minor_units(points, Rounding::Down).map_err(out_of_range)?;
+        Ok((points, worth))
     }
 
     fn refuse(&self, code: Code, detail: &'static str, available: Option<i64>) -> Refusal {

@@ -121,10 +121,7 @@ fn up_to(context: &Context<'_>, kind: TenderKind, cap: i64, left: i64) -> Result
         let units = cap.min(left);
         return Ok((units, units));
     }
-    let out_of_range = |_| does_not_cover(context, "The points are above any amount.");
-    let units = context.value.points(left, Rounding::Down).map_err(out_of_range)?.min(cap);
-    let worth = context.value.minor_units(units, Rounding::Down).map_err(out_of_range)?;
-    Ok(if worth < 1 { (0, 0) } else { (units, worth) })
+    context.points_up_to(cap, left)
 }
 
 /// The rest, covered in full: points are rounded up, since half a point cannot be taken.

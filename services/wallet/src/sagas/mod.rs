@@ -5,6 +5,7 @@ mod redeem;
 mod rows;
 
 use api::{
+    Code,
     client::CallError,
     legs::{Forward, LegAction, LegAnswer, LegCommand, LegState, Mode},
     wallet::{Capture, TenderKind},
@@ -86,7 +87,7 @@ impl Sagas {
             mode: if is_hold { Mode::Hold } else { Mode::Debit },
             amount: leg.units,
             take: leg.take,
-            step: 1,
+            step: leg.step,
             reward_id: leg.reward_id,
             of: None,
             hold_until: is_hold.then(|| saga.created_at + hold),
@@ -127,6 +128,9 @@ impl Domain for Sagas {
             Ok(answer) => Replied { reply: reply(&answer, is_cancel), answer: Some(answer), note: None },
             Err(CallError::Refused) => Replied { reply: Reply::NotSent, answer: None, note: None },
             Err(CallError::Unknown(why)) => Replied { reply: Reply::Unknown, answer: None, note: Some(why) },
+            Err(CallError::Rejected(problem)) if problem.code() == Some(Code::LegConflict) => {
+                Replied { reply: Reply::Foreign, answer: None, note: Some(problem.code.into_owned()) }
+            }
             Err(CallError::Rejected(problem)) => {
                 Replied { reply: Reply::Wrong, answer: None, note: Some(problem.code.into_owned()) }
             }
@@ -149,10 +153,10 @@ impl Domain for Sagas {
         }
     }
 
-    /// A redemption has its saga's id; a saga without a redemption changes no row.
-    fn set_aside(&self, id: SagaId, is_resolved: bool) -> Option<Change> {
+    /// A redemption has its saga's id, and is the parent of the sagas that take it further.
+    fn set_aside(&self, subject: SagaId, is_resolved: bool) -> Option<Change> {
         let status = if is_resolved { "resolved" } else { "under_review" };
-        Some(Change::Moved(rows::Moved { redemption_id: id.0, status, ..rows::Moved::default() }))
+        Some(Change::Moved(rows::Moved { redemption_id: subject.0, status, ..rows::Moved::default() }))
     }
 
     async fn admit(

@@ -129,6 +129,7 @@ async fn update(conn: &mut PgConnection, rows: &[&Moved]) -> sqlx::Result<()> {
              -- Being returned reserves everything, so that nothing else can give the same value back.
              returned = CASE WHEN u.status IN ('reversing', 'reversed', 'voided', 'expired')
                         THEN coalesce(u.redeemed, r.redeemed) ELSE r.returned END,
+             cancel_requested = r.cancel_requested AND u.status NOT IN ('reversed', 'voided', 'expired', 'resolved'),
              tenders = coalesce(u.tenders::jsonb, r.tenders),
              completed_at = coalesce(u.completed_at, r.completed_at),
              hold_expires_at = coalesce(u.hold_expires_at, r.hold_expires_at)
@@ -157,9 +158,9 @@ pub(super) async fn admit(
     let stale = stale_plans(conn, new).await?;
     let taken = taken_sequences(conn, new).await?;
     let verdict = |saga: &&NewSaga<Sagas>| {
-        if stale.contains(&saga.id) {
+        if stale.contains(&saga.id) || taken.get(&saga.id) == Some(&Taken::InThisBatch) {
             Admission::Stale
-        } else if taken.contains(&saga.id) {
+        } else if taken.contains_key(&saga.id) {
             let problem = Problem::new(
                 Code::DuplicateReference,
                 "This till, order and sequence were used under another key.",
@@ -248,8 +249,20 @@ fn allowed(plan: &Plan) -> Option<Allowed> {
     }
 }
 
+/// Why a till's sequence is not free.
+#[derive(PartialEq, Eq)]
+enum Taken {
+    /// Another redemption has it.
+    Before,
+    /// Another one in this batch asks for it, and may itself be turned away: judged again in the next batch.
+    InThisBatch,
+}
+
 /// Guards are advisory locks taken in order, held to the end of the transaction, then a read in a statement of its own.
-async fn taken_sequences(conn: &mut PgConnection, new: &[&NewSaga<Sagas>]) -> sqlx::Result<HashSet<SagaId>> {
+async fn taken_sequences(
+    conn: &mut PgConnection,
+    new: &[&NewSaga<Sagas>],
+) -> sqlx::Result<HashMap<SagaId, Taken>> {
     let guarded: Vec<(SagaId, &Opening)> = new
         .iter()
         .filter_map(|s| match &s.change {
@@ -258,7 +271,7 @@ async fn taken_sequences(conn: &mut PgConnection, new: &[&NewSaga<Sagas>]) -> sq
         })
         .collect();
     if guarded.is_empty() {
-        return Ok(HashSet::new());
+        return Ok(HashMap::new());
     }
     let mut locks: Vec<i64> = guarded.iter().filter_map(|(_, o)| guard(o)).collect();
     locks.sort_unstable();
@@ -266,13 +279,13 @@ async fn taken_sequences(conn: &mut PgConnection, new: &[&NewSaga<Sagas>]) -> sq
         .bind(locks)
         .execute(&mut *conn)
         .await?;
-    let mut taken = HashSet::new();
+    let mut taken = HashMap::new();
     let mut in_batch = HashSet::new();
     for (id, o) in guarded {
         let is_used: bool = sqlx::query_scalar(
             "SELECT EXISTS (SELECT 1 FROM wallet.redemption
                  WHERE business_id = $1 AND location_id = $2 AND terminal_id = $3 AND order_id = $4 AND sequence = $5
-                   AND status IN ('pending', 'authorized', 'capturing', 'completed') AND redemption_id <> $6)",
+                   AND status IN ('pending', 'authorized', 'capturing', 'completed', 'under_review') AND redemption_id <> $6)",
         )
         .bind(&o.business_id)
         .bind(&o.location_id)
@@ -282,8 +295,10 @@ async fn taken_sequences(conn: &mut PgConnection, new: &[&NewSaga<Sagas>]) -> sq
         .bind(id)
         .fetch_one(&mut *conn)
         .await?;
-        if is_used || !in_batch.insert(guard(o)) {
-            taken.insert(id);
+        if is_used {
+            taken.insert(id, Taken::Before);
+        } else if !in_batch.insert(guard(o)) {
+            taken.insert(id, Taken::InThisBatch);
         }
     }
     Ok(taken)

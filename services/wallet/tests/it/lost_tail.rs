@@ -7,8 +7,8 @@ use serde_json::json;
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    recovery::{TILL, until},
-    support::{System, order},
+    recovery::TILL,
+    support::{System, Wallet, order, until},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,4 +72,151 @@ async fn c17_an_orphan_whose_till_came_back_is_not_given_back() {
         );
     }
     assert_eq!(system.balances(&wallet, TILL).await, (120, 3500, 0));
+}
+
+async fn lose_tail(system: &System) {
+    system.execute("DELETE FROM saga.saga").await;
+    system.execute("DELETE FROM wallet.redemption").await;
+}
+
+async fn orphans(system: &System, wallet: &Wallet) -> i64 {
+    let comparing = TaskTracker::new()
+        .spawn(wallet::reconcile::compare_legs(wallet.app.clone(), Duration::from_millis(50)));
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    comparing.abort();
+    system.sql("SELECT count(*) FROM saga.dead_letter WHERE code = 'orphan_leg'").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tombstone_after_a_lost_tail_hides_no_legs() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    let reward = system.fund("c", 620, 5000, 2250).await;
+    assert_eq!(system.redeem(&wallet, "k", &order("c", &reward)).await.status, 201);
+    lose_tail(&system).await;
+    assert_eq!(system.cancel(&wallet, "k").await["result"], "cancelled_before_arrival");
+    let found = orphans(&system, &wallet).await;
+    let balances = system.balances(&wallet, "c").await;
+    assert!(found == 3 || balances == (620, 5000, 2250), "{found} orphans, and {balances:?} for ever");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_after_a_lost_tail_hides_no_legs() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    system.fund("c", 500, 1500, 0).await;
+    let body = json!({ "customer_id": "c", "order_id": "o", "currency": "USD", "amount": 2000 });
+    assert_eq!(system.redeem(&wallet, "k", &body).await.status, 201);
+    lose_tail(&system).await;
+    let retry = system.redeem(&wallet, "k", &body).await;
+    let found = orphans(&system, &wallet).await;
+    let balances = system.balances(&wallet, "c").await;
+    assert!(
+        retry.status == 201 || found == 2 || balances == (500, 1500, 0),
+        "{found} orphans, {balances:?}, and the till hears {}",
+        retry.text()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_orphan_that_is_given_back_is_not_redeemed_meanwhile() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    let reward = system.fund("c", 620, 5000, 2250).await;
+    assert_eq!(system.redeem(&wallet, "k", &order("c", &reward)).await.status, 201);
+    lose_tail(&system).await;
+    assert_eq!(orphans(&system, &wallet).await, 3);
+    let letters = system.ops(&wallet, Method::GET, "/ops/dead-letters", None).await.json();
+    let credit = letters["data"]
+        .as_array()
+        .expect("letters")
+        .iter()
+        .find(|letter| letter["participant"] == "store_credit")
+        .expect("a letter")
+        .clone();
+    // The operator's cancel is on its way for a while; the till comes back in the meantime.
+    system.credit.proxy.hold_next(1);
+    let path = format!("/ops/dead-letters/{}/replay", credit["dead_letter_id"].as_str().expect("id"));
+    let body = json!({ "operation_id": "o", "reason": "the customer never got the goods" });
+    assert_eq!(system.ops(&wallet, Method::POST, &path, Some(&body)).await.json()["result"], "done");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let retry = system.redeem(&wallet, "k", &order("c", &reward)).await;
+    system.credit.proxy.release();
+    until(&system, "SELECT bool_and(state IN (2, 3)) FROM saga.saga WHERE state <> 4").await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let credit = system.balances(&wallet, "c").await.1;
+    assert!(
+        retry.status != 201 || credit == 3500,
+        "the till heard {} and yet the customer has {credit} again",
+        retry.status
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c17_after_a_lost_tail_a_retry_meets_its_own_holds() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    let reward = system.fund("c", 620, 5000, 2250).await;
+    let mut body = order("c", &reward);
+    body["capture"] = json!("manual");
+    body["deadline_ms"] = json!(15_000);
+    assert_eq!(system.redeem(&wallet, "k", &body).await.status, 201);
+    lose_tail(&system).await;
+    let retry = system.redeem(&wallet, "k", &body).await;
+    assert_eq!(retry.status, 201, "{}", retry.text());
+}
+
+/// Slow legs, quickly given up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_reused_after_a_lost_tail_undoes_nothing() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    let reward = system.fund("c", 620, 5000, 2250).await;
+    let told = system.redeem(&wallet, "k", &order("c", &reward)).await;
+    assert_eq!(told.status, 201);
+    lose_tail(&system).await;
+    let mut other = order("c", &reward);
+    other["amount"] = json!(2100);
+    other["tenders"][2]["amount"] = json!(1000);
+    other["deadline_ms"] = json!(15_000);
+    let reused = system.redeem(&wallet, "k", &other).await;
+    assert_eq!(
+        system.balances(&wallet, "c").await,
+        (120, 3500, 0),
+        "what a till was told is taken was given back: {}",
+        reused.text()
+    );
+}
+
+/// A leg's time is its batch's, and batches commit out of order.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leg_that_commits_late_is_compared_as_well() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    system.fund("c", 10_000, 0, 0).await;
+    let body = json!({ "customer_id": "c", "order_id": "o", "currency": "USD", "amount": 1, "tenders": [{ "type": "points" }] });
+    let keys: Vec<String> = (0..240).map(|i| format!("k{i}")).collect();
+    for chunk in keys.chunks(40) {
+        futures_util::future::join_all(chunk.iter().map(|key| system.redeem(&wallet, key, &body))).await;
+    }
+    assert_eq!(orphans(&system, &wallet).await, 0);
+    assert_eq!(system.redeem(&wallet, "late", &body).await.status, 201);
+    let pool = sqlx::PgPool::connect_with(system.points.tender.database.admin()).await.expect("a pool");
+    sqlx::query(
+        "UPDATE tender.operation SET created_at = (SELECT created_at FROM tender.operation WHERE legs_id IS NOT NULL ORDER BY created_at OFFSET 180 LIMIT 1)
+         WHERE operation_id = (SELECT operation_id FROM tender.operation WHERE legs_id IS NOT NULL ORDER BY created_at DESC LIMIT 1)",
+    )
+    .execute(&pool)
+    .await
+    .expect("done");
+    pool.close().await;
+    system.execute("DELETE FROM saga.saga WHERE key = 'late'").await;
+    system
+        .execute("DELETE FROM wallet.redemption WHERE redemption_id NOT IN (SELECT saga_id FROM saga.saga)")
+        .await;
+    assert_eq!(
+        orphans(&system, &wallet).await,
+        1,
+        "it began a moment before the cursor, and committed a moment after"
+    );
 }

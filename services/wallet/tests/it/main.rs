@@ -2,11 +2,13 @@
 
 mod cancelling;
 mod contention;
+mod corners;
 mod holding;
 mod keys;
 mod lost_tail;
 mod operating;
+mod races;
 mod recovery;
 mod redeeming;
-mod review;
+mod rounding;
 mod support;

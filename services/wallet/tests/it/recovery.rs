@@ -7,38 +7,12 @@ use std::time::Duration;
 
 use reqwest::Method;
 use saga::Config;
-use serde_json::{Value, json};
+use serde_json::json;
 use testkit::Mode;
-use tokio::task::JoinHandle;
-use tokio_util::task::TaskTracker;
 
-use crate::support::{Answer, System, Wallet, order, quick};
+use crate::support::{System, Wallet, order, quick, redeem, until};
 
 pub const TILL: &str = "cus_8Q";
-
-/// A till whose call runs beside the test.
-fn redeem(system: &System, wallet: &Wallet, key: &'static str, body: Value) -> JoinHandle<Option<Answer>> {
-    let request = system
-        .client
-        .post(format!("{}/api/v1/wallet/redeem", wallet.url))
-        .bearer_auth(system.tokens.staff("demo", "pos"));
-    let request = request.header("idempotency-key", key).json(&body);
-    TaskTracker::new().spawn(async move {
-        let response = request.send().await.ok()?;
-        let status = response.status();
-        Some(Answer { status, replayed: false, bytes: response.bytes().await.ok()?.to_vec() })
-    })
-}
-
-pub async fn until(system: &System, query: &'static str) {
-    for _ in 0..400 {
-        if system.sql::<bool>(query).await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("never true: {query}");
-}
 
 const T1: &str = "SELECT EXISTS (SELECT 1 FROM saga.saga WHERE operation = 'redeem' AND state = 0)";
 
@@ -169,7 +143,7 @@ async fn c5_the_outcome_of_a_commit_is_unknown() {
     // Then T2 does.
     system.database_proxy.lose_commits(1);
     system.credit.proxy.set(Mode::Pass);
-    let answer = till.await.expect("a till").expect("an answer");
+    let answer = till.await.expect("a till");
     assert_eq!(answer.status, 201, "{}", answer.text());
     assert_eq!(system.database_proxy.lost_commits(), 2);
     is_completed_once(&system, &wallet, &reward).await;
@@ -237,7 +211,7 @@ async fn c10_a_cancel_overtakes_its_forward() {
     let reward = system.fund(TILL, 620, 5000, 1).await;
     let before = system.lots(TILL).await;
     system.credit.proxy.hold_next(1);
-    let till = redeem(&system, &wallet, "k", order(TILL, &reward)).await.expect("a till").expect("an answer");
+    let till = redeem(&system, &wallet, "k", order(TILL, &reward)).await.expect("a till");
     assert_eq!((till.status.as_u16(), &till.json()["reversal"]), (422, &json!("done")), "{}", till.text());
     assert!(system.credit.proxy.release(), "the forward was held");
     tokio::time::sleep(Duration::from_millis(300)).await;
@@ -338,7 +312,7 @@ async fn c19_a_task_is_lost_in_a_process_that_lives_on() {
     let id: uuid::Uuid = system.sql("SELECT saga_id FROM saga.saga").await;
     wallet.engine.lose_run(saga::SagaId(id));
     system.credit.proxy.set(Mode::Pass);
-    let answer = till.await.expect("a till").expect("an answer");
+    let answer = till.await.expect("a till");
     assert_eq!(answer.status, 201, "the till that waited hears it all the same: {}", answer.text());
     assert!(system.sql::<i64>("SELECT epoch FROM saga.saga").await > 1);
     is_completed_once(&system, &wallet, &reward).await;
@@ -395,7 +369,7 @@ async fn an_orderly_stop_hands_over_at_once() {
     leaving.engine.drain().await;
     system.credit.proxy.set(Mode::Pass);
     system.until_status(&other, "k", "completed").await;
-    let answer = till.await.expect("a till").expect("an answer");
+    let answer = till.await.expect("a till");
     assert_eq!(answer.status, 201, "the leaving instance still tells its till: {}", answer.text());
     assert_eq!(system.sql::<i16>("SELECT poison FROM saga.saga").await, 0);
 }

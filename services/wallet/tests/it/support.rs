@@ -11,7 +11,7 @@ use service::{
     db, http,
 };
 use testkit::{Proxy, TestDatabase, TestTender, Tokens};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
@@ -145,6 +145,8 @@ impl System {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a socket");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let routes = http::finish(wallet::http::routes(app.clone()), self.tokens.public_verifier());
+        let sweep = stop.clone().run_until_cancelled_owned(wallet::returning::sweep(app.clone()));
+        TaskTracker::new().spawn(sweep);
         TaskTracker::new().spawn(accept::serve(listener, routes, Limits::default(), stop.clone()));
         while !engine.is_ready() {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -336,4 +338,30 @@ pub fn order(customer: &str, reward_id: &str) -> Value {
             { "type": "store_credit", "amount": 1500 },
         ],
     })
+}
+
+/// A till whose call runs beside the test.
+pub fn redeem(system: &System, wallet: &Wallet, key: &'static str, body: Value) -> JoinHandle<Answer> {
+    let request = system
+        .client
+        .post(format!("{}/api/v1/wallet/redeem", wallet.url))
+        .bearer_auth(system.tokens.staff("demo", "pos"))
+        .header("idempotency-key", key)
+        .json(&body);
+    TaskTracker::new().spawn(async move {
+        let response = request.send().await.expect("an answer");
+        let (status, replayed) = (response.status(), response.headers().contains_key("idempotent-replayed"));
+        Answer { status, replayed, bytes: response.bytes().await.expect("a body").to_vec() }
+    })
+}
+
+/// Waits until a query on the wallet's database is true.
+pub async fn until(system: &System, query: &'static str) {
+    for _ in 0..600 {
+        if system.sql::<bool>(query).await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("never true: {query}");
 }
