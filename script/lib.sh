@@ -85,7 +85,7 @@ is_alive() {
 pid_of() { cat "$RUN_DIR/$1.pid" 2>/dev/null || true; }
 
 # A small Debian has no ps, macOS has no /proc.
-command_of() { tr '\0' ' ' <"/proc/$1/cmdline" 2>/dev/null || ps -o command= -p "$1" 2>/dev/null || true; }
+command_of() { { tr '\0' ' ' <"/proc/$1/cmdline"; } 2>/dev/null || ps -o command= -p "$1" 2>/dev/null || true; }
 
 # A pid file may be older than the machine's last start: a process counts only if it is the program it should be.
 runs() {

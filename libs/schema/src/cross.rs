@@ -136,9 +136,8 @@ fn unfinished(sagas: &[Saga], legs: &Legs) -> Vec<Value> {
 }
 
 fn left_over(sagas: &[Saga], legs: &Legs) -> Vec<Value> {
-    let has_value = |legs: &[Leg]| {
-        legs.iter().any(|leg| leg.in_force > 0 || matches!(leg.state.as_str(), "applied" | "held"))
-    };
+    // A leg that took nothing stays applied with nothing: no cancel was needed to undo it.
+    let has_value = |legs: &[Leg]| legs.iter().any(|leg| leg.in_force > 0);
     broken(sagas.iter().filter(|saga| !saga.is_completed), legs, |_, legs| has_value(legs))
 }
 
@@ -203,6 +202,7 @@ mod tests {
         assert!(left_over(&sagas, &legs(&[("declined", 0)])).is_empty());
         assert!(left_over(&sagas, &Legs::new()).is_empty());
         assert_eq!(left_over(&sagas, &legs(&[("reversed", 0), ("applied", 4)])).len(), 1);
-        assert_eq!(left_over(&sagas, &legs(&[("held", 0)])).len(), 1);
+        assert_eq!(left_over(&sagas, &legs(&[("held", 1)])).len(), 1);
+        assert!(left_over(&sagas, &legs(&[("applied", 0)])).is_empty(), "it took nothing");
     }
 }

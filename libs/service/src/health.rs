@@ -14,6 +14,7 @@ use futures_util::future::BoxFuture;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 /// How often the checks run. Answers come from the last run, so that nobody's questions load what is checked.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -31,6 +32,8 @@ struct Inner {
     draining: AtomicBool,
     checks: Mutex<Vec<Check>>,
     results: Mutex<Option<Vec<Finding>>>,
+    /// A check was added: it is run at once.
+    added: Notify,
 }
 
 #[derive(Clone)]
@@ -80,6 +83,7 @@ impl Health {
             Box::pin(async move { run.await.map_err(|error| error.to_string()) })
         });
         lock(&self.0.checks).push(Check { name, is_required, probe });
+        self.0.added.notify_one();
     }
 
     /// From now on the process is not ready, whatever the checks find.
@@ -90,9 +94,11 @@ impl Health {
     /// Whether the process can serve.
     #[must_use]
     pub fn is_ready(&self) -> bool {
+        let checks = lock(&self.0.checks).len();
+        // What was not looked at yet is not well.
         let all_well = lock(&self.0.results)
             .as_ref()
-            .is_some_and(|found| found.iter().all(|one| one.ok || !one.required));
+            .is_some_and(|found| found.len() == checks && found.iter().all(|one| one.ok || !one.required));
         all_well && !self.0.draining.load(Ordering::SeqCst)
     }
 
@@ -102,7 +108,7 @@ impl Health {
             let checks = lock(&self.0.checks).clone();
             let found = futures_util::future::join_all(checks.iter().map(run)).await;
             *lock(&self.0.results) = Some(found);
-            tokio::time::sleep(INTERVAL).await;
+            let _ = tokio::time::timeout(INTERVAL, self.0.added.notified()).await;
         }
     }
 

@@ -2,8 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
+use api::Code;
+use metrics::counter;
+use moka::sync::Cache;
 use saga::Engine;
-use service::{Clock, limit::RateLimit};
+use service::{ApiError, Clock, limit::RateLimit};
 use sqlx::PgPool;
 
 use crate::{sagas::Sagas, tenders::Tenders};
@@ -12,6 +15,10 @@ use crate::{sagas::Sagas, tenders::Tenders};
 const CUSTOMER_READS: u32 = 60;
 /// Redeems a minute of one customer's own token.
 const CUSTOMER_REDEEMS: u32 = 10;
+/// Wrong codes a minute of one business, whoever tries them: beyond that somebody guesses, and no code is taken.
+const WRONG_CODES: u32 = 120;
+/// How long a business's codes are refused then.
+const GUESSING_PAUSE: Duration = Duration::from_secs(60);
 /// Reward codes a minute that one customer, or one caller, may try: guessing is the attack on codes.
 const CODE_TRIES: u32 = 20;
 const MINUTE: Duration = Duration::from_secs(60);
@@ -38,8 +45,9 @@ pub struct Limits {
     pub reads: RateLimit,
     /// Redeems.
     pub redeems: RateLimit,
-    /// Reward codes.
-    pub codes: RateLimit,
+    codes: RateLimit,
+    wrong_codes: RateLimit,
+    guessed: Cache<String, ()>,
 }
 
 impl Default for Limits {
@@ -48,11 +56,47 @@ impl Default for Limits {
             reads: RateLimit::new(CUSTOMER_READS, MINUTE),
             redeems: RateLimit::new(CUSTOMER_REDEEMS, MINUTE),
             codes: RateLimit::new(CODE_TRIES, MINUTE),
+            wrong_codes: RateLimit::new(WRONG_CODES, MINUTE),
+            guessed: Cache::builder().max_capacity(10_000).time_to_live(GUESSING_PAUSE).build(),
+        }
+    }
+}
+
+impl Limits {
+    /// Refuses codes of a business in which somebody guesses.
+    ///
+    /// # Errors
+    /// 429 `rate_limited`.
+    pub fn admit_code(&self, business: &str, customer: &str) -> Result<(), ApiError> {
+        if self.guessed.contains_key(business) {
+            let error = ApiError::new(Code::RateLimited, "Too many wrong codes were tried.");
+            return Err(error.retry_after(GUESSING_PAUSE));
+        }
+        self.codes.admit(&format!("{business} {customer}"))
+    }
+
+    /// Counts a wrong code.
+    pub fn note_wrong_code(&self, business: &str) {
+        if self.wrong_codes.admit(business).is_err() && !self.guessed.contains_key(business) {
+            counter!("wallet_code_guessing_total").increment(1);
+            tracing::error!(
+                business,
+                "somebody guesses reward codes; codes of this business are refused for a minute"
+            );
+            self.guessed.insert(business.to_owned(), ());
         }
     }
 }
 
 impl App {
+    /// Refuses at once while the database is known to be away, instead of waiting for a connection.
+    ///
+    /// # Errors
+    /// 503 `overloaded`.
+    pub fn require_database(&self) -> Result<(), ApiError> {
+        if self.engine.is_available() { Ok(()) } else { Err(ApiError::overloaded()) }
+    }
+
     /// The handlers' share of a process.
     #[must_use]
     pub fn new(engine: Arc<Engine<Sagas>>, tenders: Tenders, pool: PgPool) -> Self {

@@ -38,6 +38,9 @@ struct Cli {
     saga: SagaArgs,
 }
 
+/// How long after the listeners close requests that were under way still begin sagas.
+const LAST_REQUESTS: Duration = Duration::from_millis(500);
+
 /// Limits of the saga engine.
 #[derive(Debug, clap::Args)]
 struct SagaArgs {
@@ -130,8 +133,8 @@ async fn main() -> anyhow::Result<()> {
     let delay = Duration::from_millis(process.config().drain_delay_ms);
     process.tasks().spawn(async move {
         draining.cancelled().await;
-        // Until the listeners close, requests still come, and are still served.
-        tokio::time::sleep(delay).await;
+        // Until the listeners close, requests still come, and are still served; then those that came last.
+        tokio::time::sleep(delay + LAST_REQUESTS).await;
         engine.drain().await;
     });
     process.run(http::routes(app), axum::Router::new()).await

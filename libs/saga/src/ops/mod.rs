@@ -3,5 +3,5 @@
 mod read;
 mod remedy;
 
-pub use read::{DeadLetterLine, Page, SagaDetail, SagaFilter, SagaLine, TimelineEvent};
+pub use read::{DeadLetterDetail, DeadLetterLine, Page, SagaDetail, SagaFilter, SagaLine, TimelineEvent};
 pub use remedy::{Order, Ordered, Remedy};

@@ -90,10 +90,20 @@ pub struct DeadLetterLine {
     pub closed_as: Option<String>,
 }
 
+/// A dead letter with its saga: what led to it.
+#[derive(Debug, Clone, Serialize)]
+pub struct DeadLetterDetail {
+    /// The dead letter.
+    #[serde(flatten)]
+    pub letter: DeadLetterLine,
+    /// Its saga, with cause, plan and timeline.
+    pub saga: Option<SagaDetail>,
+}
+
 /// Which rows of a list.
 #[derive(Debug, Clone, Default)]
 pub struct Page {
-    /// Rows after this id; ids rise with time.
+    /// Where the page before ended.
     pub after: Option<Uuid>,
     /// Most rows.
     pub limit: i64,
@@ -106,10 +116,14 @@ pub struct SagaFilter {
     pub state: Option<State>,
     /// Only older than so many seconds.
     pub older_than_s: Option<i64>,
+    /// Only those whose plan contains this document.
+    pub plan_contains: Option<Value>,
+    /// Only those turned back for this reason, or with a dead letter of this code.
+    pub code: Option<String>,
 }
 
 impl<D: Domain> Engine<D> {
-    /// Sagas of a business, oldest first.
+    /// Sagas of a business, newest first; `page.after` is the last one of the page before.
     ///
     /// # Errors
     /// Of the database.
@@ -124,14 +138,19 @@ impl<D: Domain> Engine<D> {
              FROM saga.saga
              WHERE business_id = $1 AND ($2::smallint IS NULL OR state = $2)
                AND ($3::bigint IS NULL OR created_at < clock_timestamp() - make_interval(secs => $3))
-               AND ($4::uuid IS NULL OR saga_id > $4)
-             ORDER BY saga_id LIMIT $5",
+               AND ($4::uuid IS NULL OR saga_id < $4)
+               AND ($6::jsonb IS NULL OR plan @> $6)
+               AND ($7::text IS NULL OR cause ->> 'reason' = $7 OR EXISTS (
+                   SELECT FROM saga.dead_letter d WHERE d.saga_id = saga.saga_id AND d.code = $7))
+             ORDER BY saga_id DESC LIMIT $5",
         )
         .bind(business_id)
         .bind(filter.state.map(State::code))
         .bind(filter.older_than_s)
         .bind(page.after)
         .bind(page.limit)
+        .bind(&filter.plan_contains)
+        .bind(&filter.code)
         .fetch_all(&self.pool)
         .await?
         .iter()
@@ -212,8 +231,8 @@ impl<D: Domain> Engine<D> {
         &self,
         business_id: &str,
         id: Uuid,
-    ) -> sqlx::Result<Option<DeadLetterLine>> {
-        sqlx::query(
+    ) -> sqlx::Result<Option<DeadLetterDetail>> {
+        let letter = sqlx::query(
             "SELECT dead_letter_id, saga_id, code, participant, detail, opened_at, closed_at, closed_as
              FROM saga.dead_letter WHERE business_id = $1 AND dead_letter_id = $2",
         )
@@ -223,7 +242,10 @@ impl<D: Domain> Engine<D> {
         .await?
         .as_ref()
         .map(dead_letter_line)
-        .transpose()
+        .transpose()?;
+        let Some(letter) = letter else { return Ok(None) };
+        let saga = self.show_saga(business_id, letter.saga_id).await?;
+        Ok(Some(DeadLetterDetail { letter, saga }))
     }
 }
 

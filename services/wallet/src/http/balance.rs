@@ -46,6 +46,7 @@ pub(super) async fn show_balance(
 ) -> Result<Json<WalletBalance>, ApiError> {
     caller.require_customer(&customer_id)?;
     app.admit_read(&caller)?;
+    app.require_database()?;
     let business = &caller.business_id;
     let accounts = TenderKind::ALL.map(|kind| {
         let tender = app.tenders.get(kind);

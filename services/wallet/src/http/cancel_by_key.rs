@@ -51,6 +51,7 @@ pub(super) async fn cancel_by_key(
         scope: String::new(),
         key,
     };
+    app.require_database()?;
     for _ in 0..LOOKS {
         if let Some(answer) = look(&app, &caller.business_id, &key).await? {
             return Ok(Json(answer));

@@ -46,6 +46,7 @@ impl Request {
         self,
         plan: impl Fn(&Returnable, Redemption) -> Result<Plan, Box<Problem>> + Send,
     ) -> Result<Response, ApiError> {
+        self.app.require_database()?;
         let until = Instant::now() + WAIT;
         let pool = &self.app.pool;
         for _ in 0..TRIES {

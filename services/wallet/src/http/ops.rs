@@ -1,14 +1,15 @@
 //! `/ops`: sagas with their timelines, dead letters, and what an operator may do about them.
 
-use api::{Code, Problem, id::is_visible_ascii, tender::Page as Listing};
+use api::{Code, Problem, id::is_visible_ascii, tender::Page as Listing, wallet::TenderKind};
 use axum::{Json, extract::State};
 use saga::{
     SagaId,
     machine::State as SagaState,
-    ops::{DeadLetterLine, Order, Ordered, Page, Remedy, SagaDetail, SagaFilter, SagaLine},
+    ops::{DeadLetterDetail, DeadLetterLine, Order, Ordered, Page, Remedy, SagaDetail, SagaFilter, SagaLine},
     state_name,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use service::{
     ApiError,
     auth::{Allow, Caller, Operate},
@@ -27,6 +28,9 @@ const REASON_MAX: usize = 1_000;
 pub(super) struct SagaFilters {
     status: Option<String>,
     older_than: Option<i64>,
+    tender: Option<TenderKind>,
+    customer: Option<String>,
+    code: Option<String>,
     limit: Option<i64>,
     cursor: Option<Uuid>,
 }
@@ -66,7 +70,7 @@ pub(super) struct RemedyAnswer {
     ordered: Ordered,
 }
 
-/// Sagas, oldest first.
+/// Sagas, newest first.
 pub(super) async fn list_sagas(
     State(app): State<App>,
     caller: Allow<Operate>,
@@ -74,7 +78,11 @@ pub(super) async fn list_sagas(
 ) -> Result<Json<Listing<SagaLine>>, ApiError> {
     let state = filters.status.as_deref().map(state_of).transpose()?;
     let limit = page_size(filters.limit)?;
-    let filter = SagaFilter { state, older_than_s: filters.older_than };
+    if filters.older_than.is_some_and(|seconds| seconds < 0) {
+        return Err(Problem::invalid("older_than", "is a number of seconds").into());
+    }
+    let plan_contains = plan_filter(filters.customer.as_deref(), filters.tender);
+    let filter = SagaFilter { state, older_than_s: filters.older_than, plan_contains, code: filters.code };
     let page = Page { after: filters.cursor, limit: limit + 1 };
     let lines = app.engine.list_sagas(caller.business_id.as_str(), &filter, &page).await?;
     Ok(Json(listing(lines, limit, |line| line.saga_id.0)))
@@ -112,7 +120,7 @@ pub(super) async fn show_dead_letter(
     State(app): State<App>,
     caller: Allow<Operate>,
     Path(id): Path<Uuid>,
-) -> Result<Json<DeadLetterLine>, ApiError> {
+) -> Result<Json<DeadLetterDetail>, ApiError> {
     let letter = app.engine.show_dead_letter(caller.business_id.as_str(), id).await?;
     letter.map(Json).ok_or_else(ApiError::not_found)
 }
@@ -122,8 +130,10 @@ pub(super) async fn replay_dead_letter(
     State(app): State<App>,
     caller: Allow<Operate>,
     Path(id): Path<Uuid>,
-    body: Body<ReplayRequest>,
+    body: Result<Body<ReplayRequest>, ApiError>,
 ) -> Result<Json<RemedyAnswer>, ApiError> {
+    require_letter(&app, &caller, id).await?;
+    let body = body?;
     let ReplayRequest { operation_id, reason, dry_run } = body.value;
     let order = order(&caller, operation_id, reason, None, dry_run)?;
     remedy(&app, id, Remedy::Replay, order).await
@@ -134,14 +144,22 @@ pub(super) async fn resolve_dead_letter(
     State(app): State<App>,
     caller: Allow<Operate>,
     Path(id): Path<Uuid>,
-    body: Body<ResolveRequest>,
+    body: Result<Body<ResolveRequest>, ApiError>,
 ) -> Result<Json<RemedyAnswer>, ApiError> {
+    require_letter(&app, &caller, id).await?;
+    let body = body?;
     let ResolveRequest { operation_id, reason, reference } = body.value;
     if !is_visible_ascii(&reference, 128) {
         return Err(Problem::invalid("/reference", "must be 1 to 128 visible ASCII characters").into());
     }
     let order = order(&caller, operation_id, reason, Some(reference), false)?;
     remedy(&app, id, Remedy::Resolve, order).await
+}
+
+/// What does not exist is 404, whatever is wrong with the body.
+async fn require_letter(app: &App, caller: &Caller, id: Uuid) -> Result<(), ApiError> {
+    let letter = app.engine.show_dead_letter(caller.business_id.as_str(), id).await?;
+    letter.map(drop).ok_or_else(ApiError::not_found)
 }
 
 fn order(
@@ -178,6 +196,18 @@ fn state_of(name: &str) -> Result<SagaState, ApiError> {
         .into_iter()
         .find(|state| state_name(*state) == name)
         .ok_or_else(|| Problem::invalid("status", "is no state of a saga").into())
+}
+
+/// What the plan of a customer's saga, or of one with a leg on a tender, contains.
+fn plan_filter(customer: Option<&str>, tender: Option<TenderKind>) -> Option<Value> {
+    let mut document = serde_json::Map::new();
+    if let Some(customer) = customer {
+        document.insert("customer_id".to_owned(), json!(customer));
+    }
+    if let Some(tender) = tender {
+        document.insert("legs".to_owned(), json!([{ "tender": tender }]));
+    }
+    (!document.is_empty()).then_some(Value::Object(document))
 }
 
 /// A page out of one row more than was asked for.

@@ -6,14 +6,17 @@
 //!
 //! Round trips on the happy path: one group commit (T1), one call to each tender in parallel, one group commit (T2).
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use api::{
     BusinessId, Code, LegsId, Outcome, Problem,
     client::CallError,
     rewards::Resolve,
     tender::{AccountStatus, AccountView},
-    wallet::{OnDeadline, RedeemRequest, TenderKind},
+    wallet::{Links, OnDeadline, RedeemRequest, Redemption, TenderKind},
 };
 use axum::{
     extract::State,
@@ -32,13 +35,14 @@ use service::{
     trace,
 };
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::redemptions;
 use crate::{
     app::App,
     plan::{Plan, RedeemPlan},
     planning::{self, Needs, Refusal, SpendableLot, Tender, Wallet},
-    sagas::{Change, Opening, REDEEM_PATH as PATH, Sagas, declined_response},
+    sagas::{Change, Opening, REDEEM_PATH as PATH, Sagas, declined_response, link},
 };
 
 /// The operation's name in keys.
@@ -70,12 +74,47 @@ pub(super) async fn redeem(
     let deadline = began + Duration::from_millis(planning::deadline_ms(&request));
     let margin = if request.on_deadline == OnDeadline::Cancel { MARGIN + CANCELLING } else { MARGIN };
     let until = deadline - margin;
-    let call = Redeem { app, caller: caller.into_caller(), key, hash, request, tenders, until };
-    // Whatever hangs, the till hears something before it gives up.
-    let late = |_| unknown(&"no answer in time");
-    tokio::time::timeout_at(deadline - MARGIN / 2, call.answer())
-        .await
-        .unwrap_or_else(|elapsed| Err(late(elapsed)))
+    let written = Arc::new(OnceLock::new());
+    let pending = pending_view(&request);
+    let call = Redeem {
+        app,
+        caller: caller.into_caller(),
+        key,
+        hash,
+        request,
+        tenders,
+        until,
+        written: written.clone(),
+    };
+    // Whatever hangs, the till hears something before it gives up: that its redemption is under way, if it is.
+    let answer = tokio::time::timeout_at(deadline - MARGIN / 2, call.answer()).await;
+    let answer = answer.unwrap_or_else(|_| Err(unknown(&"no answer in time")));
+    match (answer, written.get()) {
+        (Err(error), Some(id)) if error.problem().outcome == Outcome::Unknown => pending(*id),
+        (answer, _) => answer,
+    }
+}
+
+/// What is known of a redemption that was just written, without asking anybody.
+fn pending_view(request: &RedeemRequest) -> impl FnOnce(SagaId) -> Result<Response, ApiError> + use<> {
+    let view = Redemption {
+        id: Uuid::nil(),
+        status: "pending".to_owned(),
+        customer_id: request.customer_id.as_str().to_owned(),
+        order_id: request.order_id.clone(),
+        currency: request.currency.code().to_owned(),
+        amount: request.amount,
+        redeemed: 0,
+        amount_due: request.amount,
+        reversal: None,
+        hold_expires_at: None,
+        tenders: Vec::new(),
+        metadata: request.metadata.clone(),
+        created_at: service::Clock.now(),
+        completed_at: None,
+        links: Links { own: String::new() },
+    };
+    move |id| redemptions::accepted(Redemption { id: id.0, links: Links { own: link(id.0) }, ..view })
 }
 
 fn authorize(caller: &Caller, request: &RedeemRequest) -> Result<(), ApiError> {
@@ -98,6 +137,8 @@ struct Redeem {
     request: RedeemRequest,
     tenders: Option<Vec<Tender>>,
     until: Instant,
+    /// The redemption, once it is known to be durable.
+    written: Arc<OnceLock<SagaId>>,
 }
 
 impl Redeem {
@@ -120,7 +161,10 @@ impl Redeem {
         for _ in 0..TRIES {
             let id = SagaId::fresh();
             match self.app.engine.submit(self.saga(id, planned.clone())).await {
-                Ok(Submitted::Running) => return self.wait(id, false).await,
+                Ok(Submitted::Running) => {
+                    let _ = self.written.set(id);
+                    return self.wait(id, false).await;
+                }
                 Ok(Submitted::Refused(response)) => return Ok(stored_answer(&response, false)),
                 Ok(Submitted::KeyTaken | Submitted::Cancelled) => {
                     if let Some(stored) = self.find().await? {
@@ -157,7 +201,7 @@ impl Redeem {
             self.app.limits.redeems.admit(&format!("{} {own}", self.business()))?;
         }
         if !needs.codes.is_empty() {
-            self.app.limits.codes.admit(&format!("{} {}", self.business(), self.request.customer_id))?;
+            self.app.limits.admit_code(self.business().as_str(), self.request.customer_id.as_str())?;
         }
         let named = self.tenders.as_deref().unwrap_or_default().iter().map(|t| t.kind);
         match named
@@ -190,6 +234,7 @@ impl Redeem {
             match self.app.tenders.get(TenderKind::DigitalReward).resolve(&resolve).await {
                 Ok(resolved) => drop(wallet.resolved.insert(*position, resolved)),
                 Err(CallError::Rejected(problem)) if problem.code() == Some(Code::RewardNotUsable) => {
+                    self.app.limits.note_wrong_code(self.business().as_str());
                     return Ok(Err(Box::new(Problem::new(
                         Code::RewardNotUsable,
                         "The reward cannot be used.",
@@ -280,6 +325,7 @@ impl Redeem {
         if stored.request_hash != self.hash {
             return Err(key_reused());
         }
+        let _ = self.written.set(stored.id);
         self.wait(stored.id, true).await
     }
 

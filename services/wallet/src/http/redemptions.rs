@@ -31,6 +31,22 @@ macro_rules! columns {
     };
 }
 
+/// What a redemption can be.
+const STATUSES: [&str; 12] = [
+    "pending",
+    "completed",
+    "authorized",
+    "partially_refunded",
+    "refunded",
+    "voided",
+    "expired",
+    "declined",
+    "reversing",
+    "reversed",
+    "under_review",
+    "resolved",
+];
+
 /// Filters of the list; at least one.
 #[derive(Debug, Deserialize)]
 pub(super) struct Filters {
@@ -49,6 +65,7 @@ pub(super) async fn show_redemption(
     Path(id): Path<Uuid>,
 ) -> Result<Json<Redemption>, ApiError> {
     app.admit_read(&caller)?;
+    app.require_database()?;
     let own = caller.own_customer.as_ref().map(api::CustomerId::as_str);
     by_id(&app.pool, &caller.business_id, own, id).await?.map(Json).ok_or_else(ApiError::not_found)
 }
@@ -73,6 +90,10 @@ pub(super) async fn list_redemptions(
           ORDER BY r.redemption_id DESC LIMIT $9"
     );
     app.admit_read(&caller)?;
+    app.require_database()?;
+    if filters.status.as_ref().is_some_and(|status| !STATUSES.contains(&status.as_str())) {
+        return Err(Problem::invalid("status", "is no status of a redemption").into());
+    }
     let limit = page_size(filters.limit)?;
     let own = caller.own_customer.as_ref().map(|c| c.as_str().to_owned());
     if let (Some(own), Some(asked)) = (&own, &filters.customer_id)
@@ -136,6 +157,11 @@ pub(super) async fn by_id(
 pub(super) async fn pending(pool: &PgPool, business: &BusinessId, id: Uuid) -> Result<Response, ApiError> {
     let view = by_id(pool, business, None, id).await.map_err(|error| unknown(&error))?;
     let view = view.ok_or_else(|| unknown(&"the redemption has no row"))?;
+    accepted(view)
+}
+
+/// 202 with this redemption.
+pub(super) fn accepted(view: Redemption) -> Result<Response, ApiError> {
     let location = HeaderValue::from_str(&view.links.own).map_err(|error| ApiError::internal(&error))?;
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(view)).into_response())
 }

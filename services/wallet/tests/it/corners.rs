@@ -252,3 +252,17 @@ async fn a_cancel_of_a_parked_capture_is_carried_out_after_its_replay() {
     until(&system, "SELECT bool_and(state IN (2, 3)) FROM saga.saga").await;
     system.until_status(&wallet, "k", "reversed").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guessing_codes_across_many_customers_is_stopped() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    let mut statuses = Vec::new();
+    for customer in 0..140 {
+        let body = json!({ "customer_id": format!("c{customer}"), "order_id": "o", "currency": "USD", "amount": 1,
+            "tenders": [{ "type": "digital_reward", "code": format!("AAAA-BBBB-CCCC-{customer:04}") }] });
+        statuses.push(system.redeem(&wallet, &format!("k{customer}"), &body).await.status.as_u16());
+    }
+    assert!(statuses[..100].iter().all(|status| *status == 404), "{statuses:?}");
+    assert_eq!(statuses[139], 429, "{statuses:?}");
+}
