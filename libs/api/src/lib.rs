@@ -1,4 +1,4 @@
-//! Every byte that crosses a process border: wire types, problem documents, events and typed clients.
+//! Every byte that crosses a process border: wire types, problem documents, events, and what a failed call tells.
 //!
 //! Nothing here knows axum or sqlx. Domain types are converted from these by `TryFrom` at the edge, so
 //! that a change of the wire never reaches a decision unseen.
