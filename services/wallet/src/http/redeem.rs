@@ -35,7 +35,6 @@ use service::{
     trace,
 };
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use super::redemptions;
 use crate::{
@@ -74,47 +73,17 @@ pub(super) async fn redeem(
     let deadline = began + Duration::from_millis(planning::deadline_ms(&request));
     let margin = if request.on_deadline == OnDeadline::Cancel { MARGIN + CANCELLING } else { MARGIN };
     let until = deadline - margin;
-    let written = Arc::new(OnceLock::new());
-    let pending = pending_view(&request);
-    let call = Redeem {
-        app,
-        caller: caller.into_caller(),
-        key,
-        hash,
-        request,
-        tenders,
-        until,
-        written: written.clone(),
-    };
+    let written = OnceLock::new();
+    let call = Redeem { app, caller: caller.into_caller(), key, hash, request, tenders, until, written };
     // Whatever hangs, the till hears something before it gives up: that its redemption is under way, if it is.
     let answer = tokio::time::timeout_at(deadline - MARGIN / 2, call.answer()).await;
     let answer = answer.unwrap_or_else(|_| Err(unknown(&"no answer in time")));
-    match (answer, written.get()) {
-        (Err(error), Some(id)) if error.problem().outcome == Outcome::Unknown => pending(*id),
+    match (answer, call.written.get()) {
+        (Err(error), Some(id)) if error.problem().outcome == Outcome::Unknown => {
+            redemptions::accepted(call.pending(*id))
+        }
         (answer, _) => answer,
     }
-}
-
-/// What is known of a redemption that was just written, without asking anybody.
-fn pending_view(request: &RedeemRequest) -> impl FnOnce(SagaId) -> Result<Response, ApiError> + use<> {
-    let view = Redemption {
-        id: Uuid::nil(),
-        status: "pending".to_owned(),
-        customer_id: request.customer_id.as_str().to_owned(),
-        order_id: request.order_id.clone(),
-        currency: request.currency.code().to_owned(),
-        amount: request.amount,
-        redeemed: 0,
-        amount_due: request.amount,
-        reversal: None,
-        hold_expires_at: None,
-        tenders: Vec::new(),
-        metadata: request.metadata.clone(),
-        created_at: service::Clock.now(),
-        completed_at: None,
-        links: Links { own: String::new() },
-    };
-    move |id| redemptions::accepted(Redemption { id: id.0, links: Links { own: link(id.0) }, ..view })
 }
 
 fn authorize(caller: &Caller, request: &RedeemRequest) -> Result<(), ApiError> {
@@ -138,11 +107,11 @@ struct Redeem {
     tenders: Option<Vec<Tender>>,
     until: Instant,
     /// The redemption, once it is known to be durable.
-    written: Arc<OnceLock<SagaId>>,
+    written: OnceLock<SagaId>,
 }
 
 impl Redeem {
-    async fn answer(self) -> Result<Response, ApiError> {
+    async fn answer(&self) -> Result<Response, ApiError> {
         if !self.app.engine.is_available() {
             return Err(unknown(&"the saga database is away"));
         }
@@ -310,6 +279,28 @@ impl Redeem {
             amount: request.amount,
             status,
             metadata: serde_json::to_string(&request.metadata).unwrap_or_else(|_| "{}".to_owned()),
+        }
+    }
+
+    /// What is known of a redemption that was just written, without asking anybody.
+    fn pending(&self, id: SagaId) -> Redemption {
+        let request = &self.request;
+        Redemption {
+            id: id.0,
+            status: "pending".to_owned(),
+            customer_id: request.customer_id.as_str().to_owned(),
+            order_id: request.order_id.clone(),
+            currency: request.currency.code().to_owned(),
+            amount: request.amount,
+            redeemed: 0,
+            amount_due: request.amount,
+            reversal: None,
+            hold_expires_at: None,
+            tenders: Vec::new(),
+            metadata: request.metadata.clone(),
+            created_at: self.app.clock.now(),
+            completed_at: None,
+            links: Links { own: link(id.0) },
         }
     }
 
