@@ -80,7 +80,6 @@ impl<D: Domain> Engine<D> {
                 row.saga.epoch = epoch + 1;
                 row.state = State::Compensating;
                 row.turned = Some(turned);
-                row.key_cancelled |= cancel_key;
                 row.budget_from =
                     chrono::DateTime::from_timestamp_millis(self.lease.now()).unwrap_or(row.budget_from);
                 self.adopt(row);

@@ -105,18 +105,6 @@ impl<D: Domain> Engine<D> {
         engine
     }
 
-    /// The id of this process in `saga.process`, fresh at every start.
-    #[must_use]
-    pub fn process(&self) -> Uuid {
-        self.process
-    }
-
-    /// The domain that this engine runs.
-    #[must_use]
-    pub fn domain(&self) -> &Arc<D> {
-        &self.domain
-    }
-
     /// Whether the database can be reached, as far as this process knows.
     #[must_use]
     pub fn is_available(&self) -> bool {
@@ -193,14 +181,8 @@ impl<D: Domain> Engine<D> {
                     created_at,
                     trace_id,
                 };
-                let row = Loaded {
-                    saga,
-                    state: State::Running,
-                    turned: None,
-                    poison: 0,
-                    key_cancelled: false,
-                    budget_from: created_at,
-                };
+                let row =
+                    Loaded { saga, state: State::Running, turned: None, poison: 0, budget_from: created_at };
                 let _ = tell.send(Ok(Submitted::Running));
                 Run::new(self, row, place, false).run().await;
                 return;

@@ -51,12 +51,6 @@ pub enum State {
 }
 
 impl State {
-    /// Whether nothing moves any more.
-    #[must_use]
-    pub const fn is_terminal(self) -> bool {
-        matches!(self, Self::Completed | Self::Compensated | Self::Resolved)
-    }
-
     /// Whether somebody must be working on it.
     #[must_use]
     pub const fn is_live(self) -> bool {

@@ -61,7 +61,6 @@ pub(crate) struct Loaded<D: Domain> {
     pub state: State,
     pub turned: Option<Turned<D::Answer>>,
     pub poison: i16,
-    pub key_cancelled: bool,
     pub budget_from: DateTime<Utc>,
 }
 
@@ -139,7 +138,6 @@ impl Raw {
             state: self.stored.state,
             turned: self.cause.map(decode).transpose()?,
             poison: self.poison,
-            key_cancelled: self.stored.key_cancelled,
             budget_from: self.budget_from,
         })
     }

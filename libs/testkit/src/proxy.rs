@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU32, Ordering},
+    atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
 use tokio::{
@@ -40,6 +40,7 @@ pub struct Proxy {
     lost: Arc<AtomicU32>,
     hold: Arc<AtomicU32>,
     released: watch::Sender<bool>,
+    refuses: Arc<AtomicBool>,
     _stop: DropGuard,
 }
 
@@ -74,20 +75,30 @@ impl Proxy {
         let stop = CancellationToken::new();
         let (tasks, host) = (TaskTracker::new(), host.to_owned());
         let relays = tasks.clone();
+        let refuses = Arc::new(AtomicBool::new(false));
+        let is_refusing = refuses.clone();
         tasks.spawn(stop.clone().run_until_cancelled_owned(async move {
             while let Ok((client, _)) = listener.accept().await {
+                if is_refusing.load(Ordering::SeqCst) {
+                    continue;
+                }
                 // A server that is away is a connection that closes at once.
                 if let Ok(server) = TcpStream::connect((host.as_str(), port)).await {
                     relays.spawn(relay(client, server, shared.clone()));
                 }
             }
         }));
-        Self { port: own_port, mode, lose, lost, hold, released, _stop: stop.drop_guard() }
+        Self { port: own_port, mode, lose, lost, hold, released, refuses, _stop: stop.drop_guard() }
     }
 
     /// From now on, for connections that are open too.
     pub fn set(&self, mode: Mode) {
         self.mode.send_replace(mode);
+    }
+
+    /// Whether new connections are closed at once, as if the server were away.
+    pub fn refuse(&self, refuses: bool) {
+        self.refuses.store(refuses, Ordering::SeqCst);
     }
 
     /// Holds the next so many pieces of requests back until [`Proxy::release`], while whatever comes after them passes.

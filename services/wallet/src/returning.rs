@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// A forward-only saga is never turned back, so its deadline is nobody's.
-const DEADLINE: Duration = Duration::from_secs(10);
+pub const DEADLINE: Duration = Duration::from_secs(10);
 /// How often holds that ran out are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
 /// Most holds in one sweep.

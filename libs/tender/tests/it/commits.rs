@@ -1,9 +1,6 @@
 //! Commits without an answer, connections that die, a database that is not there.
 
-use std::{
-    sync::atomic::Ordering,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use api::legs::LegState;
 use serde_json::json;
@@ -13,12 +10,10 @@ use tender::{
     command::Outcome,
     executor::{ExecuteError, Executor, ExecutorConfig},
 };
+use testkit::Proxy;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{
-    proxy::Proxy,
-    support::{Server, credit, debit, insist, run},
-};
+use crate::support::{Server, credit, debit, insist, run};
 
 fn executor_at(url: &str, stop: &CancellationToken) -> Executor {
     let url: Secret = url.parse().unwrap();
@@ -29,7 +24,7 @@ fn executor_at(url: &str, stop: &CancellationToken) -> Executor {
 
 async fn through_a_proxy(server: &Server, stop: &CancellationToken) -> (Proxy, Executor) {
     let admin = server.tender.database.admin();
-    let proxy = Proxy::start(admin.get_host().to_owned(), admin.get_port()).await;
+    let proxy = Proxy::start(admin.get_host(), admin.get_port()).await;
     let url = server.tender.database.url();
     let direct = format!("{}:{}", admin.get_host(), admin.get_port());
     let through = url.expose().replace(&direct, &format!("127.0.0.1:{}", proxy.port));
@@ -42,7 +37,7 @@ async fn through_a_proxy(server: &Server, stop: &CancellationToken) -> (Proxy, E
 async fn a_commit_without_an_answer_is_done_exactly_once_and_answered() {
     let server = Server::points().await;
     let admin = server.tender.database.admin();
-    let proxy = Proxy::start(admin.get_host().to_owned(), admin.get_port()).await;
+    let proxy = Proxy::start(admin.get_host(), admin.get_port()).await;
     let url = server.tender.database.url();
     let through = url
         .expose()
@@ -53,14 +48,14 @@ async fn a_commit_without_an_answer_is_done_exactly_once_and_answered() {
     run(&executor, credit("cus", "c", 1_000, None)).await;
 
     for round in 0..10 {
-        proxy.lose_the_next(1 + round % 2);
+        proxy.lose_commits(1 + round % 2);
         let legs = (0..8).map(|number| run(&executor, debit("cus", &format!("k{round}-{number}"), 1)));
         for answer in futures_util::future::join_all(legs).await {
             assert_eq!(answer.state, LegState::Applied);
         }
-        proxy.lose_the_next(0);
+        proxy.lose_commits(0);
     }
-    assert!(proxy.lost.load(Ordering::SeqCst) >= 10, "no COMMIT lost its answer");
+    assert!(proxy.lost_commits() >= 10, "no COMMIT lost its answer");
     let view = server.get("pos", "/points/accounts/cus").await.json();
     assert_eq!((view["available"].as_i64(), view["version"].as_i64()), (Some(920), Some(81)));
     stop.cancel();
@@ -72,7 +67,7 @@ async fn a_commit_without_an_answer_is_kept_in_hand_until_the_database_is_back()
     let stop = CancellationToken::new();
     let (proxy, executor) = through_a_proxy(&server, &stop).await;
     run(&executor, credit("cus", "c", 100, None)).await;
-    proxy.lose_the_next(1);
+    proxy.lose_commits(1);
     proxy.refuse(true);
     let in_doubt = executor.submit(debit("cus", "k1", 10));
     let meanwhile = async {

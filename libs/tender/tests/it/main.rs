@@ -9,6 +9,5 @@ mod concurrency;
 mod credits;
 mod legs;
 mod plans;
-mod proxy;
 mod reading;
 mod support;

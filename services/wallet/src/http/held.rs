@@ -22,8 +22,6 @@ use crate::{
 
 /// How long the caller waits before it hears 202.
 const WAIT: Duration = Duration::from_millis(4_900);
-/// A forward-only saga is never turned back, so its deadline is nobody's.
-const DEADLINE: Duration = Duration::from_secs(10);
 /// Plans again this often when the redemption moves between planning and writing.
 const TRIES: usize = 5;
 
@@ -99,7 +97,7 @@ impl Request {
             legs_id: LegsId::derive(&self.business, self.operation, "", &self.key).0,
             parent_id: Some(SagaId(held.id)),
             plan: Arc::new(plan),
-            deadline: DEADLINE,
+            deadline: returning::DEADLINE,
             trace_id,
             change,
             begin,

@@ -9,10 +9,13 @@ mod redeem;
 mod redemptions;
 mod void;
 
+use api::tender::Page;
 use axum::{
     Router,
     routing::{get, post},
 };
+
+use uuid::Uuid;
 
 use crate::app::App;
 
@@ -34,4 +37,13 @@ pub fn routes(app: App) -> Router {
         .route("/dead-letters/{id}/replay", post(ops::replay_dead_letter))
         .route("/dead-letters/{id}/resolve", post(ops::resolve_dead_letter));
     Router::new().nest("/api/v1/wallet", wallet).nest("/api/v1/ops", ops).with_state(app)
+}
+
+/// A page out of one row more than was asked for.
+fn listing<T>(mut data: Vec<T>, limit: i64, id: impl Fn(&T) -> Uuid) -> Page<T> {
+    let limit = usize::try_from(limit).unwrap_or(0);
+    let has_more = data.len() > limit;
+    data.truncate(limit);
+    let next_cursor = if has_more { data.last().map(|last| id(last).to_string()) } else { None };
+    Page { data, next_cursor }
 }

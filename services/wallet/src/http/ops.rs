@@ -18,6 +18,7 @@ use service::{
 };
 use uuid::Uuid;
 
+use super::listing;
 use crate::app::App;
 
 /// Longest reason.
@@ -132,11 +133,11 @@ pub(super) async fn replay_dead_letter(
     Path(id): Path<Uuid>,
     body: Result<Body<ReplayRequest>, ApiError>,
 ) -> Result<Json<RemedyAnswer>, ApiError> {
-    require_letter(&app, &caller, id).await?;
-    let body = body?;
-    let ReplayRequest { operation_id, reason, dry_run } = body.value;
-    let order = order(&caller, operation_id, reason, None, dry_run)?;
-    remedy(&app, id, Remedy::Replay, order).await
+    let order = body.and_then(|body| {
+        let ReplayRequest { operation_id, reason, dry_run } = body.value;
+        order(&caller, operation_id, reason, None, dry_run)
+    });
+    remedy(&app, &caller, id, Remedy::Replay, order).await
 }
 
 /// Closes a parked saga that was settled by hand.
@@ -146,20 +147,14 @@ pub(super) async fn resolve_dead_letter(
     Path(id): Path<Uuid>,
     body: Result<Body<ResolveRequest>, ApiError>,
 ) -> Result<Json<RemedyAnswer>, ApiError> {
-    require_letter(&app, &caller, id).await?;
-    let body = body?;
-    let ResolveRequest { operation_id, reason, reference } = body.value;
-    if !is_visible_ascii(&reference, 128) {
-        return Err(Problem::invalid("/reference", "must be 1 to 128 visible ASCII characters").into());
-    }
-    let order = order(&caller, operation_id, reason, Some(reference), false)?;
-    remedy(&app, id, Remedy::Resolve, order).await
-}
-
-/// What does not exist is 404, whatever is wrong with the body.
-async fn require_letter(app: &App, caller: &Caller, id: Uuid) -> Result<(), ApiError> {
-    let letter = app.engine.show_dead_letter(caller.business_id.as_str(), id).await?;
-    letter.map(drop).ok_or_else(ApiError::not_found)
+    let order = body.and_then(|body| {
+        let ResolveRequest { operation_id, reason, reference } = body.value;
+        if !is_visible_ascii(&reference, 128) {
+            return Err(Problem::invalid("/reference", "must be 1 to 128 visible ASCII characters").into());
+        }
+        order(&caller, operation_id, reason, Some(reference), false)
+    });
+    remedy(&app, &caller, id, Remedy::Resolve, order).await
 }
 
 fn order(
@@ -179,7 +174,21 @@ fn order(
     Ok(Order { business_id, actor, operation_id, reason, reference, dry_run })
 }
 
-async fn remedy(app: &App, id: Uuid, remedy: Remedy, order: Order) -> Result<Json<RemedyAnswer>, ApiError> {
+async fn remedy(
+    app: &App,
+    caller: &Caller,
+    id: Uuid,
+    remedy: Remedy,
+    order: Result<Order, ApiError>,
+) -> Result<Json<RemedyAnswer>, ApiError> {
+    let order = match order {
+        Ok(order) => order,
+        // What does not exist is 404, whatever is wrong with the body.
+        Err(error) => {
+            let letter = app.engine.show_dead_letter(caller.business_id.as_str(), id).await?;
+            return Err(letter.map_or_else(ApiError::not_found, |_| error));
+        }
+    };
     match app.engine.remedy(id, remedy, order).await? {
         Ordered::NotFound => Err(ApiError::not_found()),
         Ordered::Unreadable => Err(ApiError::new(
@@ -208,13 +217,4 @@ fn plan_filter(customer: Option<&str>, tender: Option<TenderKind>) -> Option<Val
         document.insert("legs".to_owned(), json!([{ "tender": tender }]));
     }
     (!document.is_empty()).then_some(Value::Object(document))
-}
-
-/// A page out of one row more than was asked for.
-fn listing<T>(mut data: Vec<T>, limit: i64, id: impl Fn(&T) -> Uuid) -> Listing<T> {
-    let limit = usize::try_from(limit).unwrap_or(0);
-    let has_more = data.len() > limit;
-    data.truncate(limit);
-    let next_cursor = if has_more { data.last().map(|last| id(last).to_string()) } else { None };
-    Listing { data, next_cursor }
 }

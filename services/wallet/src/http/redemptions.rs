@@ -20,7 +20,10 @@ use service::{
 use sqlx::{PgPool, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use super::redeem::{OPERATION, unknown};
+use super::{
+    listing,
+    redeem::{OPERATION, unknown},
+};
 use crate::{app::App, sagas::link};
 
 /// The columns of a redemption named `r`.
@@ -123,11 +126,8 @@ pub(super) async fn list_redemptions(
         .bind(limit + 1)
         .fetch_all(&app.pool)
         .await?;
-    let mut data = rows.iter().map(read).collect::<sqlx::Result<Vec<_>>>()?;
-    let has_more = i64::try_from(data.len()).unwrap_or(i64::MAX) > limit;
-    data.truncate(usize::try_from(limit).unwrap_or(0));
-    let next_cursor = if has_more { data.last().map(|r| r.id.to_string()) } else { None };
-    Ok(Json(Page { data, next_cursor }))
+    let data = rows.iter().map(read).collect::<sqlx::Result<Vec<_>>>()?;
+    Ok(Json(listing(data, limit, |redemption| redemption.id)))
 }
 
 /// A redemption of a business, of `own` customer only if given.

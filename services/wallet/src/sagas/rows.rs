@@ -2,10 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use api::{Code, Problem};
+use api::{Code, Problem, id::derived_uuid};
 use chrono::{DateTime, Utc};
 use saga::{Admission, NewSaga, SagaId};
-use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
@@ -306,20 +305,10 @@ async fn taken_sequences(
 
 /// The lock of a till's sequence; none unless the till gives all of its parts.
 fn guard(o: &Opening) -> Option<i64> {
-    let parts = [
-        &o.business_id,
-        o.location_id.as_ref()?,
-        o.terminal_id.as_ref()?,
-        &o.order_id,
-        &o.sequence?.to_string(),
-    ];
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update((part.len() as u64).to_be_bytes());
-        hash.update(part.as_bytes());
-    }
-    let digest = hash.finalize();
+    let sequence = o.sequence?.to_string();
+    let parts =
+        [&o.business_id, o.location_id.as_deref()?, o.terminal_id.as_deref()?, &o.order_id, &sequence];
     let mut bytes = [0_u8; 8];
-    bytes.copy_from_slice(&digest[..8]);
+    bytes.copy_from_slice(&derived_uuid(&parts).as_bytes()[..8]);
     Some(i64::from_be_bytes(bytes))
 }

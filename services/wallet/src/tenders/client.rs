@@ -84,12 +84,6 @@ impl Tender {
         Ok(Self { inner, forward, cancel })
     }
 
-    /// Which tender.
-    #[must_use]
-    pub fn kind(&self) -> TenderKind {
-        self.inner.kind
-    }
-
     /// Whether a redemption that needs this tender should be refused before anything is written.
     #[must_use]
     pub fn is_known_down(&self) -> bool {

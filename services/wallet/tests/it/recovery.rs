@@ -14,6 +14,13 @@ use crate::support::{System, Wallet, order, quick, redeem, until};
 
 pub const TILL: &str = "cus_8Q";
 
+/// What connections to tenders hold is lost; new ones pass.
+async fn cut_what_is_on_the_way(system: &System) {
+    all(system, Mode::Cut);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    all(system, Mode::Pass);
+}
+
 const T1: &str = "SELECT EXISTS (SELECT 1 FROM saga.saga WHERE operation = 'redeem' AND state = 0)";
 
 fn all(system: &System, mode: Mode) {
@@ -53,9 +60,7 @@ async fn c1_nothing_was_sent() {
     let _till = redeem(&system, &dying, "k", order(TILL, &reward));
     until(&system, T1).await;
     dying.engine.crash();
-    all(&system, Mode::Cut);
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    all(&system, Mode::Pass);
+    cut_what_is_on_the_way(&system).await;
     system.until_status(&other, "k", "completed").await;
     is_completed_once(&system, &other, &reward).await;
 }
@@ -70,9 +75,7 @@ async fn c2_and_c3_some_legs_were_sent_and_a_reply_was_lost() {
     let _till = redeem(&system, &dying, "k", order(TILL, &reward));
     has_effect(&system.credit).await;
     dying.engine.crash();
-    all(&system, Mode::Cut);
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    all(&system, Mode::Pass);
+    cut_what_is_on_the_way(&system).await;
     system.until_status(&other, "k", "completed").await;
     is_completed_once(&system, &other, &reward).await;
 }
@@ -197,9 +200,7 @@ async fn c9_c11_c12_inside_compensation() {
     until(&system, "SELECT EXISTS (SELECT 1 FROM saga.saga WHERE state = 1)").await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     dying.engine.crash();
-    all(&system, Mode::Cut);
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    all(&system, Mode::Pass);
+    cut_what_is_on_the_way(&system).await;
     system.until_status(&other, "k", "declined").await;
     assert_eq!(system.lots(TILL).await, before);
 }
@@ -266,9 +267,7 @@ async fn c16_a_saga_that_kills_its_owners_is_parked() {
     until(&system, "SELECT state = 4 FROM saga.saga").await;
     let letters = system.ops(&last, Method::GET, "/ops/dead-letters", None).await.json();
     assert_eq!(letters["data"][0]["code"], "poison");
-    all(&system, Mode::Cut);
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    all(&system, Mode::Pass);
+    cut_what_is_on_the_way(&system).await;
     let path =
         format!("/ops/dead-letters/{}/replay", letters["data"][0]["dead_letter_id"].as_str().expect("id"));
     system.ops(&last, Method::POST, &path, Some(&json!({ "operation_id": "o", "reason": "mended" }))).await;
@@ -387,9 +386,7 @@ async fn one_bad_row_never_stops_the_pass() {
         "INSERT INTO saga.saga (saga_id, business_id, operation, scope, key, request_hash, kind, version, legs_id, plan, state, epoch, deadline_at, budget_from, due_at)
          SELECT '00000000-0000-7000-8000-000000000001', 'demo', 'redeem', '', 'unreadable', '', 0, version, gen_random_uuid(), '{\"type\": \"of tomorrow\"}', 0, 1, now(), now(), now() FROM saga.saga",
     ).await;
-    all(&system, Mode::Cut);
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    all(&system, Mode::Pass);
+    cut_what_is_on_the_way(&system).await;
     let other = system.wallet().await;
     system.until_status(&other, "k", "completed").await;
     until(&system, "SELECT count(*) = 1 FROM saga.dead_letter WHERE code = 'unreadable'").await;
@@ -412,9 +409,7 @@ async fn three_hundred_in_flight_are_finished_by_the_other_instance() {
     until(&system, "SELECT count(*) = 300 FROM saga.saga").await;
     dying.engine.crash();
     let died = std::time::Instant::now();
-    all(&system, Mode::Cut);
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    all(&system, Mode::Pass);
+    cut_what_is_on_the_way(&system).await;
     until(&system, "SELECT bool_and(state IN (2, 3)) FROM saga.saga").await;
     assert!(died.elapsed() < Duration::from_secs(6), "{:?}", died.elapsed());
     drop(tills);
