@@ -102,6 +102,15 @@ impl Cluster {
         self.tenders.iter().chain(&self.wallets).map(|(url, _)| url.clone()).collect()
     }
 
+    /// What a process has logged so far: `wallet-1`, `points`…
+    ///
+    /// # Panics
+    /// When there is no log of that name.
+    #[must_use]
+    pub fn log(&self, name: &str) -> String {
+        std::fs::read_to_string(self.folder.join(format!("{name}.log"))).expect("a log file")
+    }
+
     /// Waits until a process is ready.
     ///
     /// # Panics

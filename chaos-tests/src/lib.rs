@@ -4,7 +4,7 @@
 //! scenario. The binaries are those of the profile that the tests were built with (`cargo build --bins` before).
 
 mod check;
-mod cluster;
+pub mod cluster;
 mod load;
 mod process;
 

@@ -47,6 +47,9 @@ pub struct LegCommand {
     /// The saga's epoch when this was sent: recorded for diagnosis, never decides anything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<i64>,
+    /// W3C `traceparent` of the saga, since commands of several travel in one request. Never decides anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<String>,
 }
 
 /// What to do with a leg.
@@ -153,6 +156,21 @@ pub enum LegState {
     Reversed,
     /// Cancelled, perhaps before it came: nothing will ever apply under this key.
     Tombstoned,
+}
+
+impl LegState {
+    /// The name on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Held => "held",
+            Self::Declined => "declined",
+            Self::Expired => "expired",
+            Self::Reversed => "reversed",
+            Self::Tombstoned => "tombstoned",
+        }
+    }
 }
 
 /// What a tender answers. Stored, and the same bytes every time for as long as the leg's state stands.

@@ -5,6 +5,7 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use metrics::counter;
 use serde_json::json;
+use tracing::Instrument as _;
 
 use crate::{
     domain::{Call, Conclusion, Domain, Ending, Reason, Replied, Saga, Turned},
@@ -87,7 +88,13 @@ impl<D: Domain> Run<D> {
     }
 
     /// Runs until the saga is over, parked, or somebody else's.
-    pub(crate) async fn run(mut self) {
+    pub(crate) async fn run(self) {
+        let trace_id = self.saga.trace_id.as_deref().unwrap_or_default();
+        let span = tracing::info_span!("saga", saga_id = %self.saga.id, operation = self.saga.key.operation, trace_id);
+        self.drive().instrument(span).await;
+    }
+
+    async fn drive(mut self) {
         let poisoned = self.poison > self.engine.config.poison_limit;
         let mut next = Some(if poisoned { Event::Poisoned } else { Event::Start });
         loop {
@@ -98,7 +105,7 @@ impl<D: Domain> Run<D> {
                             return;
                         }
                     }
-                    Err(illegal) => tracing::error!(saga_id = %self.saga.id, %illegal, "event dropped"),
+                    Err(illegal) => tracing::error!(%illegal, "event dropped"),
                 }
             }
             let happened = tokio::select! {
@@ -242,7 +249,7 @@ impl<D: Domain> Run<D> {
         let pending: Vec<_> =
             self.answers.iter().enumerate().filter(|(_, a)| a.is_none()).map(|(leg, _)| leg).collect();
         counter!("saga_dead_letters_total", "code" => reason.as_str()).increment(1);
-        tracing::error!(saga_id = %self.saga.id, code = reason.as_str(), ?leg, "saga parked for an operator");
+        tracing::error!(code = reason.as_str(), ?leg, "saga parked for an operator");
         DeadLetter {
             code: reason.as_str(),
             participant: leg.map(|leg| self.engine.domain.participant(&self.saga.plan, leg).to_owned()),
@@ -254,7 +261,7 @@ impl<D: Domain> Run<D> {
         match happened {
             Happened::Lapsed => {
                 self.place.ended(); // left on purpose, which is no sign of poison
-                tracing::warn!(saga_id = %self.saga.id, "heartbeat overdue: this saga is left to whoever holds it");
+                tracing::warn!("heartbeat overdue: this saga is left to whoever holds it");
                 Next::Stop
             }
             Happened::Wake { leg, way } => Next::Event(Event::Wake(leg, way)),
@@ -283,7 +290,7 @@ impl<D: Domain> Run<D> {
                 Next::Stop
             }
             Happened::Write(_, Err(error)) => {
-                tracing::error!(saga_id = %self.saga.id, %error, "no word of a transition; the rescan takes the saga up again");
+                tracing::error!(%error, "no word of a transition; the rescan takes the saga up again");
                 Next::Stop
             }
         }
@@ -298,7 +305,9 @@ impl<D: Domain> Run<D> {
             self.attempts.clear();
             let _ = self.place.seen.send_replace(Seen::TurnedBack);
         }
-        counter!("saga_transitions_total", "to" => state_name(transition.to)).increment(1);
+        let to = state_name(transition.to);
+        counter!("saga_transitions_total", "to" => to).increment(1);
+        tracing::info!(state = to, epoch = self.saga.epoch, "saga moved");
     }
 
     /// The compare-and-set missed: stop, unless the row is still ours.
@@ -312,15 +321,15 @@ impl<D: Domain> Run<D> {
                     self.written(transition, true);
                     return Next::Event(Event::Written);
                 }
-                tracing::error!(saga_id = %self.saga.id, state = ?row.stored.state, "own saga in another state; stopping");
+                tracing::error!(state = ?row.stored.state, "own saga in another state; stopping");
                 Next::Stop
             }
             Ok(_) => {
-                tracing::info!(saga_id = %self.saga.id, epoch = self.saga.epoch, "saga was taken over; this run stops");
+                tracing::info!(epoch = self.saga.epoch, "saga was taken over; this run stops");
                 Next::Stop
             }
             Err(error) => {
-                tracing::warn!(saga_id = %self.saga.id, %error, "could not read the saga after a lost compare-and-set");
+                tracing::warn!(%error, "could not read the saga after a lost compare-and-set");
                 Next::Stop
             }
         }

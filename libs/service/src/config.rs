@@ -44,6 +44,9 @@ pub struct Config {
     /// How log lines look; what is logged is said by RUST_LOG.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
     pub log_format: LogFormat,
+    /// Where spans are exported to by OTLP over HTTP, such as http://collector:4318; nowhere unless set.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<String>,
     /// JWKS file with the keys that sign callers' tokens; read again when it changes.
     #[arg(long, env = "JWKS_FILE")]
     pub jwks_file: PathBuf,

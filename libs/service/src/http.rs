@@ -21,7 +21,7 @@ use crate::{
     ApiError,
     accept::AmbiguousBody,
     auth::Verifier,
-    limit,
+    limit, otlp,
     trace::{self, TRACEPARENT, Trace},
 };
 
@@ -43,8 +43,11 @@ pub fn finish(routes: Router, verifier: Verifier) -> Router {
 async fn surround(request: Request, next: Next) -> Response {
     let trace = Trace::of_request(request.headers(), request.uri().path());
     let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
+    // The internal listener's commands are logged one by one, where they are carried out.
+    let is_internal = request.uri().path().starts_with("/internal/");
     let method = request.method().clone();
     let span = tracing::info_span!("request", trace_id = trace.id(), %method, route);
+    otlp::follow(&span, &trace);
     let traceparent = trace.header();
     let begun = Instant::now();
     let work = trace::scope(trace, limit::observe(bounded(request, next)));
@@ -61,7 +64,8 @@ async fn surround(request: Request, next: Next) -> Response {
     )
     .increment(1);
     metrics::histogram!("http_request_seconds", "route" => route).record(begun.elapsed());
-    span.in_scope(|| log(status, begun.elapsed()));
+    let is_remarkable = !matches!(method, Method::GET | Method::HEAD) && !is_internal;
+    span.in_scope(|| log(status, begun.elapsed(), is_remarkable));
     response
 }
 
@@ -76,11 +80,12 @@ fn known(method: &Method) -> &'static str {
     }
 }
 
-fn log(status: StatusCode, took: Duration) {
+fn log(status: StatusCode, took: Duration, is_remarkable: bool) {
     let (status, took_ms) = (status.as_u16(), took.as_millis());
     match status {
         500.. => tracing::warn!(status, took_ms, "answered"),
         400..500 => tracing::info!(status, took_ms, "answered"),
+        _ if is_remarkable => tracing::info!(status, took_ms, "answered"),
         _ => tracing::debug!(status, took_ms, "answered"),
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     auth::{Audience, KeySet, Verifier},
     config::Config,
     health::Health,
-    http, telemetry,
+    http, otlp, telemetry,
 };
 
 /// How often key files are looked at.
@@ -51,7 +51,7 @@ impl Process {
     /// # Errors
     /// When a key file cannot be used.
     pub fn init(name: &'static str, config: Config) -> anyhow::Result<Self> {
-        telemetry::init_logs(config.log_format);
+        telemetry::init_logs(name, config.log_format, config.otlp_endpoint.as_deref())?;
         let metrics = telemetry::metrics()?;
         let public_keys = KeySet::read(&config.jwks_file, config.app_env)?;
         let internal_keys = KeySet::read(&config.internal_jwks_file, config.app_env)?;
@@ -128,7 +128,8 @@ impl Process {
             tracing::warn!(open = self.tasks.len(), "background work did not end in time");
         }
         tracing::info!(service = self.name, "stopped");
-        Ok(())
+        // The exporter waits on its own thread, which a runtime's worker must not do.
+        tokio::task::spawn_blocking(otlp::flush).await.context("the last spans were not exported")
     }
 
     async fn close_when_told(&self, close: CancellationToken) {

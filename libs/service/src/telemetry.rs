@@ -4,9 +4,9 @@ use std::{sync::OnceLock, time::Duration};
 
 use anyhow::Context;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, registry, util::SubscriberInitExt};
 
-use crate::{config::LogFormat, http::panic_text};
+use crate::{config::LogFormat, http::panic_text, otlp};
 
 /// Upper bounds of histograms of seconds: from a cached answer to the longest wait a caller may ask for.
 const SECONDS: [f64; 16] =
@@ -15,21 +15,27 @@ const SECONDS: [f64; 16] =
 /// Upper bounds of histograms of batch sizes.
 const SIZES: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
-/// Begins to log to standard output, one line an event, filtered by `RUST_LOG` (default `info`). Panics
-/// are logged like everything else. A second call in one process changes nothing.
-pub fn init_logs(format: LogFormat) {
+/// Begins to log to standard output, one line an event, filtered by `RUST_LOG` (default `info`), and to export spans if
+/// there is an `otlp` endpoint. Panics are logged like everything else. A second call in one process changes nothing.
+///
+/// # Errors
+/// When the endpoint cannot be used.
+pub fn init_logs(service: &'static str, format: LogFormat, otlp: Option<&str>) -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter);
-    let installed = match format {
-        LogFormat::Json => builder.json().flatten_event(true).with_span_list(false).try_init(),
-        LogFormat::Pretty => builder.try_init(),
+    let lines = match format {
+        LogFormat::Json => {
+            tracing_subscriber::fmt::layer().json().flatten_event(true).with_span_list(false).boxed()
+        }
+        LogFormat::Pretty => tracing_subscriber::fmt::layer().boxed(),
     };
-    if installed.is_ok() {
+    let spans = otlp.map(|endpoint| otlp::layer(service, endpoint)).transpose()?;
+    if registry().with(lines).with(spans).with(filter).try_init().is_ok() {
         std::panic::set_hook(Box::new(|panic| {
             let place = panic.location().map(ToString::to_string);
             tracing::error!(place, panic = panic_text(panic.payload()), "panic");
         }));
     }
+    Ok(())
 }
 
 /// The process's metrics, recorded from the first call on.

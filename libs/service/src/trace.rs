@@ -5,6 +5,8 @@ use std::{fmt, future::Future, sync::Arc};
 use axum::http::{HeaderMap, HeaderValue};
 use uuid::Uuid;
 
+use crate::otlp;
+
 /// Name of the W3C header.
 pub const TRACEPARENT: &str = "traceparent";
 
@@ -17,6 +19,8 @@ tokio::task_local! {
 pub struct Trace {
     trace_id: u128,
     span_id: u64,
+    /// The span that this one continues, if there is one.
+    parent_id: Option<u64>,
     path: Arc<str>,
 }
 
@@ -26,16 +30,36 @@ impl Trace {
     pub fn begin(path: &str) -> Self {
         // Version 4 UUIDs are random but for six bits, which is what a trace id has to be.
         let [span_id, _] = split(Uuid::new_v4().as_u128());
-        Self { trace_id: Uuid::new_v4().as_u128(), span_id, path: path.into() }
+        Self { trace_id: Uuid::new_v4().as_u128(), span_id, parent_id: None, path: path.into() }
     }
 
     /// The trace that the caller's `traceparent` continues; a new one where there is none, or it cannot be read.
     #[must_use]
     pub fn of_request(headers: &HeaderMap, path: &str) -> Self {
-        let mut trace = Self::begin(path);
         let mut values = headers.get_all(TRACEPARENT).iter();
-        if let (Some(value), None) = (values.next(), values.next())
-            && let Some(trace_id) = value.to_str().ok().and_then(parse)
+        match (values.next(), values.next()) {
+            (Some(value), None) => Self::of_header(value.to_str().ok(), path),
+            _ => Self::begin(path),
+        }
+    }
+
+    /// The trace that this `traceparent` continues; a new one where there is none, or it cannot be read.
+    #[must_use]
+    pub fn of_header(traceparent: Option<&str>, path: &str) -> Self {
+        let mut trace = Self::begin(path);
+        if let Some((trace_id, parent_id)) = traceparent.and_then(parse) {
+            trace.trace_id = trace_id;
+            trace.parent_id = Some(parent_id);
+        }
+        trace
+    }
+
+    /// The trace with this id, for work that goes on after its request has ended; a new one if that is no trace id.
+    #[must_use]
+    pub fn resume(trace_id: Option<&str>, path: &str) -> Self {
+        let mut trace = Self::begin(path);
+        if let Some(trace_id) =
+            trace_id.and_then(|id| u128::from_str_radix(id, 16).ok()).filter(|id| *id != 0)
         {
             trace.trace_id = trace_id;
         }
@@ -52,6 +76,11 @@ impl Trace {
     #[must_use]
     pub fn path(&self) -> &str {
         &self.path
+    }
+
+    /// The span that a span of this process continues: the caller's, or one that stands for the work itself.
+    pub(crate) fn parent(&self) -> (u128, u64) {
+        (self.trace_id, self.parent_id.unwrap_or(self.span_id))
     }
 
     /// The header that continues this trace elsewhere.
@@ -73,6 +102,13 @@ pub fn current() -> Option<Trace> {
     CURRENT.try_with(Clone::clone).ok()
 }
 
+/// What a call to another service carries, so that the trace goes on there. While spans are exported it names the span
+/// at hand, so that the other service's spans hang below it.
+#[must_use]
+pub fn outgoing() -> Option<HeaderValue> {
+    otlp::current_header().or_else(|| current().map(|trace| trace.header()))
+}
+
 /// Runs `work` as a part of `trace`. A task that outlives its request is spawned with the request's trace so.
 pub async fn scope<F: Future>(trace: Trace, work: F) -> F::Output {
     CURRENT.scope(trace, work).await
@@ -83,8 +119,8 @@ fn split(id: u128) -> [u64; 2] {
     [u64::from_be_bytes([a, b, c, d, e, f, g, h]).max(1), u64::from_be_bytes(rest)]
 }
 
-/// The trace id of a version 00 header. Zero ids are invalid by the standard.
-fn parse(header: &str) -> Option<u128> {
+/// The trace id and the caller's span id of a version 00 header. Zero ids are invalid by the standard.
+fn parse(header: &str) -> Option<(u128, u64)> {
     let mut parts = header.split('-');
     let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let is_hex = |text: &str| text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
@@ -97,8 +133,9 @@ fn parse(header: &str) -> Option<u128> {
     {
         return None;
     }
-    let parent_is_set = u64::from_str_radix(parent, 16).is_ok_and(|id| id != 0);
-    u128::from_str_radix(trace, 16).ok().filter(|id| *id != 0 && parent_is_set)
+    let trace_id = u128::from_str_radix(trace, 16).ok().filter(|id| *id != 0)?;
+    let parent_id = u64::from_str_radix(parent, 16).ok().filter(|id| *id != 0)?;
+    Some((trace_id, parent_id))
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use metrics::counter;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use service::{
@@ -21,7 +22,10 @@ use service::{
     auth::Peer,
     extract::{Path, Query},
     json::Body,
+    otlp,
+    trace::{self, Trace},
 };
+use tracing::Instrument as _;
 
 use super::answer;
 use crate::{
@@ -83,7 +87,7 @@ pub async fn forward_leg(
 ) -> Result<Response, ApiError> {
     let SingleForward { account, forward, epoch } = body.value;
     let action = LegAction::Forward(forward);
-    single(&app, LegCommand { legs_id, leg, account, action, epoch }).await
+    single(&app, LegCommand { legs_id, leg, account, action, epoch, trace: None }).await
 }
 
 /// `POST /internal/v1/legs/{legs_id}/{leg}/cancel`
@@ -94,7 +98,8 @@ pub async fn cancel_leg(
     body: Body<Account>,
 ) -> Result<Response, ApiError> {
     let account = body.value;
-    single(&app, LegCommand { legs_id, leg, account, action: LegAction::Cancel, epoch: None }).await
+    single(&app, LegCommand { legs_id, leg, account, action: LegAction::Cancel, epoch: None, trace: None })
+        .await
 }
 
 /// `POST /internal/v1/legs/{legs_id}/{leg}/capture`
@@ -106,7 +111,7 @@ pub async fn capture_leg(
 ) -> Result<Response, ApiError> {
     let SingleCapture { account, amount } = body.value;
     let action = LegAction::Capture { amount };
-    single(&app, LegCommand { legs_id, leg, account, action, epoch: None }).await
+    single(&app, LegCommand { legs_id, leg, account, action, epoch: None, trace: None }).await
 }
 
 /// `GET /internal/v1/legs/{legs_id}/{leg}`
@@ -116,7 +121,8 @@ pub async fn query_leg(
     Path((legs_id, leg)): Path<(LegsId, u16)>,
     Query(account): Query<Account>,
 ) -> Result<Response, ApiError> {
-    single(&app, LegCommand { legs_id, leg, account, action: LegAction::Query, epoch: None }).await
+    single(&app, LegCommand { legs_id, leg, account, action: LegAction::Query, epoch: None, trace: None })
+        .await
 }
 
 async fn single(app: &App, command: LegCommand) -> Result<Response, ApiError> {
@@ -125,19 +131,44 @@ async fn single(app: &App, command: LegCommand) -> Result<Response, ApiError> {
 }
 
 /// The database's clock in milliseconds since 1970, and the answer as stored.
-async fn run(app: &App, command: LegCommand) -> Result<(i64, String), ApiError> {
+async fn run(app: &App, mut command: LegCommand) -> Result<(i64, String), ApiError> {
+    // A batch carries legs of many sagas, each with a trace of its own; a single leg has its request's.
+    let trace = match command.trace.take() {
+        Some(header) => Trace::of_header(Some(&header), "leg"),
+        None => trace::current().unwrap_or_else(|| Trace::begin("leg")),
+    };
+    let (action, legs_id, leg) = (action_name(&command.action), command.legs_id, command.leg);
+    let span = tracing::info_span!("leg", trace_id = trace.id(), %legs_id, leg, action);
+    otlp::follow(&span, &trace);
+    execute(app, command, action).instrument(span).await
+}
+
+async fn execute(app: &App, command: LegCommand, action: &'static str) -> Result<(i64, String), ApiError> {
     let command = to_command(&*app.rules, command)?;
     let reply = app.executor.submit(command).await.map_err(answer::execute_error)?;
-    match reply.outcome {
-        Outcome::Recorded(answer) | Outcome::Replayed(answer) => {
-            Ok((reply.at.timestamp_millis(), answer.body.to_string()))
-        }
-        Outcome::Rejected(rejection) => Err(answer::leg_problem(&rejection).into()),
+    let (answer, is_replayed) = match reply.outcome {
+        Outcome::Recorded(answer) => (answer, false),
+        Outcome::Replayed(answer) => (answer, true),
+        Outcome::Rejected(rejection) => return Err(answer::leg_problem(&rejection).into()),
+    };
+    let state = answer.state.as_str();
+    tracing::info!(state, is_replayed, "leg answered");
+    counter!("tender_legs_total", "action" => action, "state" => state, "replayed" => if is_replayed { "true" } else { "false" })
+        .increment(1);
+    Ok((reply.at.timestamp_millis(), answer.body.to_string()))
+}
+
+const fn action_name(action: &LegAction) -> &'static str {
+    match action {
+        LegAction::Forward(_) => "forward",
+        LegAction::Cancel => "cancel",
+        LegAction::Capture { .. } => "capture",
+        LegAction::Query => "query",
     }
 }
 
 fn to_command(rules: &dyn Rules, command: LegCommand) -> Result<Command, ApiError> {
-    let LegCommand { legs_id, leg, account, action, epoch } = command;
+    let LegCommand { legs_id, leg, account, action, epoch, trace: _ } = command;
     if !is_visible_ascii(&account.customer_id, 128) {
         return Err(
             Problem::invalid("/account/customer_id", "must be 1 to 128 visible ASCII characters").into()

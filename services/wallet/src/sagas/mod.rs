@@ -15,8 +15,12 @@ use saga::{
     Admission, Call, Conclusion, Domain, Ending, NewSaga, Replied, Saga, SagaId,
     machine::{Reply, Way},
 };
-use service::Clock;
+use service::{
+    Clock, otlp,
+    trace::{self, Trace},
+};
 use sqlx::PgConnection;
+use tracing::Instrument as _;
 
 pub(crate) use redeem::link;
 pub use redeem::{REDEEM_PATH, declined_response};
@@ -76,7 +80,7 @@ impl Sagas {
             (Plan::Nothing, _) => return None,
         };
         let account = account.clone();
-        Some((tender, LegCommand { legs_id: of, leg, account, action, epoch: Some(saga.epoch) }))
+        Some((tender, LegCommand { legs_id: of, leg, account, action, epoch: Some(saga.epoch), trace: None }))
     }
 
     fn forward(&self, saga: &Saga<Plan>, plan: &RedeemPlan, leg: &PlannedLeg) -> Forward {
@@ -120,21 +124,19 @@ impl Domain for Sagas {
     }
 
     async fn send(&self, call: Call<'_, Plan>) -> Replied<LegAnswer> {
-        let Some((tender, command)) = self.command(call.saga, call.leg, call.way) else {
+        let Some((tender, mut command)) = self.command(call.saga, call.leg, call.way) else {
             return Replied { reply: Reply::Wrong, answer: None, note: Some("no such leg".to_owned()) };
         };
+        let trace = Trace::resume(call.saga.trace_id.as_deref(), "leg");
+        let span =
+            tracing::info_span!("leg", trace_id = trace.id(), tender = tender.as_str(), leg = call.leg);
+        otlp::follow(&span, &trace);
         let is_cancel = command.action == LegAction::Cancel;
-        match self.tenders.get(tender).command(command).await {
-            Ok(answer) => Replied { reply: reply(&answer, is_cancel), answer: Some(answer), note: None },
-            Err(CallError::Refused) => Replied { reply: Reply::NotSent, answer: None, note: None },
-            Err(CallError::Unknown(why)) => Replied { reply: Reply::Unknown, answer: None, note: Some(why) },
-            Err(CallError::Rejected(problem)) if problem.code() == Some(Code::LegConflict) => {
-                Replied { reply: Reply::Foreign, answer: None, note: Some(problem.code.into_owned()) }
-            }
-            Err(CallError::Rejected(problem)) => {
-                Replied { reply: Reply::Wrong, answer: None, note: Some(problem.code.into_owned()) }
-            }
-        }
+        let sending = async {
+            command.trace = trace::outgoing().and_then(|header| header.to_str().map(str::to_owned).ok());
+            self.tenders.get(tender).command(command).await
+        };
+        replied(trace::scope(trace, sending).instrument(span).await, is_cancel)
     }
 
     async fn probe(&self, participant: &str) -> bool {
@@ -170,6 +172,21 @@ impl Domain for Sagas {
     async fn record(&self, conn: &mut PgConnection, changes: &[(SagaId, Change)]) -> sqlx::Result<()> {
         rows::record(conn, changes).await
     }
+}
+
+fn replied(answer: Result<LegAnswer, CallError>, is_cancel: bool) -> Replied<LegAnswer> {
+    let (reply, note) = match answer {
+        Ok(answer) => {
+            return Replied { reply: reply(&answer, is_cancel), answer: Some(answer), note: None };
+        }
+        Err(CallError::Refused) => (Reply::NotSent, None),
+        Err(CallError::Unknown(why)) => (Reply::Unknown, Some(why)),
+        Err(CallError::Rejected(problem)) if problem.code() == Some(Code::LegConflict) => {
+            (Reply::Foreign, Some(problem.code.into_owned()))
+        }
+        Err(CallError::Rejected(problem)) => (Reply::Wrong, Some(problem.code.into_owned())),
+    };
+    Replied { reply, answer: None, note }
 }
 
 /// What an answer means to the saga. A cancel is done whatever state it found.

@@ -196,8 +196,8 @@ impl Inner {
     async fn send(&self, request: RequestBuilder) -> Result<Response, CallError> {
         let token = self.tokens.0.token().map_err(|error| CallError::Unknown(format!("token: {error}")))?;
         let mut request = request.bearer_auth(token);
-        if let Some(trace) = trace::current() {
-            request = request.header(trace::TRACEPARENT, trace.header());
+        if let Some(header) = trace::outgoing() {
+            request = request.header(trace::TRACEPARENT, header);
         }
         let response = request
             .send()

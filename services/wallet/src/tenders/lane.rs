@@ -14,6 +14,7 @@ use api::{
 use futures_util::StreamExt;
 use metrics::histogram;
 use reqwest::Response;
+use service::trace::{self, Trace};
 use tokio::{
     sync::{Semaphore, mpsc, oneshot},
     time::timeout,
@@ -156,12 +157,13 @@ fn answer(tender: &Inner, line: BatchLine, callers: &mut [Caller]) {
 }
 
 async fn send_single(tender: &Inner, item: Item) {
-    let answer = timeout(BATCH_TIMEOUT, single(tender, item.command)).await;
+    let trace = Trace::of_header(item.command.trace.as_deref(), "leg");
+    let answer = timeout(BATCH_TIMEOUT, trace::scope(trace, single(tender, item.command))).await;
     let _ = item.done.send(answer.unwrap_or_else(|_| Err(CallError::Unknown("timeout".to_owned()))));
 }
 
 async fn single(tender: &Inner, command: LegCommand) -> Result<LegAnswer, CallError> {
-    let LegCommand { legs_id, leg, account, action, epoch } = command;
+    let LegCommand { legs_id, leg, account, action, epoch, trace: _ } = command;
     let (legs_id, leg) = (legs_id.to_string(), leg.to_string());
     let response = match action {
         LegAction::Forward(forward) => {
