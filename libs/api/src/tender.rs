@@ -295,3 +295,42 @@ pub struct BalanceChanged {
     /// When, by the tender's database clock.
     pub at: DateTime<Utc>,
 }
+
+/// Most owners in one [`VersionsRequest`]: as many as fit into a body whatever their names.
+pub const VERSIONS_MAX: usize = 100;
+
+/// Body of `POST /internal/v1/account-versions`: has anything of these owners changed?
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VersionsRequest {
+    /// 1 to [`VERSIONS_MAX`].
+    pub owners: Vec<Owner>,
+}
+
+/// The owner of accounts.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Owner {
+    /// The retailer.
+    pub business_id: BusinessId,
+    /// The customer.
+    pub customer_id: CustomerId,
+}
+
+/// Answer to a [`VersionsRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Versions {
+    /// Every account of the owners; who has none is not here.
+    pub accounts: Vec<AccountVersion>,
+}
+
+/// The version of one account.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountVersion {
+    /// Whose account.
+    pub owner: Owner,
+    /// What it holds.
+    pub asset: Asset,
+    /// Rises by one with each posting.
+    pub version: i64,
+}

@@ -1,12 +1,17 @@
-//! Balance changes on their way from a tender's database to everybody who watches.
+//! What happened, on its way from a service's database to everybody who watches.
 //!
-//! A tender writes each change to its outbox in the transaction that makes it. The [`Relay`] publishes what
-//! it finds there to Redis and deletes it: at least once, in any order. Neither matters, because every
-//! message carries its account's version, and who listens drops what is older than what it has. For the
-//! same reason nothing is lost for good when Redis forgets: who listens compares versions and asks.
+//! A service writes each event to its [`Outbox`] in the transaction that makes it happen. The [`Relay`] tells
+//! Redis of what it finds there and deletes it: at least once, in any order. For balances neither matters:
+//! every message carries its account's version, and who listens drops what is older than what it has. For the
+//! same reason nothing is lost for good when Redis forgets: who listens compares versions and asks. What became
+//! of redemptions carries an `event_id`, by which consumers tell what they have seen.
 
+mod floor;
+mod outbox;
 mod relay;
 
+pub use floor::{Changed, FLOOR_TTL, customer_key, floor_key, versions};
+pub use outbox::{Outbox, REDEMPTIONS};
 pub use relay::{Relay, RelayError};
 
 /// The channel on which the changes of one owner's accounts are published. The length keeps two ids from

@@ -7,11 +7,12 @@
 use std::{sync::Arc, time::Duration};
 
 use deadpool_redis::{Pool, Runtime};
-use sqlx::{PgPool, Row, postgres::PgRow};
+use redis::Pipeline;
+use sqlx::{PgPool, Row};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::balance_channel;
+use crate::Outbox;
 
 /// Most rows of one pass.
 const BATCH: i64 = 500;
@@ -27,15 +28,6 @@ const PUBLISH_LIMIT: Duration = Duration::from_millis(800);
 const PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause between two tries.
 const PAUSE_CAP: Duration = Duration::from_secs(5);
-
-const TAKE: &str = "
-    DELETE FROM tender.outbox
-    WHERE id = ANY (ARRAY(SELECT id FROM tender.outbox ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED))
-    RETURNING business_id, owner, payload::text AS payload,
-              extract(epoch FROM clock_timestamp() - created_at)::float8 AS age";
-
-const OLDEST: &str = "
-    SELECT coalesce(extract(epoch FROM clock_timestamp() - min(created_at)), 0)::float8 FROM tender.outbox";
 
 /// Why a pass published nothing. The rows are still there.
 #[derive(Debug, thiserror::Error)]
@@ -59,36 +51,26 @@ pub enum RelayError {
 
 /// Publishes one database's outbox. Several may work on the same one.
 pub struct Relay {
+    outbox: Outbox,
     database: PgPool,
     redis: Option<Pool>,
     wake: Arc<Notify>,
 }
 
-struct Message {
-    channel: String,
-    payload: String,
-    age_s: f64,
-}
-
-impl Message {
-    fn of_row(row: &PgRow) -> sqlx::Result<Self> {
-        Ok(Self {
-            channel: balance_channel(row.try_get("business_id")?, row.try_get("owner")?),
-            payload: row.try_get("payload")?,
-            age_s: row.try_get("age")?,
-        })
-    }
-}
-
 impl Relay {
-    /// A relay from `database` to the Redis at `redis_url`; without one, messages are discarded, since nobody
+    /// A relay of an outbox in `database` to the Redis at `redis_url`; without one, messages are discarded, since nobody
     /// can listen. `wake` is notified when rows were written.
     ///
     /// # Errors
     /// When the URL cannot be read. Whether Redis answers is not asked: a relay starts without it.
-    pub fn new(database: PgPool, redis_url: Option<&str>, wake: Arc<Notify>) -> Result<Self, RelayError> {
+    pub fn new(
+        outbox: Outbox,
+        database: PgPool,
+        redis_url: Option<&str>,
+        wake: Arc<Notify>,
+    ) -> Result<Self, RelayError> {
         let pool = |url| deadpool_redis::Config::from_url(url).create_pool(Some(Runtime::Tokio1));
-        Ok(Self { database, redis: redis_url.map(pool).transpose()?, wake })
+        Ok(Self { outbox, database, redis: redis_url.map(pool).transpose()?, wake })
     }
 
     /// Publishes until `stop`, then once more what the last requests left.
@@ -127,39 +109,39 @@ impl Relay {
     /// When nothing was: the rows are still there.
     pub async fn pass(&self) -> Result<u64, RelayError> {
         let Some(redis) = &self.redis else {
-            let discarded = sqlx::query(TAKE).bind(BATCH).execute(&self.database).await?;
-            return Ok(discarded.rows_affected());
+            let discarded = sqlx::query(self.outbox.take()).bind(BATCH).fetch_all(&self.database).await?;
+            return Ok(discarded.len() as u64);
         };
         let mut transaction = self.database.begin().await?;
-        let rows = sqlx::query(TAKE).bind(BATCH).fetch_all(&mut *transaction).await?;
-        let messages = rows.iter().map(Message::of_row).collect::<sqlx::Result<Vec<_>>>()?;
-        if !messages.is_empty() {
-            let publish = publish(redis, &messages);
+        let rows = sqlx::query(self.outbox.take()).bind(BATCH).fetch_all(&mut *transaction).await?;
+        let mut pipeline = redis::pipe();
+        let mut oldest = 0.0_f64;
+        for row in &rows {
+            self.outbox.tell(row, &mut pipeline)?;
+            oldest = oldest.max(row.try_get("age")?);
+        }
+        if !rows.is_empty() {
+            let publish = publish(redis, &pipeline);
             tokio::time::timeout(PUBLISH_LIMIT, publish).await.map_err(|_| RelayError::Late)??;
         }
         transaction.commit().await?;
-        let oldest = messages.iter().map(|message| message.age_s).fold(0.0, f64::max);
         metrics::gauge!("outbox_lag_seconds").set(oldest);
-        let published = messages.len() as u64;
+        let published = rows.len() as u64;
         metrics::counter!("outbox_published_total").increment(published);
         Ok(published)
     }
 
     async fn report(&self, error: &RelayError) {
-        tracing::warn!(%error, cause = ?std::error::Error::source(error), "balance changes wait in the outbox");
+        tracing::warn!(%error, cause = ?std::error::Error::source(error), "events wait in the outbox");
         metrics::counter!("outbox_failed_total").increment(1);
-        if let Ok(age) = sqlx::query_scalar::<_, f64>(OLDEST).fetch_one(&self.database).await {
+        if let Ok(age) = sqlx::query_scalar::<_, f64>(self.outbox.oldest()).fetch_one(&self.database).await {
             metrics::gauge!("outbox_lag_seconds").set(age);
         }
     }
 }
 
-async fn publish(redis: &Pool, messages: &[Message]) -> Result<(), RelayError> {
+async fn publish(redis: &Pool, pipeline: &Pipeline) -> Result<(), RelayError> {
     let mut connection = redis.get().await?;
-    let mut pipeline = redis::pipe();
-    for message in messages {
-        pipeline.publish(&message.channel, &message.payload).ignore();
-    }
     pipeline.query_async::<()>(&mut connection).await?;
     Ok(())
 }

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use events::{Relay, balance_channel};
+use events::{Outbox, Relay, balance_channel};
 use futures_util::StreamExt;
 use schema::Database;
 use sqlx::PgPool;
@@ -26,7 +26,7 @@ fn pool(database: &TestDatabase) -> PgPool {
 async fn write(pool: &PgPool, business: &str, count: i32) {
     sqlx::query(
         "INSERT INTO tender.outbox (business_id, owner, asset, version, payload)
-         SELECT $1, 'c', 'points', n, jsonb_build_object('version', n) FROM generate_series(1, $2) n",
+         SELECT $1, 'c', 'points', n, jsonb_build_object('tender', 'points', 'version', n) FROM generate_series(1, $2) n",
     )
     .bind(business)
     .bind(count)
@@ -66,7 +66,7 @@ async fn everything_is_published_by_several_relays_and_then_gone() {
     let listener = subscribe(&business).await;
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     for _ in 0..2 {
-        let relay = Relay::new(pool.clone(), Some(&redis_url()), Arc::new(Notify::new())).unwrap();
+        let relay = Relay::new(Outbox::Balances, pool.clone(), Some(&redis_url()), Arc::new(Notify::new())).unwrap();
         tasks.spawn(relay.run(stop.clone()));
     }
     write(&pool, &business, 1200).await;
@@ -85,7 +85,7 @@ async fn a_wake_up_does_not_wait_for_the_scan() {
     let listener = subscribe(&business).await;
     let wake = Arc::new(Notify::new());
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-    let relay = Relay::new(pool.clone(), Some(&redis_url()), wake.clone()).unwrap();
+    let relay = Relay::new(Outbox::Balances, pool.clone(), Some(&redis_url()), wake.clone()).unwrap();
     tasks.spawn(relay.run(stop.clone()));
     tokio::time::sleep(Duration::from_millis(200)).await;
     let begun = std::time::Instant::now();
@@ -102,12 +102,12 @@ async fn while_redis_is_away_everything_waits_and_then_arrives() {
     let pool = pool(&database);
     let business = uuid::Uuid::new_v4().to_string();
     write(&pool, &business, 3).await;
-    let away = Relay::new(pool.clone(), Some(CLOSED), Arc::new(Notify::new())).unwrap();
+    let away = Relay::new(Outbox::Balances, pool.clone(), Some(CLOSED), Arc::new(Notify::new())).unwrap();
     away.pass().await.unwrap_err();
     assert_eq!(waiting(&pool).await, 3);
 
     let listener = subscribe(&business).await;
-    let back = Relay::new(pool.clone(), Some(&redis_url()), Arc::new(Notify::new())).unwrap();
+    let back = Relay::new(Outbox::Balances, pool.clone(), Some(&redis_url()), Arc::new(Notify::new())).unwrap();
     assert_eq!(back.pass().await.unwrap(), 3);
     assert_eq!(versions(listener, 3).await, [1, 2, 3]);
     assert_eq!(waiting(&pool).await, 0);
@@ -118,7 +118,7 @@ async fn without_redis_messages_are_discarded() {
     let database = TestDatabase::create(Database::Points).await;
     let pool = pool(&database);
     write(&pool, "b", 3).await;
-    let relay = Relay::new(pool.clone(), None, Arc::new(Notify::new())).unwrap();
+    let relay = Relay::new(Outbox::Balances, pool.clone(), None, Arc::new(Notify::new())).unwrap();
     assert_eq!(relay.pass().await.unwrap(), 3);
     assert_eq!(waiting(&pool).await, 0);
 }

@@ -2,7 +2,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::Router;
 use clap::Args;
-use events::Relay;
+use events::{Outbox, Relay};
 use service::{ApiError, Process, auth::Caller, config::Secret, db, limit::RateLimit};
 use sqlx::PgPool;
 
@@ -71,7 +71,8 @@ impl App {
         };
         let executor = Executor::start(&config, process.tasks(), &process.stopping());
         let redis_url = process.config().redis_url.as_ref().map(Secret::expose);
-        let relay = Relay::new(db::pool(connect, RELAY_CONNECTIONS), redis_url, executor.outbox_wake())?;
+        let database = db::pool(connect, RELAY_CONNECTIONS);
+        let relay = Relay::new(Outbox::Balances, database, redis_url, executor.outbox_wake())?;
         process.tasks().spawn(relay.run(process.stopping()));
         let checked = pool.clone();
         process.health().require("database", move || {

@@ -7,6 +7,7 @@ mod entries;
 mod legs;
 mod legs_in_force;
 mod operations;
+mod versions;
 
 use axum::{
     Router,
@@ -44,5 +45,6 @@ pub fn internal(app: App) -> Router {
         .route("/internal/v1/legs/{legs_id}/{leg}/cancel", post(legs::cancel_leg))
         .route("/internal/v1/legs/{legs_id}/{leg}/capture", post(legs::capture_leg))
         .route("/internal/v1/accounts/{customer_id}", get(accounts::show_account_to_peer))
+        .route("/internal/v1/account-versions", post(versions::show_versions))
         .with_state(app)
 }

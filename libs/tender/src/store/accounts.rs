@@ -2,7 +2,7 @@
 
 use api::{
     BusinessId,
-    tender::{AccountStatus, Funding, LotView, PastBalance, Totals},
+    tender::{AccountStatus, AccountVersion, Funding, LotView, Owner, PastBalance, Totals},
 };
 use chrono::{DateTime, Utc};
 use money::Asset;
@@ -44,6 +44,15 @@ CROSS JOIN LATERAL (
 ) e
 WHERE a.business_id = $1 AND a.owner = $2
 ORDER BY a.asset";
+
+/// One look into the unique index an owner, whatever the planner believes of the table's size.
+const VERSIONS: &str = "
+SELECT u.place, a.asset, a.version
+FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS u(business_id, owner, place)
+CROSS JOIN LATERAL (
+    SELECT asset, version FROM tender.account
+    WHERE business_id = u.business_id AND owner = u.owner OFFSET 0
+) a";
 
 /// An account with the lots that have value, in the order of spending.
 #[derive(Debug)]
@@ -157,4 +166,23 @@ pub async fn past(
     let rows: Vec<PastRow> =
         sqlx::query_as(PAST).bind(business_id.as_str()).bind(owner).bind(at).fetch_all(pool).await?;
     Ok(rows.into_iter().map(PastBalance::from).collect())
+}
+
+/// The versions of all accounts of these owners.
+///
+/// # Errors
+/// What the database says.
+pub async fn versions(pool: &PgPool, owners: &[Owner]) -> Result<Vec<AccountVersion>, sqlx::Error> {
+    let rows: Vec<(i64, String, i64)> = sqlx::query_as(VERSIONS)
+        .bind(owners.iter().map(|owner| owner.business_id.as_str()).collect::<Vec<_>>())
+        .bind(owners.iter().map(|owner| owner.customer_id.as_str()).collect::<Vec<_>>())
+        .fetch_all(pool)
+        .await?;
+    let mut versions = Vec::with_capacity(rows.len());
+    for (place, asset, version) in rows {
+        let place = usize::try_from(place - 1).map_err(decode)?;
+        let Some(owner) = owners.get(place).cloned() else { continue };
+        versions.push(AccountVersion { owner, asset: asset.parse().map_err(decode)?, version });
+    }
+    Ok(versions)
 }
