@@ -73,6 +73,8 @@ codes! {
     RoleMissing = "role_missing", 403, "This role may not do this", "Ask someone with the right role.";
     /// Somebody else has to approve first.
     ApprovalRequired = "approval_required", 403, "An approval is required", "Ask a second person to approve.";
+    /// A web page of another site, which the service was not told to trust.
+    OriginNotAllowed = "origin_not_allowed", 403, "This origin is not allowed", "Open the page on its own site, or have the origin allowed.";
     /// Maker and checker are the same person.
     SelfApproval = "self_approval", 403, "Nobody approves their own request", "Ask a second person to approve.";
     /// It does not exist, or not for this caller.

@@ -25,8 +25,12 @@ const KEYS_INTERVAL: Duration = Duration::from_secs(5);
 const BACKGROUND_LIMIT: Duration = Duration::from_secs(10);
 /// What the internal listener allows. Its clients are ours and keep idle connections for up to 90 s: closing one
 /// sooner could meet a request that is on its way.
-const INTERNAL_LIMITS: Limits =
-    Limits { head: Duration::from_secs(120), connections: 1024, drain: Duration::from_secs(20) };
+const INTERNAL_LIMITS: Limits = Limits {
+    head: Duration::from_secs(120),
+    stall: Duration::from_secs(20),
+    connections: 1024,
+    drain: Duration::from_secs(20),
+};
 
 /// What the parts of a process share.
 ///

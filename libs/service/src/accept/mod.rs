@@ -1,5 +1,5 @@
-//! The accept loop. `axum::serve` has no limit on how long a client may take to send a request's head, nor
-//! on how many connections are open; this one has.
+//! The accept loop. `axum::serve` has no limit on how long a client may take to send a request's head or to
+//! read its answer, nor on how many connections are open; this one has.
 
 mod framing;
 
@@ -16,6 +16,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
+use tokio_io_timeout::TimeoutWriter;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service;
 
@@ -37,6 +38,9 @@ pub struct Limits {
     /// Longest time for a request's head to arrive in full, counted from the connection's start or the previous
     /// answer: it limits slow senders and idle connections alike.
     pub head: Duration,
+    /// Longest time that a client may read nothing while something is to be written to it; then it is cut off. It also
+    /// holds for what a connection is upgraded to.
+    pub stall: Duration,
     /// Most open connections; more wait in the kernel's backlog.
     pub connections: usize,
     /// Longest time that a stop waits for open requests.
@@ -45,7 +49,12 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { head: Duration::from_secs(10), connections: 8192, drain: Duration::from_secs(20) }
+        Self {
+            head: Duration::from_secs(10),
+            stall: Duration::from_secs(20),
+            connections: 8192,
+            drain: Duration::from_secs(20),
+        }
     }
 }
 
@@ -72,7 +81,7 @@ pub async fn serve(listener: TcpListener, app: Router, limits: Limits, stop: Can
         let (app, stop, cut) = (app.clone(), stop.clone(), cut.clone());
         connections.spawn(async move {
             tokio::select! {
-                () = connection(stream, app, limits.head, stop) => {}
+                () = connection(stream, app, limits, stop) => {}
                 () = cut.cancelled() => {}
             }
             drop(permit);
@@ -86,10 +95,12 @@ pub async fn serve(listener: TcpListener, app: Router, limits: Limits, stop: Can
     }
 }
 
-async fn connection(stream: TcpStream, app: Router, head: Duration, stop: CancellationToken) {
+async fn connection(stream: TcpStream, app: Router, limits: Limits, stop: CancellationToken) {
     // Answers are small and complete; waiting to fill a packet only delays them.
     let _ = stream.set_nodelay(true);
-    let stream = Watched::new(stream);
+    let mut stream = TimeoutWriter::new(stream);
+    stream.set_timeout(Some(limits.stall));
+    let stream = Watched::new(Box::pin(stream));
     let is_ambiguous = stream.is_ambiguous();
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let mut request: Request = request.map(axum::body::Body::new);
@@ -101,7 +112,7 @@ async fn connection(stream: TcpStream, app: Router, head: Duration, stop: Cancel
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(head)
+        .header_read_timeout(limits.head)
         .max_buf_size(BUFFER_LIMIT)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();

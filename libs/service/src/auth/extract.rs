@@ -41,7 +41,12 @@ impl<R: Roles, S: Send + Sync> FromRequestParts<S> for Allow<R> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        let identity = identify(parts)?;
+        Self::of(&*identify(parts)?)
+    }
+}
+
+impl<R: Roles> Allow<R> {
+    fn of(identity: &Identity) -> Result<Self, ApiError> {
         let admitting: Vec<Role> =
             identity.roles.iter().copied().filter(|role| R::ANY_OF.contains(role)).collect();
         if admitting.is_empty() {
@@ -56,8 +61,37 @@ impl<R: Roles, S: Send + Sync> FromRequestParts<S> for Allow<R> {
             roles: identity.roles.clone(),
             own_customer: if is_customer_only { identity.customer_id.clone() } else { None },
             location_ids: identity.location_ids.clone(),
+            expires_at: identity.expires_at,
         };
         Ok(Self { caller, roles: PhantomData })
+    }
+}
+
+/// The subprotocol under which a WebSocket brings its token along.
+pub const SOCKET_PROTOCOL: &str = "bearer";
+
+/// A caller who opens a WebSocket. A browser cannot send `Authorization` with one, so the token may come as
+/// `Sec-WebSocket-Protocol: bearer, <token>` in its place; the handshake's answer selects `bearer`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AllowSocket<R>(pub Allow<R>);
+
+impl<R: Roles, S: Send + Sync> FromRequestParts<S> for AllowSocket<R> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let Some(protocols) = parts.headers.get(header::SEC_WEBSOCKET_PROTOCOL) else {
+            return Allow::of(&*identify(parts)?).map(Self);
+        };
+        // Two tokens are as good as none: which one is meant is anybody's guess.
+        if parts.headers.contains_key(header::AUTHORIZATION) {
+            return Err(invalid());
+        }
+        let protocols = protocols.to_str().map_err(|_| invalid())?;
+        let (name, token) = protocols.split_once(',').ok_or_else(invalid)?;
+        if name.trim() != SOCKET_PROTOCOL {
+            return Err(invalid());
+        }
+        Allow::of(&*verifier(parts)?.verify(token.trim())?).map(Self)
     }
 }
 
@@ -85,15 +119,18 @@ fn role_missing() -> ApiError {
     ApiError::new(Code::RoleMissing, "The token's roles do not allow this.")
 }
 
-/// What the one bearer token of the request says. The listener's [`Verifier`] was put there by
-/// [`crate::http::finish`]; without it nobody is known.
+/// The listener's verifier, as [`crate::http::finish`] put it there; without it nobody is known.
+fn verifier(parts: &Parts) -> Result<&Verifier, ApiError> {
+    parts.extensions.get::<Verifier>().ok_or_else(invalid)
+}
+
+/// What the one bearer token of the request says.
 fn identify(parts: &Parts) -> Result<Arc<Identity>, ApiError> {
-    let verifier = parts.extensions.get::<Verifier>().ok_or_else(invalid)?;
     let mut values = parts.headers.get_all(header::AUTHORIZATION).iter();
     let (Some(value), None) = (values.next(), values.next()) else { return Err(invalid()) };
     let (scheme, token) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or_else(invalid)?;
     if !scheme.eq_ignore_ascii_case("bearer") {
         return Err(invalid());
     }
-    verifier.verify(token)
+    verifier(parts)?.verify(token)
 }

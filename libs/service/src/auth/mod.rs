@@ -15,7 +15,7 @@ mod verify;
 
 use api::{BusinessId, CustomerId};
 
-pub use extract::{Allow, Peer};
+pub use extract::{Allow, AllowSocket, Peer, SOCKET_PROTOCOL};
 pub use generate::KeyPair;
 pub use keys::KeySet;
 pub use mint::{Claims, ServiceTokens, Signer};
@@ -108,6 +108,8 @@ pub struct Caller {
     pub own_customer: Option<CustomerId>,
     /// Where the caller may act; `None` is everywhere.
     pub location_ids: Option<Vec<String>>,
+    /// Until when the token is believed, in seconds since 1970: for connections that outlive their request.
+    pub expires_at: i64,
 }
 
 impl Caller {

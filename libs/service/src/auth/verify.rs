@@ -65,6 +65,8 @@ pub(super) struct Identity {
     pub(super) roles: Vec<Role>,
     pub(super) customer_id: Option<CustomerId>,
     pub(super) location_ids: Option<Vec<String>>,
+    /// When it is not believed any more, in seconds since 1970.
+    pub(super) expires_at: i64,
 }
 
 /// Checks the tokens of one listener. Clones share keys and cache.
@@ -83,7 +85,6 @@ struct Inner {
 #[derive(Clone)]
 struct Verified {
     identity: Arc<Identity>,
-    expires_at: i64,
     generation: u64,
 }
 
@@ -157,13 +158,12 @@ impl Verifier {
         if let Some(known) = self.0.cache.get(&digest)
             && known.generation == generation
         {
-            return if is_past(known.expires_at, now) { Err(expired()) } else { Ok(known.identity) };
+            return if known.identity.expires_at <= now { Err(expired()) } else { Ok(known.identity) };
         }
         let keys = Arc::clone(&self.0.keys.read().unwrap_or_else(std::sync::PoisonError::into_inner));
         let claims = signed_claims(token, &keys).ok_or_else(invalid)?;
-        let expires_at = claims.exp;
         let identity = Arc::new(judge(claims, &self.0.audience, now)?);
-        let verified = Verified { identity: Arc::clone(&identity), expires_at, generation };
+        let verified = Verified { identity: Arc::clone(&identity), generation };
         self.0.cache.insert(digest, verified);
         Ok(identity)
     }
@@ -239,7 +239,8 @@ fn judge(claims: RawClaims, expected: &Audience, now: i64) -> Result<Identity, A
     if roles.contains(&Role::Customer) && claims.customer_id.is_none() {
         return Err(invalid());
     }
-    if is_past(claims.exp, now) {
+    let expires_at = claims.exp.saturating_add(LEEWAY_S);
+    if expires_at <= now {
         return Err(expired());
     }
     Ok(Identity {
@@ -248,11 +249,8 @@ fn judge(claims: RawClaims, expected: &Audience, now: i64) -> Result<Identity, A
         roles,
         customer_id: claims.customer_id,
         location_ids: claims.location_ids,
+        expires_at,
     })
-}
-
-fn is_past(expires_at: i64, now: i64) -> bool {
-    expires_at.saturating_add(LEEWAY_S) <= now
 }
 
 fn expired() -> ApiError {
