@@ -6,6 +6,7 @@
 pub mod client;
 pub mod id;
 pub mod legs;
+pub mod ops;
 pub mod problem;
 pub mod rewards;
 pub mod tender;

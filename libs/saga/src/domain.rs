@@ -137,6 +137,7 @@ pub enum Reason {
     /// All legs applied and took nothing.
     TookNothing,
     /// A participant gave no answer in time.
+    #[serde(rename = "participant_silent", alias = "silent")]
     Silent,
     /// A participant kept giving answers outside the protocol.
     WrongAnswers,
@@ -155,6 +156,20 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Refused,
+        Self::TookNothing,
+        Self::Silent,
+        Self::WrongAnswers,
+        Self::ForeignLeg,
+        Self::Cancelled,
+        Self::Poison,
+        Self::Unreadable,
+        Self::Unwritable,
+        Self::OrphanLeg,
+    ];
+
     /// The name used in rows, metrics and the API.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

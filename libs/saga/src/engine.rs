@@ -102,6 +102,8 @@ impl<D: Domain> Engine<D> {
         engine.background(engine.stop.clone(), engine.clone().heartbeats(options));
         engine.background(engine.stop.clone(), engine.clone().recovery());
         engine.background(engine.stop.clone(), engine.clone().probes());
+        engine.background(engine.stop.clone(), engine.clone().bulk_replays());
+        engine.background(engine.stop.clone(), engine.clone().samples());
         engine
     }
 

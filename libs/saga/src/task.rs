@@ -239,7 +239,11 @@ impl<D: Domain> Run<D> {
             _ => "dead_letter",
         };
         let because = turned.map(|t| json!({ "reason": t.reason, "leg": t.leg, "answer": t.answer }));
-        let detail = json!({ "because": because, "attempts": self.attempts, "trace_id": self.saga.trace_id });
+        let way = way_name(if transition.from == State::Compensating { Way::Cancel } else { Way::Forward });
+        let detail = json!({
+            "because": because, "attempts": self.attempts, "way": way, "answers": self.answers,
+            "trace_id": self.saga.trace_id,
+        });
         Some((name, detail))
     }
 

@@ -6,11 +6,11 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
+use super::actions::{self, NewAction};
 use crate::{
     domain::{Conclusion, Domain, Ending, Saga, SagaId},
     engine::Engine,
@@ -48,7 +48,9 @@ pub enum Remedy {
 }
 
 impl Remedy {
-    const fn name(self) -> &'static str {
+    /// The name in the list of actions.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Replay => "replay",
             Self::Resolve => "resolve",
@@ -64,8 +66,7 @@ impl Remedy {
 }
 
 /// What came of an order.
-#[derive(Debug, Clone, Serialize, PartialEq, Eq)]
-#[serde(rename_all = "snake_case", tag = "result")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ordered {
     /// Done now.
     Done {
@@ -83,6 +84,8 @@ pub enum Ordered {
     },
     /// Done earlier under the same operation id.
     AlreadyDone,
+    /// The operation id was used for another remedy of this dead letter.
+    Reused,
     /// The dead letter is closed: nothing is left to do.
     AlreadyClosed,
     /// No such dead letter, for this business.
@@ -113,7 +116,8 @@ impl<D: Domain> Engine<D> {
         Ok(ordered)
     }
 
-    async fn remedy_in(
+    /// As [`Engine::remedy`], inside the caller's transaction; after its commit the caller adopts the row, if there is one.
+    pub(super) async fn remedy_in(
         &self,
         tx: &mut PgConnection,
         dead_letter: Uuid,
@@ -126,14 +130,20 @@ impl<D: Domain> Engine<D> {
             .fetch_optional(&mut *tx)
             .await?;
         let Some(letter) = letter else { return Ok((Ordered::NotFound, None)) };
-        if was_done(tx, dead_letter, order).await? {
-            return Ok((Ordered::AlreadyDone, None));
-        }
         let saga_id: SagaId = letter.try_get(0)?;
         let closed: Option<String> = letter.try_get(1)?;
         let action = Action { dead_letter, saga_id, remedy, order };
+        let earlier =
+            actions::was_done(tx, &order.business_id, &order.operation_id, Some(dead_letter)).await?;
+        if let Some((name, _)) = earlier {
+            if name == remedy.name() {
+                return Ok((Ordered::AlreadyDone, None));
+            }
+            action.refuse(tx, "closed", "operation_id_reused").await?;
+            return Ok((Ordered::Reused, None));
+        }
         if closed.is_some() {
-            action.record(tx, false, "closed", "closed").await?;
+            action.refuse(tx, "closed", "already_closed").await?;
             return Ok((Ordered::AlreadyClosed, None));
         }
         let raw = lock_saga(tx, saga_id).await?;
@@ -144,18 +154,18 @@ impl<D: Domain> Engine<D> {
             if remedy == Remedy::Resolve && !order.dry_run {
                 return self.resolve_unreadable(tx, &action, parent).await.map(|done| (done, None));
             }
-            action.record(tx, false, &names.0, "unreadable").await?;
+            action.refuse(tx, &names.0, "unreadable").await?;
             return Ok((Ordered::Unreadable, None));
         };
         if remedy == Remedy::Replay && row.saga.key.operation == ORPHAN && has_saga(tx, &row.saga).await? {
-            action.record(tx, false, &names.0, &names.0).await?;
+            action.refuse(tx, &names.0, "saga_exists").await?;
             return Ok((Ordered::SagaExists, None));
         }
         if order.dry_run {
             return Ok((Ordered::WouldDo { before: names.0, after: names.1 }, None));
         }
         let row = self.carry_out(tx, row, to, &action).await?;
-        action.record(tx, true, &names.0, &names.1).await?;
+        action.accept(tx, &names.0, &names.1).await?;
         Ok((Ordered::Done { before: names.0, after: names.1 }, (remedy == Remedy::Replay).then_some(row)))
     }
 
@@ -197,21 +207,9 @@ impl<D: Domain> Engine<D> {
         action.close(tx, epoch, self.process).await?;
         let (before, after) =
             (state_name(State::DeadLetter).to_owned(), state_name(State::Resolved).to_owned());
-        action.record(tx, true, &before, &after).await?;
+        action.accept(tx, &before, &after).await?;
         Ok(Ordered::Done { before, after })
     }
-}
-
-async fn was_done(tx: &mut PgConnection, dead_letter: Uuid, order: &Order) -> sqlx::Result<bool> {
-    sqlx::query_scalar(
-        "SELECT EXISTS (SELECT 1 FROM saga.operator_action
-             WHERE business_id = $1 AND operation_id = $2 AND dead_letter_id = $3 AND accepted)",
-    )
-    .bind(&order.business_id)
-    .bind(&order.operation_id)
-    .bind(dead_letter)
-    .fetch_one(tx)
-    .await
 }
 
 /// Where a remedy leads. An undecided saga whose key was cancelled meanwhile is turned back.
@@ -287,32 +285,40 @@ impl Action<'_> {
         Ok(())
     }
 
-    /// A dry run leaves no row of its own; everything else does.
+    async fn accept(&self, tx: &mut PgConnection, before: &str, after: &str) -> sqlx::Result<()> {
+        self.record(tx, true, json!({ "status": before }), json!({ "status": after })).await
+    }
+
+    /// Nothing changes, and the action says why. A dry run leaves no row.
+    async fn refuse(&self, tx: &mut PgConnection, status: &str, why: &str) -> sqlx::Result<()> {
+        if self.order.dry_run {
+            return Ok(());
+        }
+        self.record(tx, false, json!({ "status": status }), json!({ "status": status, "refused": why })).await
+    }
+
     async fn record(
         &self,
         tx: &mut PgConnection,
         accepted: bool,
-        before: &str,
-        after: &str,
+        before: Value,
+        after: Value,
     ) -> sqlx::Result<()> {
-        sqlx::query(
-            "INSERT INTO saga.operator_action
-                 (business_id, operation_id, actor, action, dead_letter_id, saga_id, reason, reference, accepted, before, after)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
-        )
-        .bind(&self.order.business_id)
-        .bind(&self.order.operation_id)
-        .bind(&self.order.actor)
-        .bind(self.remedy.name())
-        .bind(self.dead_letter)
-        .bind(self.saga_id)
-        .bind(&self.order.reason)
-        .bind(&self.order.reference)
-        .bind(accepted)
-        .bind(json!({ "status": before }))
-        .bind(json!({ "status": after }))
-        .execute(tx)
-        .await?;
-        Ok(())
+        let order = self.order;
+        let action = NewAction {
+            business_id: &order.business_id,
+            operation_id: &order.operation_id,
+            actor: &order.actor,
+            action: self.remedy.name(),
+            dead_letter_id: Some(self.dead_letter),
+            saga_id: Some(self.saga_id),
+            participant: None,
+            reason: &order.reason,
+            reference: order.reference.as_deref(),
+            accepted,
+            before,
+            after,
+        };
+        actions::record(tx, &action).await
     }
 }

@@ -1,14 +1,18 @@
 //! `GET /wallet/balance`: what each tender holds, and what is in doubt.
+//!
+//! What was read a moment ago is shown again unless something has changed since: one round trip to Redis and nothing
+//! else. What the cache does not know is asked of the tenders, and of this service's own redemptions.
 
 use std::collections::HashMap;
 
 use api::{
-    BusinessId, CustomerId,
-    tender::{AccountView, Totals},
-    wallet::{Expiring, TenderBalance, TenderKind, WalletBalance},
+    CustomerId,
+    client::CallError,
+    tender::Owner,
+    wallet::{TenderKind, WalletBalance},
 };
 use axum::{Json, extract::State};
-use money::{Asset, Currency};
+use money::Asset;
 use serde::Deserialize;
 use service::{
     ApiError,
@@ -17,28 +21,19 @@ use service::{
 };
 use sqlx::{PgPool, Row};
 
-use crate::{app::App, plan::Plan};
+use crate::{
+    app::App,
+    live::line::{self, Line},
+    plan::Plan,
+};
 
 /// Whose balance.
 #[derive(Debug, Deserialize)]
 pub(super) struct Of {
-    customer_id: CustomerId,
+    pub customer_id: CustomerId,
 }
 
-impl App {
-    /// Counts a read of a customer's own token.
-    ///
-    /// # Errors
-    /// 429 past the limit.
-    pub(super) fn admit_read(&self, caller: &Caller) -> Result<(), ApiError> {
-        match &caller.own_customer {
-            Some(own) => self.limits.reads.admit(&format!("{} {own}", caller.business_id)),
-            None => Ok(()),
-        }
-    }
-}
-
-/// The balance of a customer, read from the tenders. A tender that cannot be asked is named instead.
+/// The balance of a customer. A tender that cannot be asked is named instead.
 pub(super) async fn show_balance(
     State(app): State<App>,
     caller: Allow<Read>,
@@ -46,80 +41,98 @@ pub(super) async fn show_balance(
 ) -> Result<Json<WalletBalance>, ApiError> {
     caller.require_customer(&customer_id)?;
     app.admit_read(&caller)?;
-    app.require_database()?;
-    let business = &caller.business_id;
-    let accounts = TenderKind::ALL.map(|kind| {
-        let tender = app.tenders.get(kind);
-        let customer_id = customer_id.as_str();
-        async move { (kind, tender.account(business, customer_id).await) }
-    });
-    let (accounts, in_doubt) =
-        tokio::join!(futures_util::future::join_all(accounts), in_doubt(&app.pool, business, &customer_id));
-    let in_doubt = in_doubt?;
-    let mut answer =
-        WalletBalance { customer_id: customer_id.into(), balances: Vec::new(), degraded: Vec::new() };
-    for (kind, account) in accounts {
-        match account {
-            Ok(account) => answer.balances.extend(lines(kind, &account, &in_doubt)),
-            Err(error) => {
-                tracing::warn!(tender = kind.as_str(), %error, "balance without a tender");
-                answer.degraded.push(kind);
-            }
+    let owner = Owner { business_id: caller.business_id.clone(), customer_id };
+    Ok(Json(app.balance(&owner).await?.0))
+}
+
+impl App {
+    /// Counts a read of a customer's own token.
+    ///
+    /// # Errors
+    /// 429 past the limit.
+    pub(crate) fn admit_read(&self, caller: &Caller) -> Result<(), ApiError> {
+        match &caller.own_customer {
+            Some(own) => self.limits.reads.admit(&format!("{} {own}", caller.business_id)),
+            None => Ok(()),
         }
     }
-    Ok(Json(answer))
+
+    /// A customer's balance, and the lines that it was made of.
+    ///
+    /// # Errors
+    /// 503 where the database has to be asked and is away.
+    pub(crate) async fn balance(
+        &self,
+        owner: &Owner,
+    ) -> Result<(WalletBalance, Vec<(TenderKind, Line)>), ApiError> {
+        let mut cached = self.live.cache.read(owner).await;
+        let is_free_of_doubt = cached.is_free_of_doubt;
+        let tenders = TenderKind::ALL.map(|kind| {
+            let known = cached.take(kind);
+            async move {
+                match known {
+                    Some(lines) => Ok(lines),
+                    None => self.read_through(owner, kind).await,
+                }
+            }
+        });
+        let in_doubt =
+            async { if is_free_of_doubt { Ok(InDoubt::new()) } else { self.in_doubt(owner).await } };
+        let (tenders, in_doubt) = tokio::join!(futures_util::future::join_all(tenders), in_doubt);
+        let in_doubt = in_doubt?;
+        let mut answer = WalletBalance {
+            customer_id: owner.customer_id.as_str().to_owned(),
+            balances: Vec::new(),
+            degraded: Vec::new(),
+        };
+        let mut all = Vec::new();
+        for (kind, lines) in TenderKind::ALL.into_iter().zip(tenders) {
+            match lines {
+                Ok(lines) => all.extend(lines.into_iter().map(|line| (kind, line))),
+                Err(error) => {
+                    tracing::warn!(tender = kind.as_str(), %error, "balance without a tender");
+                    answer.degraded.push(kind);
+                }
+            }
+        }
+        let shown = all.iter().map(|(kind, line)| {
+            // Without an account nothing can be in doubt in it but points, whose account need not exist.
+            let asset = line.asset(*kind).unwrap_or(Asset::Points);
+            line.shown(*kind, in_doubt.get(&(*kind, asset)).copied().unwrap_or(0))
+        });
+        answer.balances = shown.collect();
+        Ok((answer, all))
+    }
+
+    async fn read_through(&self, owner: &Owner, kind: TenderKind) -> Result<Vec<Line>, CallError> {
+        let account = self.tenders.get(kind).account(&owner.business_id, owner.customer_id.as_str()).await?;
+        let lines = line::lines(&account);
+        let fresh_for = line::fresh_for(&account, self.clock.now());
+        self.live.cache.store(owner, kind, &lines, fresh_for).await;
+        Ok(lines)
+    }
+
+    async fn in_doubt(&self, owner: &Owner) -> Result<InDoubt, ApiError> {
+        self.require_database()?;
+        let in_doubt = in_doubt(&self.pool, owner).await?;
+        if in_doubt.is_empty() {
+            self.live.cache.store_free_of_doubt(owner).await;
+        }
+        Ok(in_doubt)
+    }
 }
 
 type InDoubt = HashMap<(TenderKind, Asset), i64>;
 
-fn lines(kind: TenderKind, account: &AccountView, in_doubt: &InDoubt) -> Vec<TenderBalance> {
-    let line = |currency: Option<Currency>, totals: &Totals| {
-        let asset = currency.map_or(Asset::Points, Asset::Money);
-        TenderBalance {
-            tender: kind,
-            currency,
-            available: totals.available,
-            held: totals.held,
-            in_doubt: in_doubt.get(&(kind, asset)).copied().unwrap_or(0),
-            expiring: expiring(account, currency),
-            version: totals.version,
-        }
-    };
-    match &account.accounts {
-        Some(accounts) if !accounts.is_empty() => {
-            accounts.iter().map(|a| line(Some(a.currency), &a.totals)).collect()
-        }
-        _ => vec![line(None, &account.total.unwrap_or_default())],
-    }
-}
-
-/// What expires, soonest first; lots of one moment are one line.
-fn expiring(account: &AccountView, currency: Option<Currency>) -> Vec<Expiring> {
-    let mut lines: Vec<Expiring> = Vec::new();
-    let mut lots: Vec<_> =
-        account.lots.iter().filter(|lot| lot.currency == currency && lot.remaining > 0).collect();
-    lots.sort_by_key(|lot| lot.expires_at);
-    for lot in lots {
-        let Some(expires_at) = lot.expires_at else { continue };
-        match lines.last_mut() {
-            Some(last) if last.expires_at == expires_at => {
-                last.amount = last.amount.saturating_add(lot.remaining)
-            }
-            _ => lines.push(Expiring { amount: lot.remaining, expires_at }),
-        }
-    }
-    lines
-}
-
 /// Units that legs of unfinished sagas and dead letters may have taken, by tender and asset.
-async fn in_doubt(pool: &PgPool, business: &BusinessId, customer: &CustomerId) -> Result<InDoubt, ApiError> {
+async fn in_doubt(pool: &PgPool, owner: &Owner) -> Result<InDoubt, ApiError> {
     let rows = sqlx::query(
         "SELECT s.plan FROM wallet.redemption r JOIN saga.saga s ON s.saga_id = r.redemption_id
          WHERE r.business_id = $1 AND r.customer_id = $2
            AND (r.status IN ('pending', 'capturing', 'reversing', 'under_review') OR r.reversal = 'pending')",
     )
-    .bind(business.as_str())
-    .bind(customer.as_str())
+    .bind(owner.business_id.as_str())
+    .bind(owner.customer_id.as_str())
     .fetch_all(pool)
     .await?;
     let mut sums = InDoubt::new();

@@ -1,4 +1,4 @@
-//! All routes of the wallet, one file a use case.
+//! All routes of the wallet, one file a use case; those of operators are on a screen of their own, in `ops`.
 
 mod balance;
 mod cancel_by_key;
@@ -15,8 +15,6 @@ use axum::{
     routing::{get, post},
 };
 
-use uuid::Uuid;
-
 use crate::app::App;
 
 /// The public routes.
@@ -29,21 +27,14 @@ pub fn routes(app: App) -> Router {
         .route("/redemptions/{id}/void", post(void::void_redemption))
         .route("/redemptions/cancel-by-key", post(cancel_by_key::cancel_by_key))
         .route("/balance", get(balance::show_balance));
-    let ops = Router::new()
-        .route("/sagas", get(ops::list_sagas))
-        .route("/sagas/{id}", get(ops::show_saga))
-        .route("/dead-letters", get(ops::list_dead_letters))
-        .route("/dead-letters/{id}", get(ops::show_dead_letter))
-        .route("/dead-letters/{id}/replay", post(ops::replay_dead_letter))
-        .route("/dead-letters/{id}/resolve", post(ops::resolve_dead_letter));
-    Router::new().nest("/api/v1/wallet", wallet).nest("/api/v1/ops", ops).with_state(app)
+    Router::new().nest("/api/v1/wallet", wallet).nest("/api/v1/ops", ops::routes()).with_state(app)
 }
 
 /// A page out of one row more than was asked for.
-fn listing<T>(mut data: Vec<T>, limit: i64, id: impl Fn(&T) -> Uuid) -> Page<T> {
+fn listing<T, C: ToString>(mut data: Vec<T>, limit: i64, cursor: impl Fn(&T) -> C) -> Page<T> {
     let limit = usize::try_from(limit).unwrap_or(0);
     let has_more = data.len() > limit;
     data.truncate(limit);
-    let next_cursor = if has_more { data.last().map(|last| id(last).to_string()) } else { None };
+    let next_cursor = if has_more { data.last().map(|last| cursor(last).to_string()) } else { None };
     Page { data, next_cursor }
 }

@@ -161,7 +161,7 @@ impl Redeem {
         }
     }
 
-    /// What can be refused without planning: overload, limits, tenders that are known to be down.
+    /// What can be refused without planning: overload, limits, tenders that are paused or known to be down.
     fn door(&self, needs: &Needs) -> Result<(), ApiError> {
         if !self.app.engine.is_ready() || self.app.engine.is_full() {
             return Err(ApiError::overloaded());
@@ -173,13 +173,15 @@ impl Redeem {
             self.app.limits.admit_code(self.business().as_str(), self.request.customer_id.as_str())?;
         }
         let named = self.tenders.as_deref().unwrap_or_default().iter().map(|t| t.kind);
-        match named
-            .chain(needs.balances.iter().copied())
-            .find(|kind| self.app.tenders.get(*kind).is_known_down())
-        {
-            Some(kind) => Err(unavailable(kind)),
-            None => Ok(()),
+        for kind in named.chain(needs.balances.iter().copied()) {
+            if self.app.paused.is_paused(self.business(), kind) {
+                return Err(paused(kind));
+            }
+            if self.app.tenders.get(kind).is_known_down() {
+                return Err(unavailable(kind));
+            }
         }
+        Ok(())
     }
 
     /// Reads what planning needs; `Err` inside is a refusal to be recorded.
@@ -383,6 +385,15 @@ fn unavailable(kind: TenderKind) -> ApiError {
     let mut problem = Problem::new(
         Code::TenderUnavailable,
         "A tender that this redemption needs cannot be reached. Nothing was written.",
+    );
+    problem.extra.insert("tender".to_owned(), serde_json::json!(kind));
+    problem.into()
+}
+
+fn paused(kind: TenderKind) -> ApiError {
+    let mut problem = Problem::new(
+        Code::TenderUnavailable,
+        "A tender that this redemption needs is out of service for now. Nothing was written.",
     );
     problem.extra.insert("tender".to_owned(), serde_json::json!(kind));
     problem.into()

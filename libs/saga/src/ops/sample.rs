@@ -1,0 +1,68 @@
+//! Gauges of what waits, read from the database: every process shows the whole system, whichever one is asked.
+//!
+//! Each statement reads a partial index of rows that are few while all is well.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use metrics::gauge;
+
+use crate::{domain::Domain, engine::Engine, machine::State, task::state_name};
+
+/// How often.
+const INTERVAL: Duration = Duration::from_secs(5);
+
+impl<D: Domain> Engine<D> {
+    /// Samples until dropped.
+    pub(crate) async fn samples(self: Arc<Self>) {
+        let mut codes = HashSet::new();
+        loop {
+            if self.is_available()
+                && let Err(error) = self.sample(&mut codes).await
+            {
+                tracing::warn!(%error, "could not sample sagas and dead letters");
+            }
+            tokio::time::sleep(INTERVAL).await;
+        }
+    }
+
+    /// `codes`: those that had dead letters before, so that a gauge falls back to 0.
+    async fn sample(&self, codes: &mut HashSet<String>) -> sqlx::Result<()> {
+        let unfinished: Vec<(i16, i32, f64)> = sqlx::query_as(
+            "SELECT state, count(*)::int, extract(epoch FROM clock_timestamp() - min(created_at))::float8
+             FROM saga.saga WHERE state IN (0, 1) GROUP BY state",
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        for state in [State::Running, State::Compensating] {
+            let count =
+                unfinished.iter().find(|(code, ..)| *code == state.code()).map_or(0, |(_, count, _)| *count);
+            gauge!("sagas_unfinished", "state" => state_name(state)).set(f64::from(count));
+        }
+        let oldest = unfinished.iter().map(|(.., age)| *age).fold(0.0, f64::max);
+        gauge!("saga_oldest_unfinished_seconds").set(oldest);
+
+        let open: Vec<(String, i32)> = sqlx::query_as(
+            "SELECT code, count(*)::int FROM saga.dead_letter WHERE closed_at IS NULL GROUP BY code",
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        for code in codes.iter().filter(|code| open.iter().all(|(has, _)| has != *code)) {
+            gauge!("dead_letters_open", "code" => code.clone()).set(0.0);
+        }
+        for (code, count) in open {
+            gauge!("dead_letters_open", "code" => code.clone()).set(f64::from(count));
+            codes.insert(code);
+        }
+
+        let (running, remaining): (i32, i32) = sqlx::query_as(
+            "SELECT count(*)::int, coalesce(sum((
+                 SELECT count(*) FROM saga.bulk_replay_item i WHERE i.bulk_id = b.bulk_id AND i.outcome IS NULL)), 0)::int
+             FROM saga.bulk_replay b WHERE b.finished_at IS NULL",
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        gauge!("bulk_replays_running").set(f64::from(running));
+        gauge!("bulk_replay_remaining").set(f64::from(remaining));
+        Ok(())
+    }
+}

@@ -1,0 +1,65 @@
+//! `GET /ops/actions`: who did what, when and why.
+
+use api::{ops::ActionLine, tender::Page as Listing};
+use axum::{Json, extract::State};
+use saga::ops::{self, ActionFilter, Page};
+use serde::Deserialize;
+use service::{
+    ApiError,
+    auth::{Allow, Operate},
+    extract::{Query, page_size},
+};
+use uuid::Uuid;
+
+use crate::{app::App, http::listing};
+
+/// Filters of the list.
+#[derive(Debug, Deserialize)]
+pub(super) struct Filters {
+    actor: Option<String>,
+    action: Option<String>,
+    dead_letter_id: Option<Uuid>,
+    saga_id: Option<Uuid>,
+    operation_id: Option<String>,
+    accepted: Option<bool>,
+    limit: Option<i64>,
+    cursor: Option<i64>,
+}
+
+/// Actions of this business's operators, newest first, also those that were refused.
+pub(super) async fn list_actions(
+    State(app): State<App>,
+    caller: Allow<Operate>,
+    Query(filters): Query<Filters>,
+) -> Result<Json<Listing<ActionLine>>, ApiError> {
+    let filter = ActionFilter {
+        actor: filters.actor,
+        action: filters.action,
+        dead_letter_id: filters.dead_letter_id,
+        saga_id: filters.saga_id,
+        operation_id: filters.operation_id,
+        accepted: filters.accepted,
+    };
+    let limit = page_size(filters.limit)?;
+    let page = Page { after: filters.cursor, limit: limit + 1 };
+    let actions = app.engine.list_actions(caller.business_id.as_str(), &filter, &page).await?;
+    Ok(Json(listing(actions.into_iter().map(line).collect(), limit, |line: &ActionLine| line.action_id)))
+}
+
+fn line(action: ops::ActionLine) -> ActionLine {
+    ActionLine {
+        action_id: action.action_id,
+        at: action.at,
+        operation_id: action.operation_id,
+        actor: action.actor,
+        action: action.action,
+        accepted: action.accepted,
+        dead_letter_id: action.dead_letter_id,
+        saga_id: action.saga_id.map(|id| id.0),
+        tender: action.participant,
+        reason: action.reason,
+        reference: action.reference,
+        before: action.before,
+        after: action.after,
+    }
+}

@@ -1,0 +1,145 @@
+//! `POST /ops/dead-letters/replay` and `GET /ops/bulk-replays/{operation_id}`: replaying many dead letters, at a pace.
+//!
+//! The answer comes once the replay and its members are durable. Whichever process claims it carries it out, also when the
+//! one that was asked dies.
+
+use api::{
+    Problem,
+    ops::{BulkFilter, BulkPreview, BulkRefusal, BulkReplay, BulkReplayRequest, BulkStatus},
+};
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use saga::ops::{self, BulkFiled, BulkOrder, LetterFilter};
+use service::{
+    ApiError,
+    auth::{Allow, Operate},
+    extract::Path,
+    json::Body,
+};
+
+use super::{check_age, check_dead_letter_code, check_order, plan_filter, reused, unsure};
+use crate::app::App;
+
+/// Replays the open dead letters that match, at most so many a second.
+pub(super) async fn replay_dead_letters(
+    State(app): State<App>,
+    caller: Allow<Operate>,
+    body: Body<BulkReplayRequest>,
+) -> Result<Response, ApiError> {
+    let request_hash = body.hash(&["dry_run"]).to_vec();
+    let request = body.value;
+    check(&request)?;
+    let filter = letter_filter(&request.filter);
+    if request.dry_run {
+        let preview = app.engine.preview_bulk_replay(caller.business_id.as_str(), &filter).await?;
+        return Ok(Json(shown_preview(preview)).into_response());
+    }
+    let order = BulkOrder {
+        business_id: caller.business_id.as_str().to_owned(),
+        actor: caller.subject.clone(),
+        request_hash,
+        filter,
+        filter_shown: serde_json::to_value(&request.filter).unwrap_or_default(),
+        rate: request.rate_per_second,
+        operation_id: request.operation_id,
+        reason: request.reason,
+    };
+    let (status, bulk) = match app.engine.file_bulk_replay(&order).await.map_err(unsure)? {
+        BulkFiled::Started(bulk) => (StatusCode::ACCEPTED, bulk),
+        BulkFiled::Known(bulk) => (StatusCode::OK, bulk),
+        BulkFiled::Reused => return Err(reused()),
+    };
+    let mut answer = (status, Json(shown(bulk))).into_response();
+    if let Ok(location) = HeaderValue::from_str(&location(&order.operation_id)) {
+        answer.headers_mut().insert(header::LOCATION, location);
+    }
+    Ok(answer)
+}
+
+/// How far a replay of many is.
+pub(super) async fn show_bulk_replay(
+    State(app): State<App>,
+    caller: Allow<Operate>,
+    Path(operation_id): Path<String>,
+) -> Result<Json<BulkReplay>, ApiError> {
+    let bulk = app.engine.show_bulk_replay(caller.business_id.as_str(), &operation_id).await?;
+    bulk.map(|bulk| Json(shown(bulk))).ok_or_else(ApiError::not_found)
+}
+
+fn check(request: &BulkReplayRequest) -> Result<(), ApiError> {
+    check_order(&request.operation_id, &request.reason)?;
+    check_age("/filter/older_than_s", request.filter.older_than_s)?;
+    check_dead_letter_code("/filter/code", request.filter.code.as_deref())?;
+    if !(1..=500).contains(&request.rate_per_second) {
+        return Err(Problem::invalid("/rate_per_second", "must be 1 to 500").into());
+    }
+    Ok(())
+}
+
+fn letter_filter(filter: &BulkFilter) -> LetterFilter {
+    LetterFilter {
+        with_closed: false,
+        code: filter.code.clone(),
+        participant: filter.tender.map(|tender| tender.as_str().to_owned()),
+        plan_contains: plan_filter(filter.customer_id.as_ref(), None),
+        older_than_s: filter.older_than_s,
+    }
+}
+
+fn shown(bulk: ops::BulkReplay) -> BulkReplay {
+    let refusal = |(dead_letter_id, reason)| BulkRefusal { dead_letter_id, reason };
+    BulkReplay {
+        status: if bulk.finished_at.is_some() { BulkStatus::Finished } else { BulkStatus::Running },
+        remaining: bulk.remaining(),
+        operation_id: bulk.operation_id,
+        matched: bulk.matched,
+        truncated: bulk.truncated,
+        replayed: bulk.replayed,
+        already_closed: bulk.already_closed,
+        refused: bulk.refused,
+        refusals: bulk.refusals.into_iter().map(refusal).collect(),
+        filter: bulk.filter,
+        rate_per_second: bulk.rate,
+        actor: bulk.actor,
+        reason: bulk.reason,
+        started_at: bulk.started_at,
+        finished_at: bulk.finished_at,
+    }
+}
+
+fn shown_preview(preview: ops::BulkPreview) -> BulkPreview {
+    let tender =
+        |(tender, count): (Option<String>, i64)| (tender.unwrap_or_else(|| "none".to_owned()), count);
+    BulkPreview {
+        matched: preview.matched,
+        truncated: preview.matched > ops::MEMBERS_MAX,
+        by_code: preview.by_code.into_iter().collect(),
+        by_tender: preview.by_participant.into_iter().map(tender).collect(),
+        sample: preview.sample,
+    }
+}
+
+/// Where a replay is looked up. An operation id may have any visible characters; a path segment may not.
+fn location(operation_id: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+    let segment: String = operation_id
+        .bytes()
+        .map(|byte| if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect();
+    format!("/api/v1/ops/bulk-replays/{segment}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::location;
+
+    #[test]
+    fn a_location_is_one_path() {
+        assert_eq!(location("op-1"), "/api/v1/ops/bulk-replays/op-1");
+        assert_eq!(location("a/b?c%"), "/api/v1/ops/bulk-replays/a%2Fb%3Fc%25");
+    }
+}

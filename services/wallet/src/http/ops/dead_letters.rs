@@ -1,0 +1,102 @@
+//! `GET /ops/dead-letters` and `GET /ops/dead-letters/{id}`.
+
+use api::{
+    CustomerId, Problem,
+    ops::{DeadLetterDetail, DeadLetterLine},
+    tender::Page as Listing,
+    wallet::TenderKind,
+};
+use axum::{Json, extract::State};
+use chrono::DateTime;
+use saga::ops::{self, LetterFilter, LetterPlace, Page};
+use serde::Deserialize;
+use service::{
+    ApiError,
+    auth::{Allow, Operate},
+    extract::{Path, Query, page_size},
+};
+use uuid::Uuid;
+
+use super::{check_age, check_dead_letter_code, plan_filter, sagas};
+use crate::{app::App, http::listing};
+
+/// Filters of the list.
+#[derive(Debug, Deserialize)]
+pub(super) struct Filters {
+    status: Option<String>,
+    code: Option<String>,
+    tender: Option<TenderKind>,
+    customer: Option<CustomerId>,
+    older_than: Option<i64>,
+    limit: Option<i64>,
+    cursor: Option<String>,
+}
+
+/// Dead letters, oldest first: open ones, or with `status=all` also those that were dealt with.
+pub(super) async fn list_dead_letters(
+    State(app): State<App>,
+    caller: Allow<Operate>,
+    Query(filters): Query<Filters>,
+) -> Result<Json<Listing<DeadLetterLine>>, ApiError> {
+    let with_closed = match filters.status.as_deref() {
+        None | Some("open") => false,
+        Some("all") => true,
+        Some(_) => return Err(Problem::invalid("status", "must be open or all").into()),
+    };
+    check_age("older_than", filters.older_than)?;
+    check_dead_letter_code("code", filters.code.as_deref())?;
+    let filter = LetterFilter {
+        with_closed,
+        code: filters.code,
+        participant: filters.tender.map(|tender| tender.as_str().to_owned()),
+        plan_contains: plan_filter(filters.customer.as_ref(), None),
+        older_than_s: filters.older_than,
+    };
+    let after = filters.cursor.as_deref().map(place).transpose()?;
+    let limit = page_size(filters.limit)?;
+    let page = Page { after, limit: limit + 1 };
+    let letters = app.engine.list_dead_letters(caller.business_id.as_str(), &filter, &page).await?;
+    let lines = letters.into_iter().map(line).collect();
+    Ok(Json(listing(lines, limit, cursor)))
+}
+
+/// A dead letter with its saga.
+pub(super) async fn show_dead_letter(
+    State(app): State<App>,
+    caller: Allow<Operate>,
+    Path(id): Path<Uuid>,
+) -> Result<Json<DeadLetterDetail>, ApiError> {
+    let found = app.engine.show_dead_letter(caller.business_id.as_str(), id).await?;
+    let ops::DeadLetterDetail { letter, saga } = found.ok_or_else(ApiError::not_found)?;
+    Ok(Json(DeadLetterDetail { letter: line(letter), saga: sagas::detail(saga, app.clock) }))
+}
+
+/// A dead letter as it is shown.
+pub(super) fn line(letter: ops::DeadLetterLine) -> DeadLetterLine {
+    DeadLetterLine {
+        dead_letter_id: letter.dead_letter_id,
+        saga_id: letter.saga_id.0,
+        operation: letter.operation,
+        idempotency_key: letter.key,
+        code: letter.code,
+        tender: letter.participant,
+        detail: letter.detail,
+        opened_at: letter.opened_at,
+        closed_at: letter.closed_at,
+        closed_as: letter.closed_as,
+    }
+}
+
+/// Where a page ends: microseconds, as precise as the database keeps them, and the id.
+fn cursor(last: &DeadLetterLine) -> String {
+    format!("{}-{}", last.opened_at.timestamp_micros(), last.dead_letter_id.simple())
+}
+
+fn place(cursor: &str) -> Result<LetterPlace, ApiError> {
+    let parse = || {
+        let (micros, id) = cursor.split_once('-')?;
+        let opened_at = DateTime::from_timestamp_micros(micros.parse().ok()?)?;
+        Some(LetterPlace { opened_at, dead_letter_id: id.parse().ok()? })
+    };
+    parse().ok_or_else(|| Problem::invalid("cursor", "is not one that this list gave").into())
+}

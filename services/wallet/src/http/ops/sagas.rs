@@ -1,0 +1,136 @@
+//! `GET /ops/sagas` and `GET /ops/sagas/{id}`.
+
+use api::{
+    Code, CustomerId, Problem,
+    ops::{SagaDetail, SagaLine, StoredAnswer, TimelineEvent},
+    tender::Page as Listing,
+    wallet::TenderKind,
+};
+use axum::{Json, extract::State};
+use saga::{
+    SagaId,
+    machine::{Kind, State as SagaState},
+    ops::{self, Page, SagaFilter},
+    state_name,
+};
+use serde::Deserialize;
+use serde_json::Value;
+use service::{
+    ApiError, Clock,
+    auth::{Allow, Operate},
+    extract::{Path, Query, page_size},
+};
+use uuid::Uuid;
+
+use super::{check_age, dead_letters, is_reason, legs, plan_filter};
+use crate::{app::App, http::listing};
+
+/// Filters of the list.
+#[derive(Debug, Deserialize)]
+pub(super) struct Filters {
+    status: Option<String>,
+    tender: Option<TenderKind>,
+    code: Option<String>,
+    older_than: Option<i64>,
+    customer: Option<CustomerId>,
+    key: Option<String>,
+    limit: Option<i64>,
+    cursor: Option<Uuid>,
+}
+
+/// Sagas, newest first.
+pub(super) async fn list_sagas(
+    State(app): State<App>,
+    caller: Allow<Operate>,
+    Query(filters): Query<Filters>,
+) -> Result<Json<Listing<SagaLine>>, ApiError> {
+    check_age("older_than", filters.older_than)?;
+    // Sagas end for reasons of their own, and because a leg was declined with a code of the API.
+    if filters.code.as_deref().is_some_and(|code| !is_reason(code) && Code::parse(code).is_none()) {
+        return Err(Problem::invalid("code", "is no code of a dead letter, and none of a decline").into());
+    }
+    let filter = SagaFilter {
+        state: filters.status.as_deref().map(state_of).transpose()?,
+        older_than_s: filters.older_than,
+        plan_contains: plan_filter(filters.customer.as_ref(), filters.tender),
+        code: filters.code,
+        key: filters.key,
+    };
+    let limit = page_size(filters.limit)?;
+    let page = Page { after: filters.cursor.map(SagaId), limit: limit + 1 };
+    let sagas = app.engine.list_sagas(caller.business_id.as_str(), &filter, &page).await?;
+    let lines = sagas.into_iter().map(line).collect();
+    Ok(Json(listing(lines, limit, |line: &SagaLine| line.saga_id)))
+}
+
+/// A saga with its plan, its legs and its story.
+pub(super) async fn show_saga(
+    State(app): State<App>,
+    caller: Allow<Operate>,
+    Path(id): Path<Uuid>,
+) -> Result<Json<SagaDetail>, ApiError> {
+    let saga = app.engine.show_saga(caller.business_id.as_str(), SagaId(id)).await?;
+    saga.map(|saga| Json(detail(saga, app.clock))).ok_or_else(ApiError::not_found)
+}
+
+fn line(saga: ops::SagaLine) -> SagaLine {
+    SagaLine {
+        saga_id: saga.saga_id.0,
+        operation: saga.operation,
+        idempotency_key: saga.key,
+        status: saga.status.to_owned(),
+        epoch: saga.epoch,
+        owner: saga.owner,
+        backward: saga.backward,
+        cause: saga.cause,
+        created_at: saga.created_at,
+        ended_at: saga.ended_at,
+    }
+}
+
+/// A saga as it is shown.
+pub(super) fn detail(detail: ops::SagaDetail, clock: Clock) -> SagaDetail {
+    let legs = legs::of(&detail);
+    let until = detail.saga.ended_at.unwrap_or_else(|| clock.now());
+    SagaDetail {
+        kind: detail
+            .kind
+            .map(|kind| if kind == Kind::Compensable { "compensable" } else { "forward_only" }.to_owned()),
+        // The two clocks may differ: nothing ends before it began.
+        duration_ms: (until - detail.saga.created_at).num_milliseconds().max(0),
+        deadline_at: detail.deadline_at,
+        trace_id: detail.trace_id,
+        parent_id: detail.parent_id.map(|id| id.0),
+        legs_id: detail.legs_id,
+        key_cancelled: detail.key_cancelled,
+        plan: detail.plan,
+        legs,
+        answer: detail.answer.map(|answer| StoredAnswer {
+            status: answer.status,
+            body: serde_json::from_slice(&answer.body).unwrap_or(Value::Null),
+        }),
+        timeline: detail.timeline.into_iter().map(event).collect(),
+        dead_letters: detail.dead_letters.into_iter().map(dead_letters::line).collect(),
+        saga: line(detail.saga),
+    }
+}
+
+fn event(event: ops::TimelineEvent) -> TimelineEvent {
+    TimelineEvent {
+        at: event.at,
+        after_ms: event.after_ms,
+        event: event.event,
+        text: event.text,
+        epoch: event.epoch,
+        owner: event.owner,
+        detail: event.detail,
+    }
+}
+
+fn state_of(name: &str) -> Result<SagaState, ApiError> {
+    use SagaState::{Compensated, Compensating, Completed, DeadLetter, Resolved, Running};
+    [Running, Compensating, Completed, Compensated, DeadLetter, Resolved]
+        .into_iter()
+        .find(|state| state_name(*state) == name)
+        .ok_or_else(|| Problem::invalid("status", "is no status of a saga").into())
+}

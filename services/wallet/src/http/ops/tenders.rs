@@ -1,0 +1,91 @@
+//! `GET /ops/tenders`, `POST /ops/tenders/{tender}/pause` and `…/resume`.
+
+use api::{
+    ops::{TenderAnswer, TenderList, TenderOrder, TenderResult, TenderState},
+    wallet::TenderKind,
+};
+use axum::{Json, extract::State};
+use futures_util::future::join_all;
+use service::{
+    ApiError,
+    auth::{Allow, Caller, Operate},
+    extract::Path,
+    json::Body,
+};
+
+use super::{check_order, reused, unsure};
+use crate::{
+    app::App,
+    paused::{self, Change, Changed},
+};
+
+/// The tenders, as this process sees them, and whether this business has paused them.
+pub(super) async fn list_tenders(
+    State(app): State<App>,
+    caller: Allow<Operate>,
+) -> Result<Json<TenderList>, ApiError> {
+    let pauses = paused::of_business(&app.pool, caller.business_id.as_str()).await?;
+    let states = TenderKind::ALL.map(|kind| {
+        let (tender, pause) =
+            (app.tenders.get(kind), pauses.iter().find(|pause| pause.tender == kind.as_str()));
+        async move {
+            TenderState {
+                tender: kind,
+                paused: pause.is_some(),
+                paused_at: pause.map(|pause| pause.paused_at),
+                paused_by: pause.map(|pause| pause.actor.clone()),
+                reason: pause.map(|pause| pause.reason.clone()),
+                reachable: tender.probe().await,
+                breaker_open: tender.is_known_down(),
+                clock_skew_ms: tender.skew_ms(),
+            }
+        }
+    });
+    Ok(Json(TenderList { data: join_all(states).await }))
+}
+
+/// Refuses this business's new redemptions that need the tender, until it is resumed.
+pub(super) async fn pause_tender(
+    State(app): State<App>,
+    caller: Allow<Operate>,
+    Path(tender): Path<TenderKind>,
+    body: Body<TenderOrder>,
+) -> Result<Json<TenderAnswer>, ApiError> {
+    change(&app, &caller, tender, true, body.value).await
+}
+
+/// Takes this business's redemptions that need the tender again.
+pub(super) async fn resume_tender(
+    State(app): State<App>,
+    caller: Allow<Operate>,
+    Path(tender): Path<TenderKind>,
+    body: Body<TenderOrder>,
+) -> Result<Json<TenderAnswer>, ApiError> {
+    change(&app, &caller, tender, false, body.value).await
+}
+
+async fn change(
+    app: &App,
+    caller: &Caller,
+    tender: TenderKind,
+    pause: bool,
+    order: TenderOrder,
+) -> Result<Json<TenderAnswer>, ApiError> {
+    check_order(&order.operation_id, &order.reason)?;
+    let change = Change {
+        business_id: caller.business_id.as_str(),
+        tender,
+        pause,
+        operation_id: &order.operation_id,
+        actor: &caller.subject,
+        reason: &order.reason,
+    };
+    let result = match app.paused.change(&app.pool, &change).await.map_err(unsure)? {
+        Changed::Done => TenderResult::Done,
+        Changed::AlreadyDone => TenderResult::AlreadyDone,
+        Changed::AlreadySo => TenderResult::AlreadySo,
+        Changed::Reused => return Err(reused()),
+    };
+    let paused = app.paused.is_paused(&caller.business_id, tender);
+    Ok(Json(TenderAnswer { tender, result, paused }))
+}
