@@ -9,7 +9,7 @@ use saga::Engine;
 use service::{ApiError, Clock, limit::RateLimit};
 use sqlx::PgPool;
 
-use crate::{sagas::Sagas, tenders::Tenders};
+use crate::{paused::Paused, sagas::Sagas, tenders::Tenders};
 
 /// Reads a minute of one customer's own token.
 const CUSTOMER_READS: u32 = 60;
@@ -34,6 +34,8 @@ pub struct App {
     pub pool: PgPool,
     /// Limits of customers' own tokens.
     pub limits: Limits,
+    /// The tenders that businesses have taken out of service.
+    pub paused: Paused,
     /// The time.
     pub clock: Clock,
 }
@@ -100,6 +102,6 @@ impl App {
     /// The handlers' share of a process.
     #[must_use]
     pub fn new(engine: Arc<Engine<Sagas>>, tenders: Tenders, pool: PgPool) -> Self {
-        Self { engine, tenders, pool, limits: Limits::default(), clock: Clock }
+        Self { engine, tenders, pool, limits: Limits::default(), paused: Paused::default(), clock: Clock }
     }
 }

@@ -8,11 +8,13 @@
 //! | [`plan`] | what a saga set out to do |
 //! | [`sagas`] | how legs reach tenders, what endings mean, the redemption's rows |
 //! | [`returning`] | giving a whole redemption back |
+//! | [`paused`] | tenders that a business has taken out of service |
 //! | [`tenders`] | clients: lanes, breaker |
 //! | [`reconcile`] | legs without a saga |
 
 pub mod app;
 pub mod http;
+pub mod paused;
 pub mod plan;
 pub mod planning;
 pub mod reconcile;

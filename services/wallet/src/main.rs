@@ -121,12 +121,14 @@ async fn main() -> anyhow::Result<()> {
     });
     let stopping = process.stopping();
     let every = Duration::from_millis(cli.saga.reconcile_every_ms);
-    let background = (returning::sweep(app.clone()), reconcile::compare_legs(app.clone(), every));
+    let paused = app.paused.clone().follow(pool.clone());
+    let background = (returning::sweep(app.clone()), reconcile::compare_legs(app.clone(), every), paused);
     process.tasks().spawn(async move {
         tokio::select! {
             () = stopping.cancelled() => {}
             () = background.0 => {}
             () = background.1 => {}
+            () = background.2 => {}
         }
     });
     let draining = process.draining();

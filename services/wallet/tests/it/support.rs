@@ -147,6 +147,8 @@ impl System {
         let routes = http::finish(wallet::http::routes(app.clone()), self.tokens.public_verifier());
         let sweep = stop.clone().run_until_cancelled_owned(wallet::returning::sweep(app.clone()));
         TaskTracker::new().spawn(sweep);
+        let pauses = stop.clone().run_until_cancelled_owned(app.paused.clone().follow(app.pool.clone()));
+        TaskTracker::new().spawn(pauses);
         TaskTracker::new().spawn(accept::serve(listener, routes, Limits::default(), stop.clone()));
         while !engine.is_ready() {
             tokio::time::sleep(Duration::from_millis(10)).await;
