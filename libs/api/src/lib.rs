@@ -6,6 +6,7 @@
 pub mod client;
 pub mod id;
 pub mod legs;
+pub mod live;
 pub mod ops;
 pub mod problem;
 pub mod rewards;

@@ -72,8 +72,17 @@ impl Outbox {
             }
             Self::Redemptions => {
                 let (id, kind): (String, String) = (row.try_get("event_id")?, row.try_get("type")?);
-                let append = pipeline.cmd("XADD").arg(REDEMPTIONS).arg("MAXLEN").arg("~").arg(REDEMPTIONS_KEPT);
-                append.arg("*").arg("event_id").arg(id).arg("type").arg(kind).arg("event").arg(payload).ignore();
+                let append =
+                    pipeline.cmd("XADD").arg(REDEMPTIONS).arg("MAXLEN").arg("~").arg(REDEMPTIONS_KEPT);
+                append
+                    .arg("*")
+                    .arg("event_id")
+                    .arg(id)
+                    .arg("type")
+                    .arg(kind)
+                    .arg("event")
+                    .arg(payload)
+                    .ignore();
             }
         }
         Ok(())

@@ -66,7 +66,8 @@ async fn everything_is_published_by_several_relays_and_then_gone() {
     let listener = subscribe(&business).await;
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     for _ in 0..2 {
-        let relay = Relay::new(Outbox::Balances, pool.clone(), Some(&redis_url()), Arc::new(Notify::new())).unwrap();
+        let relay =
+            Relay::new(Outbox::Balances, pool.clone(), Some(&redis_url()), Arc::new(Notify::new())).unwrap();
         tasks.spawn(relay.run(stop.clone()));
     }
     write(&pool, &business, 1200).await;
@@ -107,7 +108,8 @@ async fn while_redis_is_away_everything_waits_and_then_arrives() {
     assert_eq!(waiting(&pool).await, 3);
 
     let listener = subscribe(&business).await;
-    let back = Relay::new(Outbox::Balances, pool.clone(), Some(&redis_url()), Arc::new(Notify::new())).unwrap();
+    let back =
+        Relay::new(Outbox::Balances, pool.clone(), Some(&redis_url()), Arc::new(Notify::new())).unwrap();
     assert_eq!(back.pass().await.unwrap(), 3);
     assert_eq!(versions(listener, 3).await, [1, 2, 3]);
     assert_eq!(waiting(&pool).await, 0);

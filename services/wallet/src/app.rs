@@ -9,7 +9,7 @@ use saga::Engine;
 use service::{ApiError, Clock, limit::RateLimit};
 use sqlx::PgPool;
 
-use crate::{paused::Paused, sagas::Sagas, tenders::Tenders};
+use crate::{live::Live, paused::Paused, sagas::Sagas, tenders::Tenders};
 
 /// Reads a minute of one customer's own token.
 const CUSTOMER_READS: u32 = 60;
@@ -36,6 +36,8 @@ pub struct App {
     pub limits: Limits,
     /// The tenders that businesses have taken out of service.
     pub paused: Paused,
+    /// Live balances.
+    pub live: Live,
     /// The time.
     pub clock: Clock,
 }
@@ -101,7 +103,8 @@ impl App {
 
     /// The handlers' share of a process.
     #[must_use]
-    pub fn new(engine: Arc<Engine<Sagas>>, tenders: Tenders, pool: PgPool) -> Self {
-        Self { engine, tenders, pool, limits: Limits::default(), paused: Paused::default(), clock: Clock }
+    pub fn new(engine: Arc<Engine<Sagas>>, tenders: Tenders, pool: PgPool, live: Live) -> Self {
+        let (limits, paused) = (Limits::default(), Paused::default());
+        Self { engine, tenders, pool, limits, paused, live, clock: Clock }
     }
 }

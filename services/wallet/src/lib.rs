@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`http`] | one file a use case; `http::routes` has all routes on one screen |
 //! | [`planning`] | pure: which tender covers how much |
+//! | [`live`] | balances that were read a moment ago, and who hears of what changes |
 //! | [`plan`] | what a saga set out to do |
 //! | [`sagas`] | how legs reach tenders, what endings mean, the redemption's rows |
 //! | [`returning`] | giving a whole redemption back |
@@ -14,6 +15,7 @@
 
 pub mod app;
 pub mod http;
+pub mod live;
 pub mod paused;
 pub mod plan;
 pub mod planning;

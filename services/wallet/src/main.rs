@@ -4,14 +4,19 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use clap::Parser;
+use events::{Outbox, Relay};
 use saga::{Config as SagaConfig, Engine};
 use service::{
     Config, Process,
     auth::{ServiceTokens, Signer},
+    config::Secret,
     db,
 };
+use tokio::sync::Notify;
 use wallet::{
-    App, http, reconcile, returning,
+    App, http,
+    live::{self, Live, origin::Origins},
+    reconcile, returning,
     sagas::Sagas,
     tenders::{Addresses, Tenders},
 };
@@ -36,7 +41,24 @@ struct Cli {
     service_key_file: PathBuf,
     #[command(flatten)]
     saga: SagaArgs,
+    #[command(flatten)]
+    live: LiveArgs,
 }
+
+/// Live balances.
+#[derive(Debug, clap::Args)]
+struct LiveArgs {
+    /// Most clients with live balances on this process; above that they are answered 503.
+    #[arg(long, env = "STREAMS_MAX", default_value_t = 10_000)]
+    streams_max: usize,
+    /// Origins, separated by commas, whose web pages may open live balances. By default none may but those of the service's
+    /// own origin, as its Host header names it; who sends no Origin is no web page, and is not asked.
+    #[arg(long, env = "ALLOWED_ORIGINS", default_value = "")]
+    allowed_origins: String,
+}
+
+/// Connections of the outbox relay: it works on one at a time.
+const RELAY_CONNECTIONS: u32 = 1;
 
 /// How long after the listeners close requests that were under way still begin sagas.
 const LAST_REQUESTS: Duration = Duration::from_millis(500);
@@ -111,8 +133,14 @@ async fn main() -> anyhow::Result<()> {
         ServiceTokens::new(Signer::read(&cli.service_key_file).context("SERVICE_KEY_FILE")?, "wallet");
     let tenders = Tenders::init(&addresses, tokens, process.tasks())?;
     let options = db::for_executor(db::connect_options(&url, "wallet-sagas")?);
-    let engine = Engine::start(cli.saga.config()?, Arc::new(Sagas::new(tenders.clone())), options);
-    let app = App::new(engine.clone(), tenders, pool.clone());
+    let live = live(&process, cli.live, &tenders)?;
+    let written = Arc::new(Notify::new());
+    let sagas = Sagas::new(tenders.clone(), live.cache.clone(), written.clone());
+    let engine = Engine::start(cli.saga.config()?, Arc::new(sagas), options);
+    let app = App::new(engine.clone(), tenders, pool.clone(), live);
+    let relayed = db::pool(db::connect_options(&url, "wallet-relay")?, RELAY_CONNECTIONS);
+    let relay = Relay::new(Outbox::Redemptions, relayed, redis_url(&process), written)?;
+    process.tasks().spawn(relay.run(process.stopping()));
 
     let ready = pool.clone();
     process.health().require("database", move || {
@@ -140,4 +168,26 @@ async fn main() -> anyhow::Result<()> {
         engine.drain().await;
     });
     process.run(http::routes(app), axum::Router::new()).await
+}
+
+fn redis_url(process: &Process) -> Option<&str> {
+    process.config().redis_url.as_ref().map(Secret::expose)
+}
+
+fn live(process: &Process, args: LiveArgs, tenders: &Tenders) -> anyhow::Result<Live> {
+    let options = live::Options {
+        redis_url: redis_url(process).map(str::to_owned),
+        clients_max: args.streams_max,
+        origins: Origins::parse(&args.allowed_origins),
+    };
+    let live =
+        Live::start(options, tenders.clone(), process.tasks(), process.draining(), &process.stopping())?;
+    if redis_url(process).is_some() {
+        let watched = live.clone();
+        process.health().watch("redis", move || {
+            let is_up = watched.cache.is_up();
+            async move { if is_up { Ok(()) } else { Err("away") } }
+        });
+    }
+    Ok(live)
 }

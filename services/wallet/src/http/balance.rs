@@ -96,9 +96,8 @@ impl App {
             }
         }
         let shown = all.iter().map(|(kind, line)| {
-            // Without an account nothing can be in doubt in it but points, whose account need not exist.
-            let asset = line.asset(*kind).unwrap_or(Asset::Points);
-            line.shown(*kind, in_doubt.get(&(*kind, asset)).copied().unwrap_or(0))
+            let units = line.asset(*kind).and_then(|asset| in_doubt.get(&(*kind, asset)).copied());
+            line.shown(*kind, units.unwrap_or(0))
         });
         answer.balances = shown.collect();
         Ok((answer, all))

@@ -7,7 +7,9 @@ mod held;
 mod ops;
 mod redeem;
 mod redemptions;
+mod stream;
 mod void;
+mod ws;
 
 use api::tender::Page;
 use axum::{
@@ -26,7 +28,9 @@ pub fn routes(app: App) -> Router {
         .route("/redemptions/{id}/capture", post(capture::capture_redemption))
         .route("/redemptions/{id}/void", post(void::void_redemption))
         .route("/redemptions/cancel-by-key", post(cancel_by_key::cancel_by_key))
-        .route("/balance", get(balance::show_balance));
+        .route("/balance", get(balance::show_balance))
+        .route("/stream", get(stream::stream_balances))
+        .route("/ws", get(ws::open_socket));
     Router::new().nest("/api/v1/wallet", wallet).nest("/api/v1/ops", ops::routes()).with_state(app)
 }
 

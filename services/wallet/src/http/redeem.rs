@@ -15,7 +15,7 @@ use api::{
     BusinessId, Code, LegsId, Outcome, Problem,
     client::CallError,
     rewards::Resolve,
-    tender::{AccountStatus, AccountView},
+    tender::{AccountStatus, AccountView, Owner},
     wallet::{Links, OnDeadline, RedeemRequest, Redemption, TenderKind},
 };
 use axum::{
@@ -78,6 +78,11 @@ pub(super) async fn redeem(
     // Whatever hangs, the till hears something before it gives up: that its redemption is under way, if it is.
     let answer = tokio::time::timeout_at(deadline - MARGIN / 2, call.answer()).await;
     let answer = answer.unwrap_or_else(|_| Err(unknown(&"no answer in time")));
+    let is_over = answer.as_ref().is_ok_and(|a| [StatusCode::CREATED, StatusCode::OK].contains(&a.status()));
+    if call.written.get().is_some() && !is_over {
+        // Under way, going back or under review: a balance read from here on shows what may be taken.
+        call.app.live.cache.note_doubt(&call.owner()).await;
+    }
     match (answer, call.written.get()) {
         (Err(error), Some(id)) if error.problem().outcome == Outcome::Unknown => {
             redemptions::accepted(call.pending(*id))
@@ -150,6 +155,10 @@ impl Redeem {
 
     fn business(&self) -> &BusinessId {
         &self.caller.business_id
+    }
+
+    fn owner(&self) -> Owner {
+        Owner { business_id: self.business().clone(), customer_id: self.request.customer_id.clone() }
     }
 
     fn saga_key(&self) -> Key {

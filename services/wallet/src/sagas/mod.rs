@@ -4,6 +4,8 @@ mod forward;
 mod redeem;
 mod rows;
 
+use std::sync::Arc;
+
 use api::{
     Code,
     client::CallError,
@@ -20,6 +22,7 @@ use service::{
     trace::{self, Trace},
 };
 use sqlx::PgConnection;
+use tokio::sync::Notify;
 use tracing::Instrument as _;
 
 pub(crate) use redeem::link;
@@ -27,6 +30,7 @@ pub use redeem::{REDEEM_PATH, declined_response};
 pub use rows::{Change, Moved, Opening};
 
 use crate::{
+    live::cache::Cache,
     plan::{self, CaptureLeg, Plan, PlannedLeg, RedeemPlan, ReturnLeg, ReturnPlan},
     tenders::Tenders,
 };
@@ -42,14 +46,17 @@ const HOLD_SLACK: TimeDelta = TimeDelta::hours(24);
 #[derive(Debug)]
 pub struct Sagas {
     tenders: Tenders,
+    cache: Cache,
+    outbox: Arc<Notify>,
     clock: Clock,
 }
 
 impl Sagas {
-    /// The wallet's sagas over these tenders.
+    /// The wallet's sagas over these tenders. Every balance that a leg changes is known to `cache` before its saga goes
+    /// on; `outbox` is notified of events.
     #[must_use]
-    pub fn new(tenders: Tenders) -> Self {
-        Self { tenders, clock: Clock }
+    pub fn new(tenders: Tenders, cache: Cache, outbox: Arc<Notify>) -> Self {
+        Self { tenders, cache, outbox, clock: Clock }
     }
 
     fn command(&self, saga: &Saga<Plan>, leg: usize, way: Way) -> Option<(TenderKind, LegCommand)> {
@@ -132,11 +139,17 @@ impl Domain for Sagas {
             tracing::info_span!("leg", trace_id = trace.id(), tender = tender.as_str(), leg = call.leg);
         otlp::follow(&span, &trace);
         let is_cancel = command.action == LegAction::Cancel;
+        let account = command.account.clone();
         let sending = async {
             command.trace = trace::outgoing().and_then(|header| header.to_str().map(str::to_owned).ok());
             self.tenders.get(tender).command(command).await
         };
-        replied(trace::scope(trace, sending).instrument(span).await, is_cancel)
+        let replied = replied(trace::scope(trace, sending).instrument(span).await, is_cancel);
+        // Before anybody hears of it, and whoever runs the saga: from here on no older balance is shown.
+        if let Some(after) = replied.answer.as_ref().and_then(|answer| answer.after) {
+            self.cache.raise(tender, &account, after.version).await;
+        }
+        replied
     }
 
     async fn probe(&self, participant: &str) -> bool {
@@ -147,18 +160,24 @@ impl Domain for Sagas {
     }
 
     fn conclude(&self, saga: &Saga<Plan>, ending: Ending<'_, LegAnswer>) -> Conclusion<Change> {
-        match &*saga.plan {
+        let mut conclusion = match &*saga.plan {
             Plan::Redeem(plan) => redeem::conclude(saga, plan, &ending, self.clock.now()),
             Plan::Return(plan) => forward::returned(plan, &ending),
             Plan::Capture(plan) => forward::captured(plan, &ending, self.clock.now()),
             Plan::Nothing | Plan::Orphan(_) => Conclusion { response: None, change: None },
+        };
+        if let Some(Change::Moved(moved)) = &mut conclusion.change {
+            moved.event = event(&saga.plan, moved.status, &ending);
+            moved.trace_id.clone_from(&saga.trace_id);
         }
+        conclusion
     }
 
     /// A redemption has its saga's id, and is the parent of the sagas that take it further.
     fn set_aside(&self, subject: SagaId, is_resolved: bool) -> Option<Change> {
         let status = if is_resolved { "resolved" } else { "under_review" };
-        Some(Change::Moved(rows::Moved { redemption_id: subject.0, status, ..rows::Moved::default() }))
+        let event = Some(status);
+        Some(Change::Moved(Moved { redemption_id: subject.0, status, event, ..Moved::default() }))
     }
 
     async fn admit(
@@ -170,7 +189,10 @@ impl Domain for Sagas {
     }
 
     async fn record(&self, conn: &mut PgConnection, changes: &[(SagaId, Change)]) -> sqlx::Result<()> {
-        rows::record(conn, changes).await
+        rows::record(conn, changes).await?;
+        // The transaction is about to commit; the relay waits a moment before it looks, and looks again every second.
+        self.outbox.notify_one();
+        Ok(())
     }
 }
 
@@ -187,6 +209,16 @@ fn replied(answer: Result<LegAnswer, CallError>, is_cancel: bool) -> Replied<Leg
         Err(CallError::Rejected(problem)) => (Reply::Wrong, Some(problem.code.into_owned())),
     };
     Replied { reply, answer: None, note }
+}
+
+/// What the outbox tells of a redemption that reached this status.
+fn event(plan: &Plan, status: &'static str, ending: &Ending<'_, LegAnswer>) -> Option<&'static str> {
+    match ending {
+        // Taken up again by an operator: what comes of it will be told.
+        Ending::Reopened(_) => None,
+        Ending::Completed(_) if matches!(plan, Plan::Capture(_)) => Some("captured"),
+        _ => Some(status),
+    }
 }
 
 /// What an answer means to the saga. A cancel is done whatever state it found.

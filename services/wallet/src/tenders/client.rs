@@ -13,7 +13,7 @@ use api::{
     client::CallError,
     legs::{LegAnswer, LegCommand, LegPage},
     rewards::{Resolve, Resolved},
-    tender::AccountView,
+    tender::{AccountView, Versions, VersionsRequest},
     wallet::TenderKind,
 };
 use reqwest::{RequestBuilder, Response, StatusCode};
@@ -129,6 +129,15 @@ impl Tender {
         let mut url = self.inner.address(&["accounts", customer])?;
         url.query_pairs_mut().append_pair("business_id", business.as_str());
         self.inner.read(self.inner.http.get(url)).await
+    }
+
+    /// Which versions the accounts of several customers have.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn versions(&self, request: &VersionsRequest) -> Result<Versions, CallError> {
+        let url = self.inner.address(&["account-versions"])?;
+        self.inner.read(self.inner.http.post(url).json(request)).await
     }
 
     /// The reward that a code means for a customer.

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use digital_rewards::{CodeIssuer, DigitalRewards, Pepper};
+use events::{Outbox, Relay};
 use reqwest::{Method, StatusCode};
 use saga::{Config, Engine};
 use serde_json::{Value, json};
@@ -11,13 +12,14 @@ use service::{
     db, http,
 };
 use testkit::{Proxy, TestDatabase, TestTender, Tokens};
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
 };
 use wallet::{
     App,
+    live::{self, Live},
     sagas::Sagas,
     tenders::{Addresses, Tenders},
 };
@@ -55,6 +57,8 @@ pub struct System {
     pub rewards: Part,
     pub database_proxy: Proxy,
     pub client: reqwest::Client,
+    /// Redis, for tests of live balances; the others do without.
+    pub redis_url: Option<String>,
     pub database: TestDatabase,
 }
 
@@ -110,6 +114,7 @@ impl System {
                 .timeout(Duration::from_secs(40))
                 .build()
                 .expect("a client"),
+            redis_url: None,
             database,
             tokens,
         }
@@ -138,10 +143,17 @@ impl System {
         };
         let tenders =
             Tenders::init(&addresses, self.tokens.service("wallet"), &TaskTracker::new()).expect("clients");
-        let engine =
-            Engine::start(config, Arc::new(Sagas::new(tenders.clone())), db::for_executor(options.clone()));
-        let app = App::new(engine.clone(), tenders, db::pool(options, 4));
         let stop = CancellationToken::new();
+        let draining = stop.child_token();
+        let live = live::Options { redis_url: self.redis_url.clone(), ..live::Options::default() };
+        let live = Live::start(live, tenders.clone(), &TaskTracker::new(), draining, &stop).expect("a URL");
+        let written = Arc::new(Notify::new());
+        let sagas = Sagas::new(tenders.clone(), live.cache.clone(), written.clone());
+        let engine = Engine::start(config, Arc::new(sagas), db::for_executor(options.clone()));
+        let app = App::new(engine.clone(), tenders, db::pool(options.clone(), 4), live);
+        let redis_url = self.redis_url.as_deref();
+        let relay = Relay::new(Outbox::Redemptions, db::pool(options, 1), redis_url, written).expect("a URL");
+        TaskTracker::new().spawn(relay.run(stop.clone()));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a socket");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let routes = http::finish(wallet::http::routes(app.clone()), self.tokens.public_verifier());

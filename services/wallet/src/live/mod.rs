@@ -1,0 +1,86 @@
+//! Live balances: what was read a moment ago, and who hears of what changes.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`line`] | what a tender says of one account |
+//! | `link`, [`cache`] | balances in Redis, which no invalidation can leave stale |
+//! | [`hub`] | who watches whom, and the latest state of each |
+//! | `subscriber` | changes as they are published |
+//! | `compare` | changes that were missed |
+//! | [`session`], [`origin`] | one client's connection |
+//!
+//! Redis may be away at any time: balances are then read from the tenders, and changes reach clients by comparison.
+
+pub mod cache;
+mod compare;
+pub mod hub;
+pub mod line;
+mod link;
+pub mod origin;
+pub mod session;
+mod subscriber;
+
+use anyhow::Context;
+use redis::Client;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::{cache::Cache, hub::Hub, link::Link, origin::Origins};
+use crate::tenders::Tenders;
+
+/// What live balances are told at the start.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Redis, if there is one.
+    pub redis_url: Option<String>,
+    /// Most clients of this process.
+    pub clients_max: usize,
+    /// Pages that may open streams.
+    pub origins: Origins,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { redis_url: None, clients_max: 10_000, origins: Origins::default() }
+    }
+}
+
+/// The live side of one process. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Live {
+    /// Balances that were read a moment ago.
+    pub cache: Cache,
+    /// Who watches whom.
+    pub hub: Hub,
+    /// Who may open streams.
+    pub origins: Origins,
+    /// Cancelled when clients should go elsewhere.
+    pub draining: CancellationToken,
+    /// Owns the connections that outlive their request, so that a stop waits for their last words.
+    pub sockets: TaskTracker,
+}
+
+impl Live {
+    /// Starts what serves live balances; `stop` ends it, `draining` sends its clients away.
+    ///
+    /// # Errors
+    /// When the URL of Redis cannot be read. Whether Redis answers is not asked.
+    pub fn start(
+        options: Options,
+        tenders: Tenders,
+        tasks: &TaskTracker,
+        draining: CancellationToken,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Self> {
+        let hub = Hub::new(options.clients_max);
+        let mut link = Link::default();
+        if let Some(url) = options.redis_url {
+            // The URL may hold a password, and redis repeats it in its error.
+            let client = Client::open(url).ok().context("REDIS_URL cannot be read")?;
+            link = Link::start(client.clone(), tasks, stop.clone());
+            tasks.spawn(stop.clone().run_until_cancelled_owned(subscriber::run(hub.clone(), client)));
+        }
+        tasks.spawn(stop.clone().run_until_cancelled_owned(compare::run(hub.clone(), tenders)));
+        let cache = Cache::new(link);
+        Ok(Self { cache, hub, origins: options.origins, draining, sockets: tasks.clone() })
+    }
+}
