@@ -1,0 +1,240 @@
+//! Replaying many dead letters.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use saga::{Config, Orphan, machine::Limits};
+use serde_json::{Value, json};
+use testkit::Mode;
+use wallet::plan::{OrphanPlan, Plan};
+
+use crate::support::{System, Wallet, quick, until};
+
+/// An engine that parks a saga after one attempt to take it back, but takes as many as come before it has.
+fn parking() -> Config {
+    Config {
+        cancel_timeout: Duration::from_secs(6),
+        limits: Limits { unreachable_for: 500, ..Config::default().limits },
+        ..quick()
+    }
+}
+
+/// Redemptions that points decline, and that store credit cannot be asked to take back: one dead letter each.
+async fn park(system: &System, wallets: &[Wallet], count: usize) {
+    system.credit.proxy.set(Mode::HoldRequests);
+    let calls = (0..count).map(|i| async move {
+        let body = json!({
+            "customer_id": format!("c{}", i % 10), "order_id": format!("o{i}"), "currency": "USD", "amount": 200,
+            "tenders": [{ "type": "points", "points": 100 }, { "type": "store_credit", "amount": 100 }],
+        });
+        let till = system.redeem(&wallets[i % wallets.len()], &format!("k{i}"), &body).await;
+        assert_eq!(till.status, 422, "{}", till.text());
+    });
+    futures_util::future::join_all(calls).await;
+    for _ in 0..400 {
+        let open: i64 = system.sql("SELECT count(*) FROM saga.dead_letter WHERE closed_at IS NULL").await;
+        if usize::try_from(open) == Ok(count) {
+            system.credit.proxy.set(Mode::Pass);
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("not every saga was parked");
+}
+
+fn bulk(operation_id: &str, rate: u32, filter: &Value) -> Value {
+    json!({ "operation_id": operation_id, "filter": filter, "rate_per_second": rate, "reason": "credit is back" })
+}
+
+async fn file(system: &System, wallet: &Wallet, body: &Value) -> (u16, Value) {
+    let answer = system.ops(wallet, Method::POST, "/ops/dead-letters/replay", Some(body)).await;
+    (answer.status.as_u16(), answer.json())
+}
+
+async fn finished(system: &System, wallet: &Wallet, operation_id: &str) -> Value {
+    for _ in 0..600 {
+        let path = format!("/ops/bulk-replays/{operation_id}");
+        let bulk = system.ops(wallet, Method::GET, &path, None).await.json();
+        if bulk["status"] == "finished" {
+            return bulk;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("{operation_id} never finished");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_hundred_are_found_replayed_and_never_replayed_twice() {
+    let system = System::start().await;
+    let wallets = [system.wallet_with(parking()).await, system.wallet_with(parking()).await];
+    park(&system, &wallets, 500).await;
+    orphan(&wallets[0]).await;
+    assert_eq!(pages(&system, &wallets[0], "code=participant_silent&tender=store_credit").await, 500);
+    assert_eq!(pages(&system, &wallets[0], "code=orphan_leg").await, 1);
+    assert_eq!(pages(&system, &wallets[0], "customer=c3").await, 50);
+    assert_eq!(pages(&system, &wallets[0], "older_than=3600").await, 0);
+
+    let filter = json!({ "code": "participant_silent", "tender": "store_credit" });
+    let order = bulk("bulk-1", 500, &filter);
+    let mut dry = order.clone();
+    dry["dry_run"] = json!(true);
+    let (status, preview) = file(&system, &wallets[0], &dry).await;
+    assert_eq!((status, &preview["matched"]), (200, &json!(500)));
+    assert_eq!(preview["by_code"], json!({ "participant_silent": 500 }));
+    assert_eq!(preview["by_tender"], json!({ "store_credit": 500 }));
+    assert_eq!(preview["sample"].as_array().expect("ids").len(), 20);
+    let written: i64 = system.sql("SELECT count(*) FROM saga.bulk_replay").await;
+    assert_eq!(written, 0, "a dry run writes nothing");
+
+    let (status, started) = file(&system, &wallets[0], &order).await;
+    assert_eq!((status, &started["matched"], &started["truncated"]), (202, &json!(500), &json!(false)));
+    let done = finished(&system, &wallets[1], "bulk-1").await;
+    assert_eq!(
+        [&done["replayed"], &done["already_closed"], &done["refused"], &done["remaining"]],
+        [&json!(500), &json!(0), &json!(0), &json!(0)]
+    );
+    assert_eq!((&done["actor"], &done["reason"]), (&json!("test-ops"), &json!("credit is back")));
+    until(&system, "SELECT count(*) = 500 FROM saga.saga WHERE state = 3").await;
+
+    // The same again, on whichever instance, changes nothing; another order under the same name is refused.
+    for wallet in &wallets {
+        let again = file(&system, wallet, &order).await;
+        assert_eq!(again, (200, done.clone()));
+    }
+    let (status, reused) = file(&system, &wallets[0], &bulk("bulk-1", 499, &filter)).await;
+    assert_eq!((status, &reused["code"]), (422, &json!("idempotency_key_reused")));
+    let (status, none) = file(&system, &wallets[0], &bulk("bulk-2", 500, &filter)).await;
+    assert_eq!((status, &none["matched"], &none["status"]), (202, &json!(0), &json!("finished")));
+    let actions: i64 = system
+        .sql("SELECT count(DISTINCT dead_letter_id) FROM saga.operator_action
+              WHERE accepted AND action = 'replay' AND actor = 'test-ops' AND reason = 'credit is back' AND operation_id = 'bulk-1'")
+        .await;
+    assert_eq!(actions, 500);
+    assert_eq!(replayed_twice(&system).await, 0);
+    assert_eq!(pages(&system, &wallets[0], "status=open").await, 1, "the orphan was not asked for");
+}
+
+/// A leg that a tender holds and no saga knows.
+async fn orphan(wallet: &Wallet) {
+    let of = api::LegsId(uuid::Uuid::new_v4());
+    let orphan = Orphan {
+        business_id: "demo".to_owned(),
+        name: "orphan-1".to_owned(),
+        legs_id: of.0,
+        participant: "points".to_owned(),
+        plan: Plan::Orphan(OrphanPlan { of, legs: Vec::new() }),
+        detail: json!({}),
+    };
+    assert!(wallet.engine.park_orphan(&orphan).await.expect("parked"));
+}
+
+/// How many dead letters a list has, page by page, each once and in the order of their opening.
+async fn pages(system: &System, wallet: &Wallet, filter: &str) -> usize {
+    let (mut places, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let path = format!("/ops/dead-letters?limit=120&{filter}{cursor}");
+        let page = system.ops(wallet, Method::GET, &path, None).await.json();
+        for letter in page["data"].as_array().unwrap_or_else(|| panic!("{page}")) {
+            let text = |name: &str| letter[name].as_str().expect("text").to_owned();
+            places.push((text("opened_at"), text("dead_letter_id")));
+        }
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    assert!(places.windows(2).all(|pair| pair[0].0 <= pair[1].0 && pair[0].1 != pair[1].1));
+    places.len()
+}
+
+async fn replayed_twice(system: &System) -> i64 {
+    system
+        .sql("SELECT count(*) FROM (SELECT FROM saga.saga_event WHERE event = 'replayed' GROUP BY saga_id HAVING count(*) > 1) t")
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_survives_the_process_that_carries_it_out_and_keeps_its_pace() {
+    let system = System::start().await;
+    let first = [system.wallet_with(parking()).await];
+    park(&system, &first, 60).await;
+    let (status, _) = file(&system, &first[0], &bulk("paced", 20, &json!({}))).await;
+    assert_eq!(status, 202);
+    until(&system, "SELECT count(*) >= 15 FROM saga.bulk_replay_item WHERE outcome = 'replayed'").await;
+    let second = system.wallet_with(parking()).await;
+    let [first] = first;
+    drop(first); // as a kill would: nothing is handed over
+    let left: i64 = system.sql("SELECT count(*) FROM saga.bulk_replay_item WHERE outcome IS NULL").await;
+    assert!(left > 10, "it was over before its process died: {left}");
+
+    let done = finished(&system, &second, "paced").await;
+    assert_eq!((&done["replayed"], &done["refused"]), (&json!(60), &json!(0)));
+    until(&system, "SELECT count(*) = 60 FROM saga.saga WHERE state = 3").await;
+    assert_eq!(replayed_twice(&system).await, 0);
+    let most: i64 = system
+        .sql("SELECT max(n) FROM (SELECT count(*) OVER (ORDER BY done_at RANGE BETWEEN interval '1 second' PRECEDING AND CURRENT ROW) AS n
+              FROM saga.bulk_replay_item) w")
+        .await;
+    assert!(most <= 20, "{most} in one second");
+    assert!(most >= 15, "slower than it may be: {most} in the best second");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_replayed_is_refused_and_says_why() {
+    let system = System::start().await;
+    let wallets = [system.wallet_with(parking()).await];
+    park(&system, &wallets, 3).await;
+    let letters = system.ops(&wallets[0], Method::GET, "/ops/dead-letters", None).await.json();
+    let id = |i: usize| letters["data"][i]["dead_letter_id"].as_str().expect("an id").to_owned();
+    system
+        .execute("UPDATE saga.saga SET version = 99 WHERE saga_id = (SELECT saga_id FROM saga.dead_letter ORDER BY opened_at, dead_letter_id LIMIT 1)")
+        .await;
+    let (status, _) = file(&system, &wallets[0], &bulk("b", 1, &json!({ "tender": "store_credit" }))).await;
+    assert_eq!(status, 202);
+    // At one a second there is time to deal with the last one by hand.
+    let path = format!("/ops/dead-letters/{}/replay", id(2));
+    let by_hand = json!({ "operation_id": "by-hand", "reason": "could not wait" });
+    let replay = system.ops(&wallets[0], Method::POST, &path, Some(&by_hand)).await;
+    assert_eq!(replay.json()["result"], "done", "{}", replay.text());
+    let done = finished(&system, &wallets[0], "b").await;
+    assert_eq!(
+        [&done["replayed"], &done["already_closed"], &done["refused"]],
+        [&json!(1), &json!(1), &json!(1)],
+        "{done}"
+    );
+    assert_eq!(done["refusals"][0]["dead_letter_id"], json!(id(0)));
+    assert!(done["refusals"][0]["reason"].as_str().expect("why").contains("cannot read"), "{done}");
+
+    let path = format!("/ops/actions?dead_letter_id={}&accepted=false", id(0));
+    let actions = system.ops(&wallets[0], Method::GET, &path, None).await.json();
+    assert_eq!(actions["data"][0]["after"]["refused"], "unreadable", "{actions}");
+    let path = format!("/ops/dead-letters/{}/resolve", id(0));
+    let body = json!({ "operation_id": "r", "reason": "settled", "reference": "T-1" });
+    assert_eq!(system.ops(&wallets[0], Method::POST, &path, Some(&body)).await.json()["result"], "done");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_has_at_most_ten_thousand_and_says_that_there_are_more() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    system
+        .execute(
+            "WITH parked AS (
+                 INSERT INTO saga.saga (saga_id, business_id, operation, scope, key, request_hash, kind, version, legs_id, plan,
+                     state, epoch, deadline_at, budget_from, due_at)
+                 SELECT gen_random_uuid(), 'demo', 'redeem', '', 'k' || n, '', 0, 99, gen_random_uuid(), '{}',
+                     4, 1, now(), now(), now() FROM generate_series(1, 10001) n RETURNING saga_id
+             )
+             INSERT INTO saga.dead_letter (saga_id, business_id, code, detail)
+             SELECT saga_id, 'demo', 'unreadable', '{}' FROM parked",
+        )
+        .await;
+    let mut order = bulk("many", 1, &json!({}));
+    order["dry_run"] = json!(true);
+    let (_, preview) = file(&system, &wallet, &order).await;
+    assert_eq!((&preview["matched"], &preview["truncated"]), (&json!(10_001), &json!(true)));
+    order["dry_run"] = json!(false);
+    let (status, started) = file(&system, &wallet, &order).await;
+    assert_eq!((status, &started["matched"], &started["truncated"]), (202, &json!(10_000), &json!(true)));
+    assert_eq!(started["remaining"], json!(10_000));
+}
