@@ -1,10 +1,11 @@
 //! The relay against a real Postgres and a real Redis.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use events::{Outbox, Relay, balance_channel};
+use events::{Changed, Outbox, REDEMPTIONS, Relay, balance_channel, floor_key};
 use futures_util::StreamExt;
+use redis::AsyncCommands;
 use schema::Database;
 use sqlx::PgPool;
 use testkit::TestDatabase;
@@ -123,4 +124,75 @@ async fn without_redis_messages_are_discarded() {
     let relay = Relay::new(Outbox::Balances, pool.clone(), None, Arc::new(Notify::new())).unwrap();
     assert_eq!(relay.pass().await.unwrap(), 3);
     assert_eq!(waiting(&pool).await, 0);
+}
+
+#[tokio::test]
+async fn a_change_raises_the_floor_before_it_is_published() {
+    let database = TestDatabase::create(Database::Points).await;
+    let pool = pool(&database);
+    let business = uuid::Uuid::new_v4().to_string();
+    let listener = subscribe(&business).await;
+    let relay =
+        Relay::new(Outbox::Balances, pool.clone(), Some(&redis_url()), Arc::new(Notify::new())).unwrap();
+    write(&pool, &business, 3).await;
+    relay.pass().await.unwrap();
+    assert_eq!(versions(listener, 3).await, [1, 2, 3]);
+    let client = redis::Client::open(redis_url()).unwrap();
+    let mut redis = client.get_multiplexed_async_connection().await.unwrap();
+    let key = floor_key(&business, "c", "points");
+    let floor = async |redis: &mut redis::aio::MultiplexedConnection| -> String {
+        redis::cmd("GET").arg(&key).query_async(redis).await.unwrap()
+    };
+    assert_eq!(floor(&mut redis).await, "points=3");
+    // It never falls, and knows each account.
+    for (asset, version) in [("points", 2), ("USD", 9_007_199_254_740_991), ("points", 4)] {
+        let changed = Changed { business_id: &business, customer_id: "c", tender: "points", asset, version };
+        changed.raise().query_async::<i64>(&mut redis).await.unwrap();
+    }
+    assert_eq!(floor(&mut redis).await, "USD=9007199254740991,points=4");
+    let left_ms: i64 = redis::cmd("PTTL").arg(&key).query_async(&mut redis).await.unwrap();
+    assert!((14_000..=15_000).contains(&left_ms), "{left_ms}");
+}
+
+#[tokio::test]
+async fn what_became_of_redemptions_is_appended_to_a_stream() {
+    let database = TestDatabase::create(Database::Wallet).await;
+    let pool = pool(&database);
+    let ids: Vec<String> = (0..1200).map(|_| uuid::Uuid::new_v4().to_string()).collect();
+    sqlx::query(
+        "INSERT INTO wallet.outbox (payload)
+         SELECT jsonb_build_object('event_id', id, 'type', 'wallet.redemption_completed') FROM unnest($1::text[]) id",
+    )
+    .bind(&ids)
+    .execute(&pool)
+    .await
+    .unwrap();
+    let away = Relay::new(Outbox::Redemptions, pool.clone(), Some(CLOSED), Arc::new(Notify::new())).unwrap();
+    away.pass().await.unwrap_err();
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    for _ in 0..2 {
+        let relay =
+            Relay::new(Outbox::Redemptions, pool.clone(), Some(&redis_url()), Arc::new(Notify::new()))
+                .unwrap();
+        tasks.spawn(relay.run(stop.clone()));
+    }
+    let client = redis::Client::open(redis_url()).unwrap();
+    let mut redis = client.get_multiplexed_async_connection().await.unwrap();
+    let mut missing: HashSet<String> = ids.into_iter().collect();
+    let begun = std::time::Instant::now();
+    while !missing.is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "{} are missing", missing.len());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        // Redis is shared by all tests: others append too.
+        let last: redis::streams::StreamRangeReply =
+            redis.xrevrange_count(REDEMPTIONS, "+", "-", 5_000).await.unwrap();
+        for entry in last.ids {
+            missing.remove(&entry.get::<String>("event_id").unwrap());
+        }
+    }
+    stop.cancel();
+    tasks.close();
+    tasks.wait().await;
+    let left: i64 = sqlx::query_scalar("SELECT count(*) FROM wallet.outbox").fetch_one(&pool).await.unwrap();
+    assert_eq!(left, 0);
 }

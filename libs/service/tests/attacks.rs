@@ -6,7 +6,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::Server;
+use support::{STALL_LIMIT, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// A head in which nothing is wrong but what a test adds.
@@ -208,4 +208,26 @@ async fn a_stop_lets_open_requests_end_and_takes_no_new_ones() {
     server.ended().await;
     assert!(begun.elapsed() < Duration::from_secs(2));
     assert!(tokio::net::TcpStream::connect(server.address).await.is_err());
+}
+
+#[tokio::test]
+async fn who_reads_nothing_is_cut_off_and_who_reads_slowly_is_not() {
+    let server = Server::start().await;
+    let request = b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n";
+    let (mut deaf, mut slow) = (server.connect().await, server.connect().await);
+    deaf.write_all(request).await.unwrap();
+    slow.write_all(request).await.unwrap();
+    // Longer than the limit in all, but never without taking something.
+    let mut buffer = vec![0; 1024 * 1024];
+    for _ in 0..12 {
+        tokio::time::sleep(STALL_LIMIT / 4).await;
+        for _ in 0..16 {
+            assert!(slow.read(&mut buffer).await.unwrap() > 0);
+        }
+    }
+    let rest = tokio::time::timeout(Duration::from_secs(5), async {
+        while matches!(deaf.read(&mut buffer).await, Ok(1..)) {}
+    });
+    rest.await.expect("what was in the buffers, and then the end");
+    assert!(slow.read(&mut buffer).await.unwrap() > 0);
 }

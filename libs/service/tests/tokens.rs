@@ -244,3 +244,33 @@ fn production_refuses_development_keys_and_keys_that_cannot_be_used() {
         assert!(KeySet::parse(bad, AppEnv::Production).is_err(), "{bad}");
     }
 }
+
+#[tokio::test]
+async fn a_socket_may_bring_its_token_as_a_subprotocol() {
+    let server = Server::start().await;
+    let token = server.tokens.staff("demo", "pos");
+    let ask = async |path: &str, headers: &[(&str, String)]| {
+        let mut request = reqwest::Client::new().get(format!("http://{}{path}", server.address));
+        for (name, value) in headers {
+            request = request.header(*name, value);
+        }
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.json::<serde_json::Value>().await.unwrap())
+    };
+    let (bearer, protocol) = (
+        ("authorization", format!("Bearer {token}")),
+        ("sec-websocket-protocol", format!("bearer, {token}")),
+    );
+    let expected = Tokens::claims("demo", "pos").exp + 30;
+    for headers in [[bearer.clone()], [protocol.clone()]] {
+        let (status, caller) = ask("/socket", &headers).await;
+        assert_eq!((status, &caller["subject"]), (200, &serde_json::json!("test-pos")));
+        // Made a moment ago; believed for half a minute longer than it says.
+        assert!((0..5).contains(&(expected - caller["expires_at"].as_i64().unwrap())), "{caller}");
+    }
+    assert_eq!(ask("/socket", &[bearer, protocol.clone()]).await.0, 401);
+    for bad in [token.clone(), format!("{token}, bearer"), "bearer".to_owned(), "bearer, x".to_owned()] {
+        assert_eq!(ask("/socket", &[("sec-websocket-protocol", bad)]).await.0, 401);
+    }
+    assert_eq!(ask("/whoami", &[protocol]).await.0, 401, "nowhere else");
+}

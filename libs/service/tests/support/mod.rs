@@ -1,22 +1,23 @@
 //! A small service on a real socket.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
-use std::{net::SocketAddr, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
 use axum::{
     Json, Router,
+    body::{Body, Bytes},
     routing::{get, post},
 };
+use futures_util::stream;
 use reqwest::header::HeaderMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use service::{
     ApiError,
     accept::{self, Limits},
-    auth::{Allow, Issue, Read, Verifier},
+    auth::{Allow, AllowSocket, Issue, Read, Verifier},
     extract::Path,
-    http,
-    json::Body,
+    http, json,
 };
 use testkit::Tokens;
 use tokio::net::{TcpListener, TcpStream};
@@ -25,6 +26,8 @@ use uuid::Uuid;
 
 /// In the place of ten seconds.
 pub const HEAD_LIMIT: Duration = Duration::from_millis(500);
+/// In the place of twenty seconds.
+pub const STALL_LIMIT: Duration = Duration::from_secs(1);
 
 pub struct Server {
     pub address: SocketAddr,
@@ -43,7 +46,7 @@ struct Debit {
     note: Option<String>,
 }
 
-async fn debit(_caller: Allow<Issue>, body: Body<Debit>) -> Result<Json<Value>, ApiError> {
+async fn debit(_caller: Allow<Issue>, body: json::Body<Debit>) -> Result<Json<Value>, ApiError> {
     Ok(Json(json!({ "amount": body.value.amount, "note_bytes": body.value.note.map(|note| note.len()) })))
 }
 
@@ -66,6 +69,16 @@ async fn slow() -> &'static str {
     "done"
 }
 
+/// More than any buffer holds, for as long as somebody takes it.
+async fn endless() -> Body {
+    let chunk = Bytes::from(vec![b'x'; 64 * 1024]);
+    Body::from_stream(stream::repeat_with(move || Ok::<_, Infallible>(chunk.clone())))
+}
+
+async fn socket(AllowSocket(caller): AllowSocket<Read>) -> Json<Value> {
+    Json(json!({ "subject": caller.subject, "expires_at": caller.expires_at }))
+}
+
 async fn down() -> Result<(), ApiError> {
     Err(sqlx::Error::PoolTimedOut.into())
 }
@@ -80,12 +93,14 @@ impl Server {
             .route("/thing/{id}", get(thing))
             .route("/panic", get(panics))
             .route("/slow", get(slow))
+            .route("/endless", get(endless))
+            .route("/socket", get(socket))
             .route("/down", get(down))
             .route("/health/live", get(async || "live"));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let limits = Limits { head: HEAD_LIMIT, ..Limits::default() };
+        let limits = Limits { head: HEAD_LIMIT, stall: STALL_LIMIT, ..Limits::default() };
         tasks.spawn(accept::serve(listener, http::finish(routes, verifier.clone()), limits, stop.clone()));
         Self { address, tokens, verifier, http: reqwest::Client::new(), stop, tasks }
     }

@@ -122,3 +122,30 @@ async fn only_services_reach_the_internal_listener() {
     let reply = server.send(reqwest::Method::GET, &url, &server.tokens.peer(), &[], None).await;
     assert_eq!(reply.code(), "not_found");
 }
+
+#[tokio::test]
+async fn versions_of_many_owners_are_one_call() {
+    let server = Server::points().await;
+    run(server.executor(), credit("cus", "c1", 7, None)).await;
+    run(server.executor(), debit("cus", "d", 4)).await;
+    run(server.executor(), credit("versions", "c2", 7, None)).await;
+    let owners = |customers: &[&str]| {
+        let owners = customers.iter().map(|id| json!({ "business_id": "demo", "customer_id": id }));
+        json!({ "owners": owners.collect::<Vec<_>>() })
+    };
+    let ask = async |body| server.internal(reqwest::Method::POST, "/account-versions", Some(body)).await;
+    let answer = ask(owners(&["nobody", "versions", "cus"])).await.json();
+    assert_eq!(
+        answer["accounts"],
+        json!([
+            { "owner": { "business_id": "demo", "customer_id": "versions" }, "asset": "points", "version": 1 },
+            { "owner": { "business_id": "demo", "customer_id": "cus" }, "asset": "points", "version": 2 },
+        ])
+    );
+    // As many as may be asked for fit into a body, whatever their names.
+    let names: Vec<String> = (0..100).map(|number| format!("{number:0>3}{}", "\"".repeat(125))).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    assert_eq!(ask(owners(&names)).await.json()["accounts"], json!([]));
+    assert_eq!(ask(owners(&["x"; 101])).await.code(), "invalid_field");
+    assert_eq!(ask(owners(&[])).await.code(), "invalid_field");
+}
