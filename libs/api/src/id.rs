@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 /// An id outside 1–128 visible ASCII characters.
@@ -18,12 +19,14 @@ pub fn is_visible_ascii(text: &str, longest: usize) -> bool {
 }
 
 /// The retailer that a token speaks for; first in every key of every table.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[schema(min_length = 1, max_length = 128, pattern = "^[!-~]{1,128}$")]
 #[serde(try_from = "String", into = "String")]
 pub struct BusinessId(String);
 
 /// The holder of value within one business, as the business names them.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[schema(min_length = 1, max_length = 128, pattern = "^[!-~]{1,128}$")]
 #[serde(try_from = "String", into = "String")]
 pub struct CustomerId(String);
 

@@ -4,14 +4,17 @@
 //! that a change of the wire never reaches a decision unseen.
 
 pub mod client;
+pub mod history;
 pub mod id;
 pub mod legs;
 pub mod live;
 pub mod ops;
 pub mod problem;
 pub mod rewards;
+mod schema;
 pub mod tender;
 pub mod wallet;
 
 pub use id::{BusinessId, CustomerId, InvalidId, LegsId};
 pub use problem::{Code, FieldError, Outcome, Problem};
+pub use schema::CurrencyCode;

@@ -2,11 +2,15 @@
 
 use money::Currency;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use crate::wallet::{TenderKind, WalletBalance};
+use crate::{
+    CurrencyCode,
+    wallet::{TenderKind, WalletBalance},
+};
 
 /// One message. The first is a snapshot; after it, for each account, versions only rise.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type")]
 pub enum LiveMessage {
     /// Everything there is, as `GET /wallet/balance` answers it.
@@ -36,7 +40,7 @@ impl LiveMessage {
 }
 
 /// An account that has changed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BalanceUpdated {
     /// Whose wallet.
     pub customer_id: String,
@@ -44,6 +48,7 @@ pub struct BalanceUpdated {
     pub tender: TenderKind,
     /// Its currency; absent for points.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<CurrencyCode>)]
     pub currency: Option<Currency>,
     /// The account's version.
     pub version: i64,
@@ -52,7 +57,7 @@ pub struct BalanceUpdated {
 }
 
 /// The balance of one account.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LiveBalance {
     /// Units that could be spent at that time.
     pub available: i64,

@@ -5,15 +5,17 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{CustomerId, wallet::TenderKind};
 
 /// Body of `POST /ops/dead-letters/{id}/replay`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReplayRequest {
     /// The operator's own name for it: the same again changes nothing.
+    #[schema(min_length = 1, max_length = 128, pattern = "^[!-~]{1,128}$")]
     pub operation_id: String,
     /// Why; kept for ever.
     pub reason: String,
@@ -23,10 +25,11 @@ pub struct ReplayRequest {
 }
 
 /// Body of `POST /ops/dead-letters/{id}/resolve`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ResolveRequest {
     /// The operator's own name for it: the same again changes nothing.
+    #[schema(min_length = 1, max_length = 128, pattern = "^[!-~]{1,128}$")]
     pub operation_id: String,
     /// Why; kept for ever.
     pub reason: String,
@@ -35,16 +38,18 @@ pub struct ResolveRequest {
 }
 
 /// Body of `POST /ops/dead-letters/replay`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BulkReplayRequest {
     /// The operator's own name for it: the same again answers how far it is.
+    #[schema(min_length = 1, max_length = 128, pattern = "^[!-~]{1,128}$")]
     pub operation_id: String,
     /// Which; without conditions, every open one.
     #[serde(default)]
     pub filter: BulkFilter,
     /// Dead letters a second, at most: 1 to 500.
     #[serde(default = "default_rate")]
+    #[schema(minimum = 1, maximum = 500)]
     pub rate_per_second: i32,
     /// Why; kept for ever.
     pub reason: String,
@@ -59,7 +64,7 @@ const fn default_rate() -> i32 {
 }
 
 /// Which open dead letters are replayed: those that meet every condition.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BulkFilter {
     /// Why they were parked.
@@ -77,17 +82,18 @@ pub struct BulkFilter {
 }
 
 /// Body of `POST /ops/tenders/{tender}/pause` and `/resume`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TenderOrder {
     /// The operator's own name for it: the same again changes nothing.
+    #[schema(min_length = 1, max_length = 128, pattern = "^[!-~]{1,128}$")]
     pub operation_id: String,
     /// Why; kept for ever.
     pub reason: String,
 }
 
 /// A saga in a list.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SagaLine {
     /// Its id; of a redeem, also the redemption's.
     pub saga_id: Uuid,
@@ -112,7 +118,7 @@ pub struct SagaLine {
 }
 
 /// A saga with everything that is known of it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SagaDetail {
     /// The saga.
     #[serde(flatten)]
@@ -144,7 +150,7 @@ pub struct SagaDetail {
 }
 
 /// A leg of a saga.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SagaLeg {
     /// Its place in the saga, as the timeline and dead letters name it.
     pub leg: usize,
@@ -161,7 +167,7 @@ pub struct SagaLeg {
 }
 
 /// How far a leg is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LegStatus {
     /// The tender has not confirmed what the saga asks for: it may have happened.
@@ -175,7 +181,7 @@ pub enum LegStatus {
 }
 
 /// The answer that is stored under a key.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct StoredAnswer {
     /// HTTP status.
     pub status: u16,
@@ -184,7 +190,7 @@ pub struct StoredAnswer {
 }
 
 /// One event of a saga's story.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TimelineEvent {
     /// When.
     pub at: DateTime<Utc>,
@@ -203,7 +209,7 @@ pub struct TimelineEvent {
 }
 
 /// A dead letter.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DeadLetterLine {
     /// Its id.
     pub dead_letter_id: Uuid,
@@ -228,7 +234,7 @@ pub struct DeadLetterLine {
 }
 
 /// A dead letter with its saga: what led to it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DeadLetterDetail {
     /// The dead letter.
     #[serde(flatten)]
@@ -238,7 +244,7 @@ pub struct DeadLetterDetail {
 }
 
 /// Answer to a replay or a resolution.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RemedyAnswer {
     /// Which dead letter.
     pub dead_letter_id: Uuid,
@@ -253,7 +259,7 @@ pub struct RemedyAnswer {
 }
 
 /// What came of a replay or a resolution.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RemedyResult {
     /// Done now.
@@ -269,7 +275,7 @@ pub enum RemedyResult {
 }
 
 /// Answer to a bulk replay with `dry_run`: what it would do.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BulkPreview {
     /// How many match.
     pub matched: i64,
@@ -284,7 +290,7 @@ pub struct BulkPreview {
 }
 
 /// A replay of many dead letters, as it stands.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct BulkReplay {
     /// The operator's own name for it.
     pub operation_id: String,
@@ -319,7 +325,7 @@ pub struct BulkReplay {
 }
 
 /// Whether a replay of many goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BulkStatus {
     /// Members wait for their turn.
@@ -329,7 +335,7 @@ pub enum BulkStatus {
 }
 
 /// A member that could not be taken up again.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BulkRefusal {
     /// Which dead letter.
     pub dead_letter_id: Uuid,
@@ -338,7 +344,7 @@ pub struct BulkRefusal {
 }
 
 /// Something that an operator did, or was refused.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ActionLine {
     /// Rises with each action.
     pub action_id: i64,
@@ -369,14 +375,14 @@ pub struct ActionLine {
 }
 
 /// Answer to `GET /ops/tenders`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TenderList {
     /// The tenders.
     pub data: Vec<TenderState>,
 }
 
 /// A tender, as the process that answers sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TenderState {
     /// Which.
     pub tender: TenderKind,
@@ -397,7 +403,7 @@ pub struct TenderState {
 }
 
 /// Answer to a pause or a resumption.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TenderAnswer {
     /// Which tender.
     pub tender: TenderKind,
@@ -408,7 +414,7 @@ pub struct TenderAnswer {
 }
 
 /// What came of a pause or a resumption.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TenderResult {
     /// Done now.

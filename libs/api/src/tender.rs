@@ -6,12 +6,13 @@
 use chrono::{DateTime, Utc};
 use money::{Asset, Currency};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::{BusinessId, CustomerId};
+use crate::{BusinessId, CurrencyCode, CustomerId};
 
 /// Body of `POST /…/credits`: a new lot.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreditRequest {
     /// Who receives it. A digital reward without a customer belongs to whoever bears its code.
@@ -19,24 +20,29 @@ pub struct CreditRequest {
     pub customer_id: Option<CustomerId>,
     /// Points, above 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
     pub points: Option<i64>,
     /// Minor units, above 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
     pub amount: Option<i64>,
     /// With `amount`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<CurrencyCode>)]
     pub currency: Option<Currency>,
     /// Why: each tender has its own kinds.
     pub kind: String,
     /// Who pays.
     pub funding: Funding,
     /// The retailer's own reference, unique with the kind; 1 to 128 visible ASCII characters.
+    #[schema(min_length = 1, max_length = 128, pattern = "^[!-~]{1,128}$")]
     pub reference: String,
     /// When the lot expires; never, if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<DateTime<Utc>>,
     /// For people, at most 500 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 500)]
     pub reason: Option<String>,
     /// Kept as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -44,7 +50,7 @@ pub struct CreditRequest {
 }
 
 /// Who pays for a lot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Funding {
     /// The customer.
@@ -56,7 +62,7 @@ pub enum Funding {
 }
 
 /// A quantity as tenders write it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Quantity {
     /// Points.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -66,6 +72,7 @@ pub struct Quantity {
     pub amount: Option<i64>,
     /// Of `amount`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<CurrencyCode>)]
     pub currency: Option<Currency>,
 }
 
@@ -81,7 +88,7 @@ impl Quantity {
 }
 
 /// Answer to `POST /…/credits`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CreditAnswer {
     /// The operation, for `GET /…/operations/{id}`.
     pub operation_id: Uuid,
@@ -101,7 +108,7 @@ pub struct CreditAnswer {
 }
 
 /// A spendable balance and the account's version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BalanceView {
     /// Spendable units.
     #[serde(flatten)]
@@ -111,7 +118,7 @@ pub struct BalanceView {
 }
 
 /// A lot.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LotView {
     /// Its id.
     pub lot_id: Uuid,
@@ -120,6 +127,7 @@ pub struct LotView {
     pub reward_id: Option<Uuid>,
     /// Its currency, unless it is points.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<CurrencyCode>)]
     pub currency: Option<Currency>,
     /// Units at issue.
     pub original: i64,
@@ -139,7 +147,7 @@ pub struct LotView {
 }
 
 /// Answer to `GET /…/accounts/{customer_id}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AccountView {
     /// Whose account.
     pub customer_id: String,
@@ -157,7 +165,7 @@ pub struct AccountView {
 }
 
 /// Whether value may leave an account.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AccountStatus {
     /// Yes.
@@ -169,7 +177,7 @@ pub enum AccountStatus {
 }
 
 /// The balances of one account.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 pub struct Totals {
     /// Rises by one with each posting.
     pub version: i64,
@@ -182,9 +190,10 @@ pub struct Totals {
 }
 
 /// The balances of one currency.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CurrencyAccount {
     /// The currency.
+    #[schema(value_type = CurrencyCode)]
     pub currency: Currency,
     /// Its balances.
     #[serde(flatten)]
@@ -192,7 +201,7 @@ pub struct CurrencyAccount {
 }
 
 /// Answer to `GET /…/accounts/{customer_id}?at=`: what the ledger says of that time.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PastAccountView {
     /// Whose account.
     pub customer_id: String,
@@ -203,10 +212,11 @@ pub struct PastAccountView {
 }
 
 /// A balance at a past time.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PastBalance {
     /// The currency; absent for points.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<CurrencyCode>)]
     pub currency: Option<Currency>,
     /// The account's version then.
     pub version: i64,
@@ -217,7 +227,7 @@ pub struct PastBalance {
 }
 
 /// A line of an account's ledger.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EntryView {
     /// The operation that made it.
     pub operation_id: Uuid,
@@ -235,12 +245,16 @@ pub struct EntryView {
     /// The order that it paid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order_id: Option<String>,
+    /// Between services: the legs that it belongs to, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(ignore)]
+    pub legs_id: Option<Uuid>,
     /// When.
     pub created_at: DateTime<Utc>,
 }
 
 /// An operation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct OperationView {
     /// Its id.
     pub operation_id: Uuid,
@@ -265,7 +279,7 @@ pub struct OperationView {
 }
 
 /// A page of a list.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Page<T> {
     /// The page.
     pub data: Vec<T>,

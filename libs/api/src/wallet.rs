@@ -7,24 +7,29 @@ use money::Currency;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::CustomerId;
+use crate::{CurrencyCode, CustomerId};
 
 /// Body of `POST /wallet/redeem`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RedeemRequest {
     /// Whose wallet.
     pub customer_id: CustomerId,
     /// Which order.
+    #[schema(min_length = 1, max_length = 128, pattern = "^[!-~]{1,128}$")]
     pub order_id: String,
     /// In which currency.
+    #[schema(value_type = CurrencyCode)]
     pub currency: Currency,
     /// What the wallet should cover, in minor units.
+    #[schema(minimum = 1)]
     pub amount: i64,
     /// From which tenders; absent: by `strategy`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_items = 1, max_items = 10)]
     pub tenders: Option<Vec<TenderRequest>>,
     /// How to choose tenders where none are named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -55,6 +60,7 @@ pub struct RedeemRequest {
     pub sequence: Option<i64>,
     /// How long the caller waits, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 500, maximum = 30_000)]
     pub deadline_ms: Option<u64>,
     /// What becomes of a redemption that the caller no longer waits for.
     #[serde(default)]
@@ -65,7 +71,7 @@ pub struct RedeemRequest {
 }
 
 /// A tender in a redeem request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TenderRequest {
     /// Which kind.
@@ -73,15 +79,19 @@ pub struct TenderRequest {
     pub kind: TenderKind,
     /// Exactly so many points.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
     pub points: Option<i64>,
     /// At most so many points.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
     pub max_points: Option<i64>,
     /// Exactly so many minor units.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
     pub amount: Option<i64>,
     /// At most so many minor units.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
     pub max_amount: Option<i64>,
     /// Which reward.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -92,7 +102,7 @@ pub struct TenderRequest {
 }
 
 /// The kinds of tender.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TenderKind {
     /// Loyalty points.
@@ -119,7 +129,7 @@ impl TenderKind {
 }
 
 /// How tenders are chosen where none are named.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Strategy {
     /// The lot that expires soonest, whatever tender it is in.
@@ -130,7 +140,7 @@ pub enum Strategy {
 }
 
 /// When value is taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Capture {
     /// At once.
@@ -141,7 +151,7 @@ pub enum Capture {
 }
 
 /// What becomes of a redemption when its caller's time is up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnDeadline {
     /// It goes on; the key tells later how it ended.
@@ -152,7 +162,7 @@ pub enum OnDeadline {
 }
 
 /// The cart, as far as rules ask for it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Cart {
     /// Minor units before tax.
@@ -163,7 +173,7 @@ pub struct Cart {
 }
 
 /// A redemption, as it is answered and looked up.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Redemption {
     /// Its id.
     pub id: Uuid,
@@ -202,7 +212,7 @@ pub struct Redemption {
 }
 
 /// What a tender gave.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TenderResult {
     /// Position in the request.
     pub leg: u16,
@@ -233,7 +243,7 @@ pub struct TenderResult {
 }
 
 /// A part of a lot.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LotResult {
     /// The lot.
     pub lot_id: Uuid,
@@ -249,7 +259,7 @@ pub struct LotResult {
 }
 
 /// What is left in a tender.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BalanceAfter {
     /// Points.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -260,7 +270,7 @@ pub struct BalanceAfter {
 }
 
 /// Links of a resource.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Links {
     /// The resource itself.
     #[serde(rename = "self")]
@@ -268,7 +278,7 @@ pub struct Links {
 }
 
 /// Value that went back, in the answer to a declined redemption.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Returned {
     /// Position in the request.
     pub leg: u16,
@@ -285,7 +295,7 @@ pub struct Returned {
 }
 
 /// Body of `POST /wallet/redemptions/cancel-by-key`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CancelByKeyRequest {
     /// The key of the redeem.
@@ -293,7 +303,7 @@ pub struct CancelByKeyRequest {
 }
 
 /// Answer to `POST /wallet/redemptions/cancel-by-key`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CancelByKeyAnswer {
     /// What comes of it.
     pub result: CancelResult,
@@ -303,7 +313,7 @@ pub struct CancelByKeyAnswer {
 }
 
 /// What comes of cancelling a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CancelResult {
     /// The key was not used; a redeem that comes late is refused.
@@ -315,7 +325,7 @@ pub enum CancelResult {
 }
 
 /// Answer to `GET /wallet/balance`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct WalletBalance {
     /// Whose wallet.
     pub customer_id: String,
@@ -326,12 +336,13 @@ pub struct WalletBalance {
 }
 
 /// The balance of one tender in one currency.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TenderBalance {
     /// Which tender.
     pub tender: TenderKind,
     /// Its currency; absent for points, and where there is no value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<CurrencyCode>)]
     pub currency: Option<Currency>,
     /// Units that can be spent now.
     pub available: i64,
@@ -346,7 +357,7 @@ pub struct TenderBalance {
 }
 
 /// Value that expires.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Expiring {
     /// Units.
     pub amount: i64,

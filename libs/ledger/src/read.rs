@@ -23,6 +23,8 @@ pub struct AccountEntry {
     pub held_after: i64,
     /// The order that it paid, where it was for one.
     pub order_id: Option<String>,
+    /// The legs that it belongs to, where it is one.
+    pub legs_id: Option<Uuid>,
     /// When, by the database's clock.
     pub created_at: DateTime<Utc>,
 }
@@ -36,23 +38,41 @@ pub struct Before {
     pub version: i64,
 }
 
+/// Which entries; `None` is all of them.
+#[derive(Debug, Clone, Default)]
+pub struct Filter<'a> {
+    /// Of the account in this asset.
+    pub asset: Option<&'a str>,
+    /// Of this kind.
+    pub kind: Option<&'a str>,
+    /// That paid this order, or took it back.
+    pub order_id: Option<&'a str>,
+    /// At this time or later.
+    pub from: Option<DateTime<Utc>>,
+    /// Before this time.
+    pub to: Option<DateTime<Utc>>,
+}
+
 /// An owner's accounts are paged together, newest first. Within an account the version orders; a page is the
-/// newest of each account's next entries, so it is stable under inserts.
+/// newest of each account's next entries, so it is stable under inserts. Should the clock have stepped back, an entry
+/// counts as no newer than those after it: a page never ends between an entry and a later one of its account.
 const PAGE: &str = "
-SELECT a.asset, e.version, e.operation_id, e.kind, e.amount, e.balance_after, e.held_after, o.order_id, e.created_at
+SELECT a.asset, e.version, e.operation_id, e.kind, e.amount, e.balance_after, e.held_after, e.order_id, e.legs_id,
+    e.created_at
 FROM tender.account a
 LEFT JOIN unnest($3::text[], $4::bigint[]) AS b(asset, version) ON b.asset = a.asset
 CROSS JOIN LATERAL (
-    SELECT * FROM tender.entry
-    WHERE account_no = a.account_no AND version < coalesce(b.version, 9223372036854775807)
-    ORDER BY version DESC LIMIT $5
+    SELECT e.*, o.order_id, o.legs_id FROM tender.entry e LEFT JOIN tender.operation o USING (operation_id)
+    WHERE e.account_no = a.account_no AND e.version < coalesce(b.version, 9223372036854775807)
+      AND ($7::text IS NULL OR e.kind = $7) AND ($8::text IS NULL OR o.order_id = $8)
+      AND ($9::timestamptz IS NULL OR e.created_at >= $9) AND ($10::timestamptz IS NULL OR e.created_at < $10)
+    ORDER BY e.version DESC LIMIT $5
 ) e
-LEFT JOIN tender.operation o ON o.operation_id = e.operation_id
 WHERE a.business_id = $1 AND a.owner = $2 AND ($6::text IS NULL OR a.asset = $6)
-ORDER BY e.created_at DESC, a.asset, e.version DESC
+ORDER BY min(e.created_at) OVER (PARTITION BY a.account_no ORDER BY e.version DESC) DESC, a.asset, e.version DESC
 LIMIT $5";
 
-/// Entries of all of an owner's accounts, or of the one in `asset`, newest first: at most `limit`, those after the place that `before` names.
+/// Entries of an owner's accounts, newest first: at most `limit`, those after the place that `before` names.
 ///
 /// # Errors
 /// What the database says.
@@ -60,7 +80,7 @@ pub async fn page(
     executor: impl PgExecutor<'_>,
     business_id: &str,
     owner: &str,
-    asset: Option<&str>,
+    filter: &Filter<'_>,
     before: &[Before],
     limit: i64,
 ) -> Result<Vec<AccountEntry>, sqlx::Error> {
@@ -72,7 +92,11 @@ pub async fn page(
         .bind(assets)
         .bind(versions)
         .bind(limit)
-        .bind(asset)
+        .bind(filter.asset)
+        .bind(filter.kind)
+        .bind(filter.order_id)
+        .bind(filter.from)
+        .bind(filter.to)
         .fetch_all(executor)
         .await
 }

@@ -21,7 +21,9 @@ use crate::{
     ApiError,
     accept::AmbiguousBody,
     auth::Verifier,
-    limit, otlp,
+    limit,
+    openapi::{API_VERSION, API_VERSION_HEADER},
+    otlp,
     trace::{self, TRACEPARENT, Trace},
 };
 
@@ -53,6 +55,7 @@ async fn surround(request: Request, next: Next) -> Response {
     let work = trace::scope(trace, limit::observe(bounded(request, next)));
     let (mut response, quota) = work.instrument(span.clone()).await;
     response.headers_mut().insert(TRACEPARENT, traceparent);
+    response.headers_mut().insert(API_VERSION_HEADER, HeaderValue::from_static(API_VERSION));
     if let Some(quota) = quota {
         quota.write(response.headers_mut());
     }

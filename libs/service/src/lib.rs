@@ -16,6 +16,7 @@ pub mod health;
 pub mod http;
 pub mod json;
 pub mod limit;
+pub mod openapi;
 pub mod otlp;
 pub mod problem;
 pub mod process;

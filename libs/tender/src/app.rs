@@ -5,6 +5,7 @@ use clap::Args;
 use events::{Outbox, Relay};
 use service::{ApiError, Process, auth::Caller, config::Secret, db, limit::RateLimit};
 use sqlx::PgPool;
+use utoipa::openapi::OpenApi;
 
 use crate::{
     executor::{Executor, ExecutorConfig},
@@ -111,6 +112,12 @@ impl App {
     /// Routes of the public listener.
     pub fn public(&self) -> Router {
         http::public(self.clone())
+    }
+
+    /// The OpenAPI document of a tender of these rules.
+    #[must_use]
+    pub fn document(rules: &dyn Rules) -> OpenApi {
+        http::document(rules)
     }
 
     /// Routes of the internal listener.

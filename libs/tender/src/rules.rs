@@ -6,7 +6,7 @@ use api::BusinessId;
 use chrono::{DateTime, Utc};
 use futures_util::future::BoxFuture;
 use money::Asset;
-use service::ApiError;
+use service::{ApiError, openapi::About};
 use uuid::Uuid;
 
 /// A tender's rules: plain values in and out, no I/O, no clock.
@@ -16,6 +16,9 @@ pub trait Rules: Debug + Send + Sync + 'static {
 
     /// The first part of its public paths: `points`, `store-credits`, `digital-rewards`.
     fn path(&self) -> &'static str;
+
+    /// What its OpenAPI document says of it.
+    fn about(&self) -> About;
 
     /// Whether accounts may hold this.
     fn accepts(&self, asset: Asset) -> bool;

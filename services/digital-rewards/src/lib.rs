@@ -9,6 +9,7 @@ pub use issue::CodeIssuer;
 pub use resolve::routes;
 
 use money::Asset;
+use service::openapi::About;
 use tender::rules::Rules;
 
 /// The rules of digital rewards.
@@ -22,6 +23,13 @@ impl Rules for DigitalRewards {
 
     fn path(&self) -> &'static str {
         "digital-rewards"
+    }
+
+    fn about(&self) -> About {
+        About {
+            title: "Digital rewards",
+            description: "Gift cards and vouchers: each is a lot with an id and a code, a customer's or its bearer's.",
+        }
     }
 
     fn accepts(&self, asset: Asset) -> bool {

@@ -1,6 +1,7 @@
 //! Loyalty points: whole numbers, no currency.
 
 use money::Asset;
+use service::openapi::About;
 use tender::rules::Rules;
 
 /// The rules of points.
@@ -14,6 +15,13 @@ impl Rules for Points {
 
     fn path(&self) -> &'static str {
         "points"
+    }
+
+    fn about(&self) -> About {
+        About {
+            title: "Points",
+            description: "Loyalty points of customers: whole numbers, kept in lots that expire.",
+        }
     }
 
     fn accepts(&self, asset: Asset) -> bool {

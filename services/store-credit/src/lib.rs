@@ -1,6 +1,7 @@
 //! Store credit: money that a customer may spend at this retailer, in any currency.
 
 use money::Asset;
+use service::openapi::About;
 use tender::rules::Rules;
 
 /// The rules of store credit.
@@ -14,6 +15,13 @@ impl Rules for StoreCredit {
 
     fn path(&self) -> &'static str {
         "store-credits"
+    }
+
+    fn about(&self) -> About {
+        About {
+            title: "Store credit",
+            description: "Store credit of customers, in minor units of a currency, kept in lots that may expire.",
+        }
     }
 
     fn accepts(&self, asset: Asset) -> bool {

@@ -1,7 +1,7 @@
 //! Balances and lots of a customer. Without any value: zeros.
 
 use api::{
-    BusinessId, CustomerId, Problem,
+    BusinessId, CurrencyCode, CustomerId, Problem,
     tender::{AccountStatus, AccountView, CurrencyAccount, LotView, PastAccountView, PastBalance, Totals},
 };
 use axum::{
@@ -18,21 +18,28 @@ use service::{
     extract::{Path, Query},
 };
 
+use utoipa::{IntoParams, ToSchema};
+
 use crate::{
     App,
     store::accounts::{self, StoredAccount},
 };
 
 /// Parameters of `GET /…/accounts/{customer_id}`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 pub struct Show {
     /// Only this currency.
+    #[param(value_type = Option<CurrencyCode>)]
     currency: Option<Currency>,
     /// The balance at this time in the past.
     at: Option<DateTime<Utc>>,
 }
 
-/// `GET /api/v1/…/accounts/{customer_id}`. Another's account looks like one without value.
+/// A customer's account: balances and lots, or with `at` the balance at a time in the past.
+///
+/// Without any value: zeros. So does another customer's account look to a customer.
+#[utoipa::path(get, path = "/accounts/{customer_id}", params(("customer_id" = CustomerId, Path), Show),
+    responses((status = 200, description = "The account", body = AccountOrPast)))]
 pub async fn show_account(
     State(app): State<App>,
     caller: Allow<Read>,
@@ -55,6 +62,15 @@ pub async fn show_account(
         false => Vec::new(),
     };
     Ok(Json(view(&app, customer.into(), found, show.currency)?).into_response())
+}
+
+/// What [`show_account`] answers with.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+enum AccountOrPast {
+    Now(AccountView),
+    Past(PastAccountView),
 }
 
 /// Parameters of the internal call.

@@ -11,7 +11,7 @@ use money::Asset;
 use serde_json::json;
 use service::{
     ApiError,
-    auth::{Allow, Caller, Role, Roles},
+    auth::{Allow, Caller, Issue, Role, Till},
     extract::IdempotencyKey,
     json::Body,
     trace,
@@ -32,16 +32,41 @@ const REASON_MAX: usize = 500;
 /// Owners that are rewards, not customers.
 const BEARER: &str = "bearer:";
 
-/// Issues value. A till issues only what the tender lets tills issue.
-pub async fn create_credit<R: Roles>(
+/// Issue value: a new lot.
+#[utoipa::path(post, path = "/credits", params(IdempotencyKey), request_body = CreditRequest,
+    responses((status = 201, description = "Issued", body = CreditAnswer),
+        (status = 200, description = "Issued before under this key: the stored answer", body = CreditAnswer)))]
+pub async fn create_credit(
     State(app): State<App>,
-    caller: Allow<R>,
+    caller: Allow<Issue>,
+    key: IdempotencyKey,
+    body: Body<CreditRequest>,
+) -> Result<Response, ApiError> {
+    issue(app, &caller, key, body).await
+}
+
+/// Issue value: a new lot. A till issues only what the tender lets tills issue.
+#[utoipa::path(post, path = "/credits", params(IdempotencyKey), request_body = CreditRequest,
+    responses((status = 201, description = "Issued", body = CreditAnswer),
+        (status = 200, description = "Issued before under this key: the stored answer", body = CreditAnswer)))]
+pub async fn create_credit_at_till(
+    State(app): State<App>,
+    caller: Allow<Till>,
+    key: IdempotencyKey,
+    body: Body<CreditRequest>,
+) -> Result<Response, ApiError> {
+    issue(app, &caller, key, body).await
+}
+
+async fn issue(
+    app: App,
+    caller: &Caller,
     IdempotencyKey(key): IdempotencyKey,
     body: Body<CreditRequest>,
 ) -> Result<Response, ApiError> {
     let request_hash = body.hash(&[]);
     let request = body.value;
-    require_kind(&caller, &*app.rules, &request.kind)?;
+    require_kind(caller, &*app.rules, &request.kind)?;
     let (asset, amount) = quantity(&*app.rules, &request)?;
     check_text(&*app.rules, &request)?;
 
@@ -57,7 +82,7 @@ pub async fn create_credit<R: Roles>(
         asset,
     };
     let credit =
-        credit(&app, &caller, request, amount, issued.as_ref().map(|one| one.reward_id), request_hash);
+        credit(&app, caller, request, amount, issued.as_ref().map(|one| one.reward_id), request_hash);
     let command = Command { operation_id, account, action: Action::Credit(credit) };
     let reply = app.executor.submit(command).await.map_err(answer::execute_error)?;
     match reply.outcome {

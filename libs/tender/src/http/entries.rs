@@ -1,30 +1,48 @@
-//! `GET /api/v1/…/accounts/{customer_id}/entries`: the ledger of a customer, newest first.
+//! The ledger of a customer, newest first: to its owner and staff, and to the wallet.
 
 use api::{
-    CustomerId, Problem,
+    BusinessId, CurrencyCode, CustomerId, Problem,
+    history::{EntryKind, Place},
     tender::{EntryView, Page, Quantity},
 };
 use axum::{Json, extract::State};
-use ledger::read::{self, AccountEntry, Before};
+use chrono::{DateTime, Utc};
+use ledger::read::{self, AccountEntry, Before, Filter};
 use money::{Asset, Currency};
 use serde::Deserialize;
 use service::{
     ApiError,
-    auth::{Allow, Read},
+    auth::{Allow, Peer, Read},
     extract::{Path, Query, page_size},
 };
+use utoipa::IntoParams;
 
 use crate::App;
 
 /// Parameters.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 pub struct List {
+    /// Only this currency.
+    #[param(value_type = Option<CurrencyCode>)]
     currency: Option<Currency>,
+    /// Only what happened so.
+    kind: Option<EntryKind>,
+    /// Only what paid this order, or took it back.
+    order_id: Option<String>,
+    /// Only from this time on.
+    from: Option<DateTime<Utc>>,
+    /// Only before this time.
+    to: Option<DateTime<Utc>>,
+    /// Lines of a page; 50 if absent.
+    #[param(minimum = 1, maximum = 200)]
     limit: Option<i64>,
+    /// `next_cursor` of the page before.
     cursor: Option<String>,
 }
 
-/// Entries of all of a customer's accounts. Another's ledger is empty.
+/// The ledger of a customer, newest first. Another's ledger is empty.
+#[utoipa::path(get, path = "/accounts/{customer_id}/entries", params(("customer_id" = CustomerId, Path), List),
+    responses((status = 200, description = "A page", body = Page<EntryView>)))]
 pub async fn list_entries(
     State(app): State<App>,
     caller: Allow<Read>,
@@ -33,23 +51,73 @@ pub async fn list_entries(
 ) -> Result<Json<Page<EntryView>>, ApiError> {
     app.admit_read(&caller)?;
     let limit = page_size(list.limit)?;
-    let mut before = list.cursor.as_deref().map_or(Some(Vec::new()), parse_cursor).ok_or_else(bad_cursor)?;
+    let mut place = Place::parse(list.cursor.as_deref().unwrap_or_default()).ok_or_else(bad_cursor)?;
     if !caller.may_act_for(&customer) {
         return Ok(Json(Page { data: Vec::new(), next_cursor: None }));
     }
-    let asset = list.currency.map(Currency::code);
-    let business = caller.business_id.as_str();
     // One more than asked for tells whether there is a next page.
-    let mut entries = read::page(&app.pool, business, customer.as_str(), asset, &before, limit + 1).await?;
-    let has_more = entries.len() > usize::try_from(limit).unwrap_or(usize::MAX);
+    let mut data = entries(&app, &caller.business_id, &customer, &list, &place, limit + 1).await?;
+    let has_more = data.len() > usize::try_from(limit).unwrap_or(usize::MAX);
     if has_more {
-        entries.pop();
+        data.pop();
     }
-    for entry in &entries {
-        advance(&mut before, entry);
+    for entry in &mut data {
+        entry.legs_id = None;
+        place.pass(entry);
     }
-    let next_cursor = has_more.then(|| write_cursor(&before));
-    Ok(Json(Page { data: entries.into_iter().map(view).collect::<Result<_, _>>()?, next_cursor }))
+    Ok(Json(Page { data, next_cursor: has_more.then(|| place.to_string()) }))
+}
+
+/// Parameters of the internal call.
+#[derive(Debug, Deserialize)]
+pub struct ListToPeer {
+    business_id: BusinessId,
+    kind: Option<EntryKind>,
+    order_id: Option<String>,
+    from: Option<DateTime<Utc>>,
+    to: Option<DateTime<Utc>>,
+    limit: i64,
+    cursor: String,
+}
+
+/// `GET /internal/v1/accounts/{customer_id}/entries`: the same for the wallet, which merges it with other tenders' and
+/// keeps the place itself.
+pub async fn list_entries_to_peer(
+    State(app): State<App>,
+    _: Peer,
+    Path(customer): Path<CustomerId>,
+    Query(list): Query<ListToPeer>,
+) -> Result<Json<Vec<EntryView>>, ApiError> {
+    let place = Place::parse(&list.cursor).ok_or_else(bad_cursor)?;
+    // One more than the longest page.
+    if !(1..=201).contains(&list.limit) {
+        return Err(Problem::invalid("limit", "must be 1 to 201").into());
+    }
+    let ListToPeer { business_id, kind, order_id, from, to, limit, .. } = list;
+    let list = List { currency: None, kind, order_id, from, to, limit: None, cursor: None };
+    entries(&app, &business_id, &customer, &list, &place, limit).await.map(Json)
+}
+
+async fn entries(
+    app: &App,
+    business: &BusinessId,
+    customer: &CustomerId,
+    list: &List,
+    place: &Place,
+    limit: i64,
+) -> Result<Vec<EntryView>, ApiError> {
+    let asset = list.currency.map(Currency::code);
+    let filter = Filter {
+        asset,
+        kind: list.kind.map(EntryKind::as_str),
+        order_id: list.order_id.as_deref(),
+        from: list.from,
+        to: list.to,
+    };
+    let before: Vec<Before> =
+        place.iter().map(|(asset, version)| Before { asset: asset.as_str().to_owned(), version }).collect();
+    let found = read::page(&app.pool, business.as_str(), customer.as_str(), &filter, &before, limit).await?;
+    found.into_iter().map(view).collect()
 }
 
 fn view(entry: AccountEntry) -> Result<EntryView, ApiError> {
@@ -62,49 +130,11 @@ fn view(entry: AccountEntry) -> Result<EntryView, ApiError> {
         balance_after: entry.balance_after,
         held_after: entry.held_after,
         order_id: entry.order_id,
+        legs_id: entry.legs_id,
         created_at: entry.created_at,
     })
 }
 
-/// A cursor says for each asset below which version the next page begins: `USD:45,KHR:7`.
-fn parse_cursor(cursor: &str) -> Option<Vec<Before>> {
-    let part = |part: &str| {
-        let (asset, version) = part.split_once(':')?;
-        let asset: Asset = asset.parse().ok()?;
-        let version = version.parse().ok().filter(|version| *version > 0)?;
-        Some(Before { asset: asset.as_str().to_owned(), version })
-    };
-    cursor.split(',').map(part).collect()
-}
-
-fn write_cursor(before: &[Before]) -> String {
-    let parts: Vec<String> = before.iter().map(|b| format!("{}:{}", b.asset, b.version)).collect();
-    parts.join(",")
-}
-
-fn advance(before: &mut Vec<Before>, entry: &AccountEntry) {
-    match before.iter_mut().find(|b| b.asset == entry.asset) {
-        Some(known) => known.version = entry.version,
-        None => before.push(Before { asset: entry.asset.clone(), version: entry.version }),
-    }
-}
-
 fn bad_cursor() -> Problem {
     Problem::invalid("cursor", "is not a next_cursor of this list")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_cursor_survives_and_garbage_is_refused() {
-        let before = parse_cursor("USD:45,KHR:7").unwrap();
-        assert_eq!(write_cursor(&before), "USD:45,KHR:7");
-        for bad in
-            ["", "USD", "USD:", "USD:x", "USD:0", "USD:-1", "usd:1", "USD:1,", "USD:99999999999999999999"]
-        {
-            assert_eq!(parse_cursor(bad), None, "{bad}");
-        }
-    }
 }

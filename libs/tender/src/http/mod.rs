@@ -13,27 +13,38 @@ use axum::{
     Router,
     routing::{get, post, put},
 };
-use service::auth::{Issue, Till};
+use service::openapi;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::App;
+use crate::{App, rules::Rules};
 
-/// Routes for tills, managers and customers.
+/// Routes for tills, managers and customers, with their OpenAPI document.
 pub fn public(app: App) -> Router {
-    let tender = Router::new()
-        .route(
-            "/credits",
-            // Where a till may issue nothing, it lacks the role whatever it sends.
-            if app.rules.till_kinds().is_empty() {
-                post(credits::create_credit::<Issue>)
-            } else {
-                post(credits::create_credit::<Till>)
-            },
-        )
-        .route("/accounts/{customer_id}", get(accounts::show_account))
-        .route("/accounts/{customer_id}/entries", get(entries::list_entries))
-        .route("/operations", get(operations::find_operation))
-        .route("/operations/{id}", get(operations::show_operation));
-    Router::new().nest(&format!("/api/v1/{}", app.rules.path()), tender).with_state(app)
+    let about = app.rules.about();
+    openapi::publish(routes(&*app.rules).with_state(app), about)
+}
+
+/// The OpenAPI document of a tender of these rules.
+#[must_use]
+pub fn document(rules: &dyn Rules) -> OpenApi {
+    openapi::document(routes(rules), rules.about())
+}
+
+fn routes(rules: &dyn Rules) -> OpenApiRouter<App> {
+    // Where a till may issue nothing, it lacks the role whatever it sends.
+    let credits = if rules.till_kinds().is_empty() {
+        routes!(credits::create_credit)
+    } else {
+        routes!(credits::create_credit_at_till)
+    };
+    let tender = OpenApiRouter::new()
+        .routes(credits)
+        .routes(routes!(accounts::show_account))
+        .routes(routes!(entries::list_entries))
+        .routes(routes!(operations::find_operation))
+        .routes(routes!(operations::show_operation));
+    OpenApiRouter::new().nest(&format!("/api/v1/{}", rules.path()), tender)
 }
 
 /// Routes for the wallet.
@@ -45,6 +56,7 @@ pub fn internal(app: App) -> Router {
         .route("/internal/v1/legs/{legs_id}/{leg}/cancel", post(legs::cancel_leg))
         .route("/internal/v1/legs/{legs_id}/{leg}/capture", post(legs::capture_leg))
         .route("/internal/v1/accounts/{customer_id}", get(accounts::show_account_to_peer))
+        .route("/internal/v1/accounts/{customer_id}/entries", get(entries::list_entries_to_peer))
         .route("/internal/v1/account-versions", post(versions::show_versions))
         .with_state(app)
 }

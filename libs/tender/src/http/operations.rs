@@ -11,6 +11,7 @@ use service::{
     auth::{Allow, Caller, Read},
     extract::{Path, Query},
 };
+use utoipa::IntoParams;
 use uuid::Uuid;
 
 use crate::{
@@ -22,7 +23,9 @@ use crate::{
 /// Public operations with an idempotency key of their own.
 const KEYED: [&str; 1] = ["credit"];
 
-/// `GET /api/v1/…/operations/{id}`
+/// An operation by its id.
+#[utoipa::path(get, path = "/operations/{id}", params(("id" = Uuid, Path)),
+    responses((status = 200, description = "The operation", body = OperationView)))]
 pub async fn show_operation(
     State(app): State<App>,
     caller: Allow<Read>,
@@ -34,14 +37,19 @@ pub async fn show_operation(
 }
 
 /// Parameters of the look-up by key.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 pub struct Find {
+    /// Whose account.
     customer_id: CustomerId,
+    /// The key of the call whose answer was lost.
+    #[param(min_length = 1, max_length = 255, pattern = "^[!-~]{1,255}$")]
     idempotency_key: String,
 }
 
-/// `GET /api/v1/…/operations?customer_id=&idempotency_key=`: for a caller whose answer was lost. The key's
-/// operation ids are functions of it, so this reads the primary key.
+/// An operation by its idempotency key, for a caller whose answer was lost.
+// The key's operation ids are functions of it, so this reads the primary key.
+#[utoipa::path(get, path = "/operations", params(Find),
+    responses((status = 200, description = "The operation", body = OperationView)))]
 pub async fn find_operation(
     State(app): State<App>,
     caller: Allow<Read>,

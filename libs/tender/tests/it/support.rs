@@ -9,6 +9,7 @@ use ledger::Funding;
 use money::Asset;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use service::openapi::About;
 use tender::{
     command::{
         AccountKey, Action, Answer, Command, Credit, ForwardLeg, Outcome, RequestRef, leg_operation_id,
@@ -25,6 +26,10 @@ use uuid::Uuid;
 pub struct PointRules;
 
 impl Rules for PointRules {
+    fn about(&self) -> About {
+        About { title: "Test", description: "A tender of tests." }
+    }
+
     fn name(&self) -> &'static str {
         "points"
     }
@@ -51,6 +56,10 @@ impl Rules for PointRules {
 pub struct MoneyRules;
 
 impl Rules for MoneyRules {
+    fn about(&self) -> About {
+        About { title: "Test", description: "A tender of tests." }
+    }
+
     fn name(&self) -> &'static str {
         "store_credit"
     }

@@ -20,6 +20,7 @@ use service::{
     extract::Query,
 };
 use sqlx::{PgPool, Row};
+use utoipa::IntoParams;
 
 use crate::{
     app::App,
@@ -28,12 +29,15 @@ use crate::{
 };
 
 /// Whose balance.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 pub(super) struct Of {
+    /// Whose wallet.
     pub customer_id: CustomerId,
 }
 
 /// The balance of a customer. A tender that cannot be asked is named instead.
+#[utoipa::path(get, path = "/balance", params(Of),
+    responses((status = 200, description = "The balance", body = WalletBalance)))]
 pub(super) async fn show_balance(
     State(app): State<App>,
     caller: Allow<Read>,

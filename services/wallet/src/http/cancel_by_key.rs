@@ -35,7 +35,9 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// For a tombstone, whose saga never runs.
 const NO_TIME: Duration = Duration::ZERO;
 
-/// Cancels a redeem by its key, whatever became of it.
+/// Cancel a redeem by its key, whatever became of it. It cannot be refused.
+#[utoipa::path(post, path = "/redemptions/cancel-by-key", request_body = CancelByKeyRequest,
+    responses((status = 200, description = "Durable: nothing stays taken under this key", body = CancelByKeyAnswer)))]
 pub(super) async fn cancel_by_key(
     State(app): State<App>,
     caller: Allow<Till>,

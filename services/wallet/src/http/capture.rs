@@ -13,6 +13,7 @@ use service::{
     extract::{IdempotencyKey, Path},
     json::Body,
 };
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::held::Request;
@@ -23,14 +24,19 @@ use crate::{
 };
 
 /// The body.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CaptureRequest {
     /// Minor units; all that is held, if absent.
+    #[schema(minimum = 1)]
     amount: Option<i64>,
 }
 
-/// Captures an authorized redemption.
+/// Capture an authorized redemption, in request order; what is not taken is released.
+#[utoipa::path(post, path = "/redemptions/{id}/capture", params(("id" = Uuid, Path), IdempotencyKey), request_body = CaptureRequest,
+    responses((status = 201, description = "Done", body = Redemption),
+        (status = 200, description = "Answered before under this key: the stored answer", body = Redemption),
+        (status = 202, description = "Under way; look it up at Location", body = Redemption)))]
 pub(super) async fn capture_redemption(
     State(app): State<App>,
     caller: Allow<Till>,

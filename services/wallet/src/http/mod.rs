@@ -8,30 +8,47 @@ mod ops;
 mod redeem;
 mod redemptions;
 mod stream;
+mod transactions;
 mod void;
 mod ws;
 
 use api::tender::Page;
-use axum::{
-    Router,
-    routing::{get, post},
-};
+use axum::Router;
+use service::openapi::{self, About};
+use utoipa::openapi::OpenApi;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::app::App;
 
-/// The public routes.
+const ABOUT: About = About {
+    title: "Wallet",
+    description: "One call redeems from a customer's points, store credit and digital rewards, all or nothing.",
+};
+
+/// The public routes, with their OpenAPI document.
 pub fn routes(app: App) -> Router {
-    let wallet = Router::new()
-        .route("/redeem", post(redeem::redeem))
-        .route("/redemptions", get(redemptions::list_redemptions))
-        .route("/redemptions/{id}", get(redemptions::show_redemption))
-        .route("/redemptions/{id}/capture", post(capture::capture_redemption))
-        .route("/redemptions/{id}/void", post(void::void_redemption))
-        .route("/redemptions/cancel-by-key", post(cancel_by_key::cancel_by_key))
-        .route("/balance", get(balance::show_balance))
-        .route("/stream", get(stream::stream_balances))
-        .route("/ws", get(ws::open_socket));
-    Router::new().nest("/api/v1/wallet", wallet).nest("/api/v1/ops", ops::routes()).with_state(app)
+    openapi::publish(documented().with_state(app), ABOUT)
+}
+
+/// The OpenAPI document of the public routes.
+#[must_use]
+pub fn document() -> OpenApi {
+    openapi::document(documented(), ABOUT)
+}
+
+fn documented() -> OpenApiRouter<App> {
+    let wallet = OpenApiRouter::new()
+        .routes(routes!(redeem::redeem))
+        .routes(routes!(redemptions::list_redemptions))
+        .routes(routes!(redemptions::show_redemption))
+        .routes(routes!(capture::capture_redemption))
+        .routes(routes!(void::void_redemption))
+        .routes(routes!(cancel_by_key::cancel_by_key))
+        .routes(routes!(balance::show_balance))
+        .routes(routes!(transactions::list_transactions))
+        .routes(routes!(stream::stream_balances))
+        .routes(routes!(ws::open_socket));
+    OpenApiRouter::new().nest("/api/v1/wallet", wallet).nest("/api/v1/ops", ops::routes())
 }
 
 /// A page out of one row more than was asked for.

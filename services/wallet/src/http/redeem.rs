@@ -56,7 +56,11 @@ const CANCELLING: Duration = Duration::from_millis(150);
 const TRIES: usize = 5;
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
-/// Redeems from all tenders, all or nothing.
+/// Redeem from all tenders, all or nothing.
+#[utoipa::path(post, path = "/redeem", params(IdempotencyKey), request_body = RedeemRequest,
+    responses((status = 201, description = "Completed, or authorized", body = Redemption),
+        (status = 200, description = "Answered before under this key: the stored answer", body = Redemption),
+        (status = 202, description = "Under way; look it up at Location", body = Redemption)))]
 pub(super) async fn redeem(
     State(app): State<App>,
     caller: Allow<Spend>,

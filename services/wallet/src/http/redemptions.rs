@@ -18,6 +18,7 @@ use service::{
     extract::{Path, Query, page_size},
 };
 use sqlx::{PgPool, Row, postgres::PgRow};
+use utoipa::IntoParams;
 use uuid::Uuid;
 
 use super::{
@@ -51,17 +52,26 @@ const STATUSES: [&str; 12] = [
 ];
 
 /// Filters of the list; at least one.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 pub(super) struct Filters {
+    /// Of this order.
     order_id: Option<String>,
+    /// Of the redeem with this key.
     idempotency_key: Option<String>,
+    /// Of this customer.
     customer_id: Option<String>,
+    /// In this status.
     status: Option<String>,
+    /// Lines of a page; 50 if absent.
+    #[param(minimum = 1, maximum = 200)]
     limit: Option<i64>,
+    /// `next_cursor` of the page before.
     cursor: Option<Uuid>,
 }
 
-/// A redemption by its id.
+/// A redemption by its id: the truth, any time.
+#[utoipa::path(get, path = "/redemptions/{id}", params(("id" = Uuid, Path)),
+    responses((status = 200, description = "The redemption", body = Redemption)))]
 pub(super) async fn show_redemption(
     State(app): State<App>,
     caller: Allow<Read>,
@@ -74,6 +84,8 @@ pub(super) async fn show_redemption(
 }
 
 /// Redemptions by order, key, customer or status, newest first. Customers see their own only.
+#[utoipa::path(get, path = "/redemptions", params(Filters),
+    responses((status = 200, description = "A page", body = Page<Redemption>)))]
 pub(super) async fn list_redemptions(
     State(app): State<App>,
     caller: Allow<Read>,

@@ -36,6 +36,9 @@ const UNBUFFERED: (HeaderName, HeaderValue) =
     (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
 
 /// Streams a customer's balances.
+#[utoipa::path(get, path = "/stream", params(Of),
+    responses((status = 200, description = "Server-sent events, each with a message: first a snapshot, then what changes",
+        body = LiveMessage, content_type = "text/event-stream")))]
 pub(super) async fn stream_balances(
     State(app): State<App>,
     caller: Allow<Read>,

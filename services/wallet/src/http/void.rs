@@ -1,6 +1,6 @@
 //! `POST /wallet/redemptions/{id}/void`: gives back all that an authorized redemption holds.
 
-use api::LegsId;
+use api::{LegsId, wallet::Redemption};
 use axum::{extract::State, response::Response};
 use serde::Deserialize;
 use service::{
@@ -9,6 +9,7 @@ use service::{
     extract::{IdempotencyKey, Path},
     json::Body,
 };
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::held::Request;
@@ -18,11 +19,15 @@ use crate::{
 };
 
 /// The body: nothing needs to be said.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct VoidRequest {}
 
-/// Voids an authorized redemption.
+/// Void an authorized redemption: everything is released.
+#[utoipa::path(post, path = "/redemptions/{id}/void", params(("id" = Uuid, Path), IdempotencyKey), request_body = VoidRequest,
+    responses((status = 201, description = "Done", body = Redemption),
+        (status = 200, description = "Answered before under this key: the stored answer", body = Redemption),
+        (status = 202, description = "Under way; look it up at Location", body = Redemption)))]
 pub(super) async fn void_redemption(
     State(app): State<App>,
     caller: Allow<Till>,

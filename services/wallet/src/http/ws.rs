@@ -42,6 +42,8 @@ const BUFFER: usize = 4 * 1024;
 const TOKEN_EXPIRED: u16 = 4401;
 
 /// Opens a WebSocket on a customer's balances.
+#[utoipa::path(get, path = "/ws", params(Of),
+    responses((status = 101, description = "A WebSocket with the messages of /wallet/stream, one a text frame")))]
 pub(super) async fn open_socket(
     State(app): State<App>,
     AllowSocket(caller): AllowSocket<Read>,

@@ -1,6 +1,7 @@
 //! One tender over HTTP.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -11,9 +12,10 @@ use std::{
 use api::{
     BusinessId, Problem,
     client::CallError,
+    history::Place,
     legs::{LegAnswer, LegCommand, LegPage},
     rewards::{Resolve, Resolved},
-    tender::{AccountView, Versions, VersionsRequest},
+    tender::{AccountView, EntryView, Versions, VersionsRequest},
     wallet::TenderKind,
 };
 use reqwest::{RequestBuilder, Response, StatusCode};
@@ -128,6 +130,27 @@ impl Tender {
     pub async fn account(&self, business: &BusinessId, customer: &str) -> Result<AccountView, CallError> {
         let mut url = self.inner.address(&["accounts", customer])?;
         url.query_pairs_mut().append_pair("business_id", business.as_str());
+        self.inner.read(self.inner.http.get(url)).await
+    }
+
+    /// Entries of a customer's ledger after `place`, newest first; at most `limit`.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn entries(
+        &self,
+        business: &BusinessId,
+        customer: &str,
+        filter: &[(&str, String)],
+        place: &Place,
+        limit: usize,
+    ) -> Result<VecDeque<EntryView>, CallError> {
+        let mut url = self.inner.address(&["accounts", customer, "entries"])?;
+        url.query_pairs_mut()
+            .append_pair("business_id", business.as_str())
+            .append_pair("limit", &limit.to_string())
+            .append_pair("cursor", &place.to_string())
+            .extend_pairs(filter);
         self.inner.read(self.inner.http.get(url)).await
     }
 

@@ -3,6 +3,7 @@
 mod cancelling;
 mod contention;
 mod corners;
+mod history;
 mod holding;
 mod keys;
 mod live;

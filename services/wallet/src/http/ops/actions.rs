@@ -9,24 +9,36 @@ use service::{
     auth::{Allow, Operate},
     extract::{Query, page_size},
 };
+use utoipa::IntoParams;
 use uuid::Uuid;
 
 use crate::{app::App, http::listing};
 
 /// Filters of the list.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 pub(super) struct Filters {
+    /// By this operator.
     actor: Option<String>,
+    /// Of this kind: `replay`, `resolve`, `bulk_replay`, `pause` or `resume`.
     action: Option<String>,
+    /// About this dead letter.
     dead_letter_id: Option<Uuid>,
+    /// About this saga.
     saga_id: Option<Uuid>,
+    /// Under this operation id.
     operation_id: Option<String>,
+    /// Done (true), or refused (false).
     accepted: Option<bool>,
+    /// Lines of a page; 50 if absent.
+    #[param(minimum = 1, maximum = 200)]
     limit: Option<i64>,
+    /// `next_cursor` of the page before.
     cursor: Option<i64>,
 }
 
 /// Actions of this business's operators, newest first, also those that were refused.
+#[utoipa::path(get, path = "/actions", params(Filters),
+    responses((status = 200, description = "A page", body = Listing<ActionLine>)))]
 pub(super) async fn list_actions(
     State(app): State<App>,
     caller: Allow<Operate>,

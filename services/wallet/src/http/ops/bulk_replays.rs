@@ -21,10 +21,25 @@ use service::{
     json::Body,
 };
 
+use utoipa::ToSchema;
+
 use super::{check_age, check_dead_letter_code, check_order, plan_filter, reused, unsure};
 use crate::app::App;
 
+/// What [`replay_dead_letters`] answers 200 with.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+enum PreviewOrReplay {
+    Preview(BulkPreview),
+    Replay(BulkReplay),
+}
+
 /// Replays the open dead letters that match, at most so many a second.
+#[utoipa::path(post, path = "/dead-letters/replay", request_body = BulkReplayRequest,
+    responses((status = 202, description = "Durable: it is carried out; look it up at Location", body = BulkReplay),
+        (status = 200, description = "With dry_run, what it would do; else the replay that this operation id has made before",
+            body = PreviewOrReplay)))]
 pub(super) async fn replay_dead_letters(
     State(app): State<App>,
     caller: Allow<Operate>,
@@ -61,6 +76,8 @@ pub(super) async fn replay_dead_letters(
 }
 
 /// How far a replay of many is.
+#[utoipa::path(get, path = "/bulk-replays/{operation_id}", params(("operation_id" = String, Path)),
+    responses((status = 200, description = "The replay", body = BulkReplay)))]
 pub(super) async fn show_bulk_replay(
     State(app): State<App>,
     caller: Allow<Operate>,

@@ -15,24 +15,36 @@ use service::{
     auth::{Allow, Operate},
     extract::{Path, Query, page_size},
 };
+use utoipa::IntoParams;
 use uuid::Uuid;
 
 use super::{check_age, check_dead_letter_code, plan_filter, sagas};
 use crate::{app::App, http::listing};
 
 /// Filters of the list.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 pub(super) struct Filters {
+    /// `open`, or `all` with those that were dealt with; `open` if absent.
     status: Option<String>,
+    /// Parked for this reason.
     code: Option<String>,
+    /// Held up by this tender.
     tender: Option<TenderKind>,
+    /// Of this customer.
     customer: Option<CustomerId>,
+    /// Older than so many seconds.
+    #[param(minimum = 0, maximum = 3_162_240_000_i64)]
     older_than: Option<i64>,
+    /// Lines of a page; 50 if absent.
+    #[param(minimum = 1, maximum = 200)]
     limit: Option<i64>,
+    /// `next_cursor` of the page before.
     cursor: Option<String>,
 }
 
 /// Dead letters, oldest first: open ones, or with `status=all` also those that were dealt with.
+#[utoipa::path(get, path = "/dead-letters", params(Filters),
+    responses((status = 200, description = "A page", body = Listing<DeadLetterLine>)))]
 pub(super) async fn list_dead_letters(
     State(app): State<App>,
     caller: Allow<Operate>,
@@ -61,6 +73,8 @@ pub(super) async fn list_dead_letters(
 }
 
 /// A dead letter with its saga.
+#[utoipa::path(get, path = "/dead-letters/{id}", params(("id" = Uuid, Path)),
+    responses((status = 200, description = "The dead letter", body = DeadLetterDetail)))]
 pub(super) async fn show_dead_letter(
     State(app): State<App>,
     caller: Allow<Operate>,

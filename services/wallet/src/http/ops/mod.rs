@@ -11,13 +11,10 @@ mod sagas;
 mod tenders;
 
 use api::{Code, CustomerId, Outcome, Problem, id::is_visible_ascii, wallet::TenderKind};
-use axum::{
-    Router,
-    routing::{get, post},
-};
 use saga::Reason;
 use serde_json::{Value, json};
 use service::ApiError;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::app::App;
 
@@ -27,20 +24,20 @@ const REASON_MAX: usize = 1_000;
 const AGE_MAX_S: i64 = 100 * 366 * 86_400;
 
 /// The routes below `/ops`.
-pub(super) fn routes() -> Router<App> {
-    Router::new()
-        .route("/sagas", get(sagas::list_sagas))
-        .route("/sagas/{id}", get(sagas::show_saga))
-        .route("/dead-letters", get(dead_letters::list_dead_letters))
-        .route("/dead-letters/replay", post(bulk_replays::replay_dead_letters))
-        .route("/dead-letters/{id}", get(dead_letters::show_dead_letter))
-        .route("/dead-letters/{id}/replay", post(remedies::replay_dead_letter))
-        .route("/dead-letters/{id}/resolve", post(remedies::resolve_dead_letter))
-        .route("/bulk-replays/{operation_id}", get(bulk_replays::show_bulk_replay))
-        .route("/actions", get(actions::list_actions))
-        .route("/tenders", get(tenders::list_tenders))
-        .route("/tenders/{tender}/pause", post(tenders::pause_tender))
-        .route("/tenders/{tender}/resume", post(tenders::resume_tender))
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(sagas::list_sagas))
+        .routes(routes!(sagas::show_saga))
+        .routes(routes!(dead_letters::list_dead_letters))
+        .routes(routes!(bulk_replays::replay_dead_letters))
+        .routes(routes!(dead_letters::show_dead_letter))
+        .routes(routes!(remedies::replay_dead_letter))
+        .routes(routes!(remedies::resolve_dead_letter))
+        .routes(routes!(bulk_replays::show_bulk_replay))
+        .routes(routes!(actions::list_actions))
+        .routes(routes!(tenders::list_tenders))
+        .routes(routes!(tenders::pause_tender))
+        .routes(routes!(tenders::resume_tender))
 }
 
 /// Checks what every order carries.

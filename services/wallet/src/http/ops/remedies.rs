@@ -19,6 +19,8 @@ use super::{check_order, reused, unsure};
 use crate::app::App;
 
 /// Takes a parked saga up again, in the direction that was written.
+#[utoipa::path(post, path = "/dead-letters/{id}/replay", params(("id" = Uuid, Path)), request_body = ReplayRequest,
+    responses((status = 200, description = "What came of it", body = RemedyAnswer)))]
 pub(super) async fn replay_dead_letter(
     State(app): State<App>,
     caller: Allow<Operate>,
@@ -33,6 +35,8 @@ pub(super) async fn replay_dead_letter(
 }
 
 /// Closes a parked saga that was settled by hand.
+#[utoipa::path(post, path = "/dead-letters/{id}/resolve", params(("id" = Uuid, Path)), request_body = ResolveRequest,
+    responses((status = 200, description = "What came of it", body = RemedyAnswer)))]
 pub(super) async fn resolve_dead_letter(
     State(app): State<App>,
     caller: Allow<Operate>,

@@ -20,25 +20,38 @@ use service::{
     auth::{Allow, Operate},
     extract::{Path, Query, page_size},
 };
+use utoipa::IntoParams;
 use uuid::Uuid;
 
 use super::{check_age, dead_letters, is_reason, legs, plan_filter};
 use crate::{app::App, http::listing};
 
 /// Filters of the list.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 pub(super) struct Filters {
+    /// In this state: `running`, `compensating`, `completed`, `compensated`, `dead_letter` or `resolved`.
     status: Option<String>,
+    /// With a leg on this tender.
     tender: Option<TenderKind>,
+    /// Turned back or parked for this reason, or because a leg was declined with this code.
     code: Option<String>,
+    /// Older than so many seconds.
+    #[param(minimum = 0, maximum = 3_162_240_000_i64)]
     older_than: Option<i64>,
+    /// Of this customer.
     customer: Option<CustomerId>,
+    /// Of this idempotency key.
     key: Option<String>,
+    /// Lines of a page; 50 if absent.
+    #[param(minimum = 1, maximum = 200)]
     limit: Option<i64>,
+    /// `next_cursor` of the page before.
     cursor: Option<Uuid>,
 }
 
 /// Sagas, newest first.
+#[utoipa::path(get, path = "/sagas", params(Filters),
+    responses((status = 200, description = "A page", body = Listing<SagaLine>)))]
 pub(super) async fn list_sagas(
     State(app): State<App>,
     caller: Allow<Operate>,
@@ -64,6 +77,8 @@ pub(super) async fn list_sagas(
 }
 
 /// A saga with its plan, its legs and its story.
+#[utoipa::path(get, path = "/sagas/{id}", params(("id" = Uuid, Path)),
+    responses((status = 200, description = "The saga", body = SagaDetail)))]
 pub(super) async fn show_saga(
     State(app): State<App>,
     caller: Allow<Operate>,

@@ -20,6 +20,8 @@ use crate::{
 };
 
 /// The tenders, as this process sees them, and whether this business has paused them.
+#[utoipa::path(get, path = "/tenders",
+    responses((status = 200, description = "The tenders", body = TenderList)))]
 pub(super) async fn list_tenders(
     State(app): State<App>,
     caller: Allow<Operate>,
@@ -45,6 +47,8 @@ pub(super) async fn list_tenders(
 }
 
 /// Refuses this business's new redemptions that need the tender, until it is resumed.
+#[utoipa::path(post, path = "/tenders/{tender}/pause", params(("tender" = TenderKind, Path)), request_body = TenderOrder,
+    responses((status = 200, description = "What came of it", body = TenderAnswer)))]
 pub(super) async fn pause_tender(
     State(app): State<App>,
     caller: Allow<Operate>,
@@ -55,6 +59,8 @@ pub(super) async fn pause_tender(
 }
 
 /// Takes this business's redemptions that need the tender again.
+#[utoipa::path(post, path = "/tenders/{tender}/resume", params(("tender" = TenderKind, Path)), request_body = TenderOrder,
+    responses((status = 200, description = "What came of it", body = TenderAnswer)))]
 pub(super) async fn resume_tender(
     State(app): State<App>,
     caller: Allow<Operate>,
