@@ -13,7 +13,7 @@ use sqlx::migrate::Migrator;
 
 pub use cross::cross_check;
 pub use invariants::{Finding, Invariant, check, invariants};
-pub use provision::{Target, migrate, provision};
+pub use provision::{Target, migrate, pending, provision};
 
 static TENDER: Migrator = sqlx::migrate!("../../migrations/tender");
 static DIGITAL_REWARDS: Migrator = sqlx::migrate!("../../migrations/digital-rewards");

@@ -1,7 +1,9 @@
 //! From an empty cluster to a database that its service can use.
 
+use std::collections::HashMap;
+
 use anyhow::Context;
-use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, migrate::Migration, postgres::PgConnectOptions};
 
 use crate::Database;
 
@@ -47,6 +49,23 @@ pub async fn provision(admin: &PgConnectOptions, target: &Target<'_>) -> anyhow:
 /// When a migration fails, or an applied one was changed.
 pub async fn migrate(owner: &mut PgConnection, database: Database) -> anyhow::Result<()> {
     database.migrator().run(owner).await.with_context(|| format!("migrating {}", database.name()))
+}
+
+/// The migrations of `database` that were not applied yet, or were changed since, on a connection of its owner.
+///
+/// # Errors
+/// When they cannot be read.
+pub async fn pending(owner: &mut PgConnection, database: Database) -> anyhow::Result<Vec<String>> {
+    let applied: HashMap<i64, Vec<u8>> =
+        sqlx::query_as("SELECT version, checksum FROM _sqlx_migrations WHERE success")
+            .fetch_all(owner)
+            .await?
+            .into_iter()
+            .collect();
+    let migrator = database.migrator();
+    let is_pending = |m: &&Migration| applied.get(&m.version).is_none_or(|checksum| *checksum != *m.checksum);
+    let pending = migrator.iter().filter(is_pending);
+    Ok(pending.map(|m| format!("{:04} {}", m.version, m.description)).collect())
 }
 
 /// Held until the session ends.

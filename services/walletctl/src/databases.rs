@@ -9,7 +9,7 @@ use reqwest::Url;
 use schema::{Database, Target};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
 
-use crate::environment::Environment;
+use crate::{environment::Environment, output};
 
 /// What `walletctl migrate` takes.
 #[derive(Debug, Args)]
@@ -44,7 +44,7 @@ pub async fn migrate(environment: &Environment, arguments: &MigrateArgs) -> anyh
         let target = Target { database, name: &login.database, role: &login.role, password: &login.password };
         schema::provision(&server, &target).await?;
         if arguments.print_env {
-            println!("{name}={url}");
+            output::line(format!("{name}={url}"));
         }
     }
     Ok(())

@@ -11,6 +11,7 @@ use crate::{
     client::{Answer, Client},
     environment::Environment,
     keys::{TokenRole, token_for},
+    output,
     seed::{Credit, Issuer},
 };
 
@@ -142,25 +143,25 @@ impl Story {
     }
 
     async fn post(&self, path: &str, key: Option<&str>, body: &Value) -> anyhow::Result<Answer> {
-        println!("\nPOST {path}");
+        output::line(format!("\nPOST {path}"));
         if let Some(key) = key {
-            println!("Idempotency-Key: {key}");
+            output::line(format!("Idempotency-Key: {key}"));
         }
-        println!("{}", serde_json::to_string_pretty(body)?);
+        output::json(body)?;
         let answer = self.till.post(path, key, body).await?;
-        println!("\n{}", answer.show());
+        output::line(format!("\n{}", answer.show()));
         Ok(answer)
     }
 }
 
 async fn show_balance(till: &Client, customer: &str) -> anyhow::Result<()> {
-    println!("\nGET {BALANCE}?customer_id={customer}");
+    output::line(format!("\nGET {BALANCE}?customer_id={customer}"));
     let answer = till.get(BALANCE, &[("customer_id", customer.to_owned())]).await?;
-    println!("\n{}", answer.show());
+    output::line(format!("\n{}", answer.show()));
     ensure!(answer.status.is_success(), "the balance cannot be read");
     Ok(())
 }
 
 fn chapter(title: &str) {
-    println!("\n── {title} ──");
+    output::line(format!("\n── {title} ──"));
 }

@@ -9,7 +9,7 @@ use service::{
     auth::{Claims, KeyPair, PUBLIC_AUDIENCE, Signer},
 };
 
-use crate::environment::Environment;
+use crate::{environment::Environment, output};
 
 /// Names of the keys. Services refuse ids that begin with `dev-` in production.
 const KEYS: [&str; 2] = ["dev-public", "dev-internal"];
@@ -96,7 +96,7 @@ pub struct TokenArgs {
 /// # Errors
 /// Outside development, without the key, or when role and customer do not go together.
 pub fn print_token(environment: &Environment, arguments: &TokenArgs) -> anyhow::Result<()> {
-    println!("{}", token(environment, arguments)?);
+    output::line(token(environment, arguments)?);
     Ok(())
 }
 

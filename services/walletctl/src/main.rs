@@ -2,18 +2,21 @@
 //!
 //! Every variable that it needs is taken from the environment, or else from `.run/env` in the current
 //! directory, which `script/server` leaves there.
-#![expect(clippy::print_stdout, reason = "a command-line tool answers on standard output")]
 
 mod client;
 mod databases;
 mod demo;
+mod doctor;
 mod environment;
 mod keys;
+mod metrics;
 mod ops;
+mod output;
 mod ready;
 mod seed;
 mod table;
 mod verify;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -46,9 +49,19 @@ enum Command {
     /// Wait until every service is ready.
     Ready(ready::ReadyArgs),
     /// Look at sagas.
-    Sagas(ops::SagasArgs),
+    Sagas(ops::sagas::SagasArgs),
     /// Look at dead letters, replay or resolve them.
-    DeadLetters(ops::DeadLettersArgs),
+    DeadLetters(ops::dead_letters::DeadLettersArgs),
+    /// Look at replays of many dead letters.
+    Bulk(ops::bulk::BulkArgs),
+    /// Look at what operators did.
+    Actions(ops::actions::ActionsArgs),
+    /// Look at tenders, take one out of service, put it back.
+    Tenders(ops::tenders::TendersArgs),
+    /// Show how the system is, again every second.
+    Watch(watch::WatchArgs),
+    /// Check what the system stands on, and say how to mend it; exit code 1 if something is wrong.
+    Doctor(doctor::DoctorArgs),
 }
 
 #[tokio::main]
@@ -73,8 +86,16 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Demo(arguments) => demo::demo(&environment, &arguments).await?,
         Command::Verify(arguments) => return verify::verify(&environment, &arguments).await,
         Command::Ready(arguments) => ready::wait(&environment, &arguments).await?,
-        Command::Sagas(arguments) => ops::sagas(&environment, arguments).await?,
-        Command::DeadLetters(arguments) => ops::dead_letters(&environment, arguments).await?,
+        Command::Sagas(arguments) => ops::sagas::run(&environment, arguments).await?,
+        Command::DeadLetters(arguments) => {
+            let is_done = ops::dead_letters::run(&environment, arguments).await?;
+            return Ok(if is_done { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Command::Bulk(arguments) => ops::bulk::run(&environment, arguments).await?,
+        Command::Actions(arguments) => ops::actions::run(&environment, arguments).await?,
+        Command::Tenders(arguments) => ops::tenders::run(&environment, arguments).await?,
+        Command::Watch(arguments) => watch::watch(&environment, &arguments).await?,
+        Command::Doctor(arguments) => return doctor::doctor(&environment, &arguments).await,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -34,8 +34,7 @@ pub async fn wait(environment: &Environment, arguments: &ReadyArgs) -> anyhow::R
     let http = reqwest::Client::builder().timeout(Duration::from_secs(2)).build()?;
     let end = Instant::now() + Duration::from_secs(arguments.timeout);
     for url in urls {
-        let ready = format!("{}/health/ready", url.trim_end_matches('/'));
-        while !http.get(&ready).send().await.is_ok_and(|answer| answer.status().is_success()) {
+        while !is_ready(&http, &url).await {
             if Instant::now() >= end {
                 bail!("{url} is not ready");
             }
@@ -45,7 +44,14 @@ pub async fn wait(environment: &Environment, arguments: &ReadyArgs) -> anyhow::R
     Ok(())
 }
 
-fn all(environment: &Environment) -> Vec<String> {
+/// Whether the service at `url` says that it is ready.
+pub async fn is_ready(http: &reqwest::Client, url: &str) -> bool {
+    let ready = format!("{}/health/ready", url.trim_end_matches('/'));
+    http.get(ready).send().await.is_ok_and(|answer| answer.status().is_success())
+}
+
+/// The addresses of all services that are set.
+pub fn all(environment: &Environment) -> Vec<String> {
     let firsts = URLS.iter().filter_map(|name| environment.get(name));
     firsts.chain(environment.numbered("WALLET", "_URL")).collect()
 }

@@ -9,6 +9,7 @@ use crate::{
     client::Client,
     environment::Environment,
     keys::{TokenRole, token_for},
+    output,
 };
 
 /// What `walletctl seed` takes.
@@ -67,7 +68,7 @@ pub async fn seed(environment: &Environment, arguments: &SeedArgs) -> anyhow::Re
     for (customer, credits) in CUSTOMERS {
         issuer.issue_all(customer, credits).await?;
     }
-    println!("business `{}` has its demonstration data", arguments.business);
+    output::line(format!("business `{}` has its demonstration data", arguments.business));
     Ok(())
 }
 

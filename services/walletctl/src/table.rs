@@ -4,13 +4,8 @@ use serde_json::Value;
 
 /// `rows` under the columns `names`, which are also their fields.
 pub fn render(names: &[&str], rows: &[Value]) -> String {
-    let cell = |row: &Value, name: &str| match row.get(name) {
-        None | Some(Value::Null) => "-".to_owned(),
-        Some(Value::String(text)) => printable(text),
-        Some(other) => printable(&other.to_string()),
-    };
     let mut lines: Vec<Vec<String>> = vec![names.iter().map(|name| name.to_uppercase()).collect()];
-    lines.extend(rows.iter().map(|row| names.iter().map(|name| cell(row, name)).collect()));
+    lines.extend(rows.iter().map(|row| names.iter().map(|name| cell(&row[name])).collect()));
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..names.len()).map(width).collect();
     let render = |line: &Vec<String>| {
@@ -18,6 +13,15 @@ pub fn render(names: &[&str], rows: &[Value]) -> String {
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
     lines.iter().map(render).collect::<Vec<_>>().join("\n")
+}
+
+/// A value as it is shown.
+pub fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => printable(text),
+        other => printable(&other.to_string()),
+    }
 }
 
 /// A terminal obeys what is between the lines of a name: control characters are shown, not sent.

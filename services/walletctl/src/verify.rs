@@ -8,7 +8,7 @@ use schema::{Database, Finding};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 
-use crate::{environment::Environment, table};
+use crate::{environment::Environment, output, table};
 
 /// What `walletctl verify` takes.
 #[derive(Debug, Args)]
@@ -27,10 +27,10 @@ pub async fn verify(environment: &Environment, arguments: &VerifyArgs) -> anyhow
     let broken = findings.iter().filter(|finding| finding.violations > 0).count();
     if arguments.json {
         let report = json!({ "ok": broken == 0, "checks": findings });
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        output::json(&report)?;
     } else {
         print_report(&findings)?;
-        println!("{} checks, {broken} broken", findings.len());
+        output::line(format!("{} checks, {broken} broken", findings.len()));
     }
     Ok(if broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -61,11 +61,11 @@ fn print_report(findings: &[Finding]) -> anyhow::Result<()> {
         })
     };
     let lines: Vec<Value> = findings.iter().map(line).collect();
-    println!("{}", table::render(&["result", "database", "check", "rows", "statement"], &lines));
+    output::line(table::render(&["result", "database", "check", "rows", "statement"], &lines));
     for finding in findings.iter().filter(|finding| finding.violations > 0) {
-        println!("\n{} is broken in {}:", finding.name, finding.database);
+        output::line(format!("\n{} is broken in {}:", finding.name, finding.database));
         for row in &finding.rows {
-            println!("  {}", serde_json::to_string(row)?);
+            output::line(format!("  {}", serde_json::to_string(row)?));
         }
     }
     Ok(())
