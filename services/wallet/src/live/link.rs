@@ -12,7 +12,7 @@ use redis::{
 };
 use tokio::{
     sync::{Notify, watch},
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -107,14 +107,21 @@ impl Shared {
     /// Offers a connection for as long as it answers.
     async fn serve(&self, mut connection: MultiplexedConnection) {
         loop {
-            // A caller's complaint may have been about a moment: what answers is offered again.
-            self.current.send_replace(Some(connection.clone()));
-            let _ = timeout(PING_EVERY, self.broken.notified()).await;
+            let begun = Instant::now();
             let ping = timeout(CONNECT_LIMIT, connection.req_packed_command(&cmd("PING"))).await;
             if !matches!(ping, Ok(Ok(_))) {
                 self.current.send_replace(None);
                 return;
             }
+            // One that is slower than callers wait for is as good as none: each of them would find that out.
+            if begun.elapsed() > CALL_LIMIT {
+                self.current.send_replace(None);
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+            // A caller's complaint may have been about a moment: what answers is offered again.
+            self.current.send_replace(Some(connection.clone()));
+            let _ = timeout(PING_EVERY, self.broken.notified()).await;
         }
     }
 }

@@ -20,12 +20,18 @@ pub mod origin;
 pub mod session;
 mod subscriber;
 
+use std::sync::Arc;
+
 use anyhow::Context;
 use redis::Client;
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{cache::Cache, hub::Hub, link::Link, origin::Origins};
 use crate::tenders::Tenders;
+
+/// Most snapshots that are read at once.
+const SNAPSHOTS: usize = 64;
 
 /// What live balances are told at the start.
 #[derive(Debug, Clone)]
@@ -55,6 +61,8 @@ pub struct Live {
     pub origins: Origins,
     /// Cancelled when clients should go elsewhere.
     pub draining: CancellationToken,
+    /// Turns of new clients to read their snapshots.
+    pub snapshots: Arc<Semaphore>,
     /// Owns the connections that outlive their request, so that a stop waits for their last words.
     pub sockets: TaskTracker,
 }
@@ -81,6 +89,7 @@ impl Live {
         }
         tasks.spawn(stop.clone().run_until_cancelled_owned(compare::run(hub.clone(), tenders)));
         let cache = Cache::new(link);
-        Ok(Self { cache, hub, origins: options.origins, draining, sockets: tasks.clone() })
+        let snapshots = Arc::new(Semaphore::new(SNAPSHOTS));
+        Ok(Self { cache, hub, origins: options.origins, draining, snapshots, sockets: tasks.clone() })
     }
 }

@@ -5,11 +5,14 @@ use std::time::Duration;
 use api::{live::LiveMessage, tender::Owner};
 use axum::http::HeaderMap;
 use service::{ApiError, Clock, auth::Caller};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::hub::Watcher;
 use crate::app::App;
+
+/// Longest time that a new client waits for its turn.
+const SNAPSHOT_LIMIT: Duration = Duration::from_secs(5);
 
 /// Why a session is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +53,12 @@ impl Session {
         }
         // In this order: registered first, no change between snapshot and stream is lost.
         let mut watcher = app.live.hub.watch(owner.clone(), kind).await?;
-        let (balance, lines) = app.balance(&owner).await?;
+        let (balance, lines) = {
+            // When another instance stops, all of its clients come at once: they are served in turn.
+            let turn = timeout(SNAPSHOT_LIMIT, app.live.snapshots.acquire()).await;
+            let _turn = turn.map_err(|_| ApiError::overloaded())?;
+            app.balance(&owner).await?
+        };
         for (tender, line) in &lines {
             watcher.tell(*tender, line);
         }
