@@ -112,6 +112,28 @@ async fn five_hundred_are_found_replayed_and_never_replayed_twice() {
     assert_eq!(actions, 500);
     assert_eq!(replayed_twice(&system).await, 0);
     assert_eq!(pages(&system, &wallets[0], "status=open").await, 1, "the orphan was not asked for");
+    others_see_and_touch_nothing(&system, &wallets[0]).await;
+}
+
+/// Another business's operator, who knows the operation id.
+async fn others_see_and_touch_nothing(system: &System, wallet: &Wallet) {
+    let call = async |method: Method, path: &str, body: Option<Value>| {
+        let request = system.client.request(method, format!("{}/api/v1/ops{path}", wallet.url));
+        let request = request.bearer_auth(system.tokens.staff("other", "ops"));
+        let request = match &body {
+            Some(body) => request.json(body),
+            None => request,
+        };
+        let answer = request.send().await.expect("an answer");
+        (answer.status().as_u16(), answer.json::<Value>().await.expect("JSON"))
+    };
+    assert_eq!(call(Method::GET, "/bulk-replays/bulk-1", None).await.0, 404);
+    for list in ["/dead-letters?status=all", "/sagas", "/actions"] {
+        assert_eq!(call(Method::GET, list, None).await.1["data"], json!([]), "{list}");
+    }
+    let order = bulk("bulk-1", 20, &json!({}));
+    let (status, filed) = call(Method::POST, "/dead-letters/replay", Some(order)).await;
+    assert_eq!((status, &filed["matched"]), (202, &json!(0)), "the name is another one there");
 }
 
 /// A leg that a tender holds and no saga knows.
