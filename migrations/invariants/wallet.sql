@@ -9,6 +9,34 @@ LEFT JOIN saga.dead_letter d ON d.saga_id = s.saga_id AND d.closed_at IS NULL
 GROUP BY s.saga_id, s.state
 HAVING count(d.dead_letter_id) <> (s.state = 4)::int;
 
+-- check: dead_letter_closing_is_on_record
+-- I9: Whoever closed a dead letter is on record, once.
+SELECT d.dead_letter_id, d.closed_as, count(a.action_id) AS actions
+FROM saga.dead_letter d
+LEFT JOIN saga.operator_action a ON a.dead_letter_id = d.dead_letter_id AND a.accepted
+WHERE d.closed_at IS NOT NULL
+GROUP BY d.dead_letter_id, d.closed_as
+HAVING count(a.action_id) <> 1;
+
+-- check: bulk_replay_is_whole
+-- I9: A replay of many has the members that it began with, and is finished only once each was dealt with.
+SELECT b.bulk_id, b.matched, count(i.dead_letter_id) AS members, count(i.outcome) AS done, b.finished_at
+FROM saga.bulk_replay b
+LEFT JOIN saga.bulk_replay_item i USING (bulk_id)
+GROUP BY b.bulk_id
+HAVING count(i.dead_letter_id) <> b.matched OR (b.finished_at IS NOT NULL AND count(i.outcome) < b.matched);
+
+-- check: bulk_replay_members_are_on_record
+-- I9: What a replay of many took up again, it took up under its own name.
+SELECT i.bulk_id, i.dead_letter_id
+FROM saga.bulk_replay_item i
+JOIN saga.bulk_replay b USING (bulk_id)
+WHERE i.outcome = 'replayed'
+  AND NOT EXISTS (
+      SELECT FROM saga.operator_action a
+      WHERE a.dead_letter_id = i.dead_letter_id AND a.operation_id = b.operation_id
+        AND a.business_id = b.business_id AND a.action = 'replay' AND a.accepted);
+
 -- check: ended_means_terminal
 -- I5: A saga has an end exactly if it is completed, compensated or resolved.
 SELECT saga_id, state, ended_at

@@ -74,7 +74,9 @@ pub(super) async fn replay_all(client: &Client, order: ReplayAll, is_json: bool)
             "operation_id": operation_id, "filter": filter(order.filter), "rate_per_second": order.rate,
             "reason": reason, "dry_run": order.dry_run,
         });
-        let answer = client.post("/api/v1/ops/dead-letters/replay", None, &body).await?;
+        let answer = client.post("/api/v1/ops/dead-letters/replay", None, &body).await;
+        // Without an answer it may have begun: the same operation id again tells.
+        let answer = answer.with_context(|| format!("--operation-id {operation_id}"))?;
         let is_known = answer.status == StatusCode::OK;
         let answer = answer.success()?;
         if order.dry_run {
