@@ -4,6 +4,7 @@
 //! directory, which `script/server` leaves there.
 
 mod client;
+mod collection;
 mod databases;
 mod demo;
 mod doctor;
@@ -46,6 +47,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Check every invariant in all databases; exit code 1 if one is broken.
     Verify(verify::VerifyArgs),
+    /// Print a Postman collection of the services that run.
+    Collection,
     /// Wait until every service is ready.
     Ready(ready::ReadyArgs),
     /// Look at sagas.
@@ -85,6 +88,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Seed(arguments) => seed::seed(&environment, &arguments).await?,
         Command::Demo(arguments) => demo::demo(&environment, &arguments).await?,
         Command::Verify(arguments) => return verify::verify(&environment, &arguments).await,
+        Command::Collection => collection::print(&environment).await?,
         Command::Ready(arguments) => ready::wait(&environment, &arguments).await?,
         Command::Sagas(arguments) => ops::sagas::run(&environment, arguments).await?,
         Command::DeadLetters(arguments) => {

@@ -27,6 +27,7 @@ use crate::{
 
 /// Parameters of `GET /…/accounts/{customer_id}`.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct Show {
     /// Only this currency.
     #[param(value_type = Option<CurrencyCode>)]

@@ -21,6 +21,7 @@ use crate::App;
 
 /// Parameters.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct List {
     /// Only this currency.
     #[param(value_type = Option<CurrencyCode>)]

@@ -38,6 +38,7 @@ pub async fn show_operation(
 
 /// Parameters of the look-up by key.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct Find {
     /// Whose account.
     customer_id: CustomerId,

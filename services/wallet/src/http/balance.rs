@@ -30,6 +30,7 @@ use crate::{
 
 /// Whose balance.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Of {
     /// Whose wallet.
     pub customer_id: CustomerId,

@@ -53,6 +53,7 @@ const STATUSES: [&str; 12] = [
 
 /// Filters of the list; at least one.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Filters {
     /// Of this order.
     order_id: Option<String>,

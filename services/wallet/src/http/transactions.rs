@@ -31,6 +31,7 @@ const END: &str = "-";
 
 /// Whose history, and which part of it.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct List {
     /// Whose history.
     customer_id: CustomerId,

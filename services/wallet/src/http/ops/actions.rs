@@ -16,6 +16,7 @@ use crate::{app::App, http::listing};
 
 /// Filters of the list.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Filters {
     /// By this operator.
     actor: Option<String>,

@@ -23,6 +23,7 @@ use crate::{app::App, http::listing};
 
 /// Filters of the list.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Filters {
     /// `open`, or `all` with those that were dealt with; `open` if absent.
     status: Option<String>,

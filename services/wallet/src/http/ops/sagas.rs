@@ -28,6 +28,7 @@ use crate::{app::App, http::listing};
 
 /// Filters of the list.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Filters {
     /// In this state: `running`, `compensating`, `completed`, `compensated`, `dead_letter` or `resolved`.
     status: Option<String>,
