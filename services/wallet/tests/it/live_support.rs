@@ -124,6 +124,15 @@ impl LiveSystem {
         panic!("Redis is up: never {is_up}");
     }
 
+    /// Cuts the connection of whoever listens for changes.
+    pub async fn cut_subscribers(&self) {
+        let mut redis = self.redis.connection().await;
+        let mut kill = redis::cmd("CLIENT");
+        kill.arg("KILL").arg("TYPE").arg("pubsub");
+        let killed: i64 = kill.query_async(&mut redis).await.expect("killed");
+        assert_eq!(killed, 1, "the fault fired");
+    }
+
     /// Takes points from a customer, each worth a cent.
     pub async fn spend(&self, wallet: &Wallet, customer: &str, points: i64) -> Answer {
         let key = uuid::Uuid::new_v4().to_string();
