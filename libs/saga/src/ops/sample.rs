@@ -16,12 +16,14 @@ impl<D: Domain> Engine<D> {
     pub(crate) async fn samples(self: Arc<Self>) {
         let mut codes = HashSet::new();
         loop {
-            if self.is_available()
-                && let Err(error) = self.sample(&mut codes).await
-            {
-                tracing::warn!(%error, "could not sample sagas and dead letters");
+            let mut pause = self.config.scan; // a process that has just started has no word of its database yet
+            if self.is_available() {
+                pause = INTERVAL;
+                if let Err(error) = self.sample(&mut codes).await {
+                    tracing::warn!(%error, "could not sample sagas and dead letters");
+                }
             }
-            tokio::time::sleep(INTERVAL).await;
+            tokio::time::sleep(pause).await;
         }
     }
 

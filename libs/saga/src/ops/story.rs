@@ -140,7 +140,7 @@ fn name(leg: &Value, participants: &[String]) -> String {
 
 fn attempt_sentence(attempt: &Value, participants: &[String]) -> String {
     let what = match attempt["way"].as_str() {
-        Some("cancel") => "Took back",
+        Some("cancel") => "Asked to take back",
         _ => "Asked for",
     };
     let came = match attempt["reply"].as_str().unwrap_or_default() {
@@ -279,8 +279,8 @@ mod tests {
             [
                 "Asked for leg 0 (points): declined, after 5 ms.",
                 "Turned back because a leg was declined, leg 0 (points): insufficient_balance. Every leg is to be taken back.",
-                "Took back leg 0 (points): done, after 5 ms.",
-                "Took back leg 1 (store_credit): no answer that can be used, after 5 ms.",
+                "Asked to take back leg 0 (points): done, after 5 ms.",
+                "Asked to take back leg 1 (store_credit): no answer that can be used, after 5 ms.",
                 "Parked as a dead letter because a participant could not be reached in time, leg 1 (store_credit).",
             ]
         );

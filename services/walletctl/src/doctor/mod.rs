@@ -101,7 +101,11 @@ impl About<'_> {
 
     /// Ok where nothing is found that should not be.
     fn none(&self, check: &'static str, found: &[String], mend: impl Into<String>) -> Check {
-        if found.is_empty() { self.ok(check, "none") } else { self.wrong(check, found.join(", "), mend) }
+        if found.is_empty() {
+            self.ok(check, "no exception")
+        } else {
+            self.wrong(check, found.join(", "), mend)
+        }
     }
 }
 
