@@ -4,6 +4,7 @@ use std::{
     fs::File,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    time::{Duration, Instant},
 };
 
 /// A running binary. Dropped, it is killed.
@@ -54,6 +55,27 @@ impl Process {
     /// SIGCONT.
     pub fn resume(&self) {
         self.signal("CONT");
+    }
+
+    /// SIGTERM: it is told to stop, and stops in its own time.
+    pub fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    /// Waits for it to end by itself.
+    ///
+    /// # Panics
+    /// When it does not within `limit`, or when it fails.
+    pub async fn ended(&mut self, limit: Duration) {
+        let until = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a status") {
+                assert!(status.success(), "{}: {status}", self.binary.display());
+                return;
+            }
+            assert!(Instant::now() < until, "{} does not end", self.binary.display());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     fn signal(&self, signal: &str) {

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::StreamExt;
 use serde_json::json;
 use testkit::Tokens;
 use tokio_tungstenite::tungstenite::Message;
@@ -102,6 +103,27 @@ async fn a_stream_ends_with_its_token() {
     assert_eq!(socket.next().await, Heard::End(Some(4401)));
     assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
     assert_eq!(open_events(system, &wallet, "c", &token).await.status(), 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quiet_client_is_kept_and_hears_that_it_is() {
+    let live = LiveSystem::start().await;
+    let (system, wallet) = (&live.system, live.wallet().await);
+    system.fund("c", 100, 0, 0).await;
+    let token = system.tokens.staff(BUSINESS, "pos");
+    let mut response = open_events(system, &wallet, "c", &token).await;
+    let mut socket = open_socket(&wallet, "c", &token, &[]).await.expect("a socket");
+    assert!(response.chunk().await.expect("a snapshot").is_some());
+    assert!(matches!(socket.next().await, Some(Ok(Message::Text(_)))));
+    // Longer than a connection may take for a request's head.
+    let heartbeats = async { tokio::join!(response.chunk(), socket.next()) };
+    let (event, message) =
+        tokio::time::timeout(Duration::from_secs(17), heartbeats).await.expect("heartbeats");
+    assert_eq!(event.expect("a chunk").as_deref(), Some(&b":\n\n"[..]));
+    assert!(matches!(message, Some(Ok(Message::Ping(_)))), "{message:?}");
+    assert_eq!(live.spend(&wallet, "c", 1).await.status, 201);
+    assert!(response.chunk().await.expect("a change").is_some());
+    assert!(matches!(socket.next().await, Some(Ok(Message::Text(_)))));
 }
 
 #[tokio::test(flavor = "multi_thread")]
