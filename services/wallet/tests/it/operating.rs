@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use reqwest::Method;
 use saga::{Config, machine::Limits};
 use serde_json::{Value, json};
@@ -79,7 +80,8 @@ async fn compensation_past_its_budget_is_a_dead_letter_and_a_replay_finishes_it(
 /// The saga of a decline whose compensation could not reach store credit.
 fn tells_its_story(saga: &Value) {
     let timeline = saga["timeline"].as_array().expect("events");
-    let times: Vec<_> = timeline.iter().map(|event| event["at"].as_str().expect("a time")).collect();
+    let time = |event: &Value| event["at"].as_str().and_then(|at| at.parse::<DateTime<Utc>>().ok());
+    let times: Vec<_> = timeline.iter().map(|event| time(event).expect("a time")).collect();
     assert!(times.is_sorted(), "{times:?}");
     let (attempts, told): (Vec<_>, Vec<_>) = timeline.iter().partition(|event| event["event"] == "attempt");
     let events: Vec<_> = told.iter().map(|event| event["event"].clone()).collect();
@@ -206,4 +208,45 @@ async fn without_a_database_the_answer_is_503_at_once_and_never_a_guess() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     panic!("it did not recover");
+}
+
+/// What waits is on every process's `/metrics`, whichever one parked it.
+#[tokio::test(flavor = "multi_thread")]
+async fn gauges_show_what_waits_and_fall_back_to_nothing() {
+    let metrics = service::telemetry::metrics().expect("a recorder");
+    let system = System::start().await;
+    system
+        .execute(
+            "WITH parked AS (
+                 INSERT INTO saga.saga (saga_id, business_id, operation, scope, key, request_hash, kind, version, legs_id, plan,
+                     state, epoch, deadline_at, budget_from, due_at)
+                 SELECT gen_random_uuid(), 'demo', 'redeem', '', 'k' || n, '', 0, 99, gen_random_uuid(), '{}',
+                     4, 1, now(), now(), now() FROM generate_series(1, 3) n RETURNING saga_id
+             )
+             INSERT INTO saga.dead_letter (saga_id, business_id, code, detail)
+             SELECT saga_id, 'demo', 'unreadable', '{}' FROM parked",
+        )
+        .await;
+    let wallet = system.wallet().await;
+    let shown = async |line: &str| {
+        for _ in 0..80 {
+            if metrics.render().lines().any(|shown| shown == line) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("{line} is never shown:\n{}", metrics.render());
+    };
+    shown("dead_letters_open{code=\"unreadable\"} 3").await;
+    shown("sagas_unfinished{state=\"running\"} 0").await;
+    shown("saga_oldest_unfinished_seconds 0").await;
+    shown("bulk_replays_running 0").await;
+    shown("wallet_tender_paused_businesses{tender=\"points\"} 0").await;
+    let letters = system.ops(&wallet, Method::GET, "/ops/dead-letters", None).await.json();
+    for letter in letters["data"].as_array().expect("dead letters") {
+        let path = format!("/ops/dead-letters/{}/resolve", letter["dead_letter_id"].as_str().expect("an id"));
+        let body = json!({ "operation_id": "o", "reason": "r", "reference": "T" });
+        assert_eq!(system.ops(&wallet, Method::POST, &path, Some(&body)).await.status, 200);
+    }
+    shown("dead_letters_open{code=\"unreadable\"} 0").await;
 }

@@ -1,7 +1,8 @@
 //! Replaying many dead letters.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
+use chrono::{DateTime, Utc};
 use reqwest::Method;
 use saga::{Config, Orphan, machine::Limits};
 use serde_json::{Value, json};
@@ -158,14 +159,17 @@ async fn pages(system: &System, wallet: &Wallet, filter: &str) -> usize {
         let page = system.ops(wallet, Method::GET, &path, None).await.json();
         for letter in page["data"].as_array().unwrap_or_else(|| panic!("{page}")) {
             let text = |name: &str| letter[name].as_str().expect("text").to_owned();
-            places.push((text("opened_at"), text("dead_letter_id")));
+            let opened_at: DateTime<Utc> = text("opened_at").parse().expect("a time");
+            places.push((opened_at, text("dead_letter_id")));
         }
         match page["next_cursor"].as_str() {
             Some(next) => cursor = format!("&cursor={next}"),
             None => break,
         }
     }
-    assert!(places.windows(2).all(|pair| pair[0].0 <= pair[1].0 && pair[0].1 != pair[1].1));
+    assert!(places.is_sorted(), "by the time of their opening, then by id");
+    let ids: HashSet<_> = places.iter().map(|(_, id)| id).collect();
+    assert_eq!(ids.len(), places.len(), "each once");
     places.len()
 }
 
