@@ -131,7 +131,7 @@ async fn an_orphan_that_is_given_back_is_not_redeemed_meanwhile() {
         .as_array()
         .expect("letters")
         .iter()
-        .find(|letter| letter["participant"] == "store_credit")
+        .find(|letter| letter["tender"] == "store_credit")
         .expect("a letter")
         .clone();
     // The operator's cancel is on its way for a while; the till comes back in the meantime.
