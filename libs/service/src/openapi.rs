@@ -18,7 +18,7 @@ use axum::{
 use utoipa::{
     PartialSchema, ToSchema,
     openapi::{
-        Components, ContentBuilder, Info, InfoBuilder, OpenApi, Ref, ResponseBuilder,
+        Components, ContentBuilder, Info, InfoBuilder, LicenseBuilder, OpenApi, Ref, ResponseBuilder, Server,
         path::{HttpMethod, Operation, Parameter, ParameterBuilder, ParameterIn, PathItem},
         security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme},
     },
@@ -36,6 +36,15 @@ pub const API_VERSION_HEADER: HeaderName = HeaderName::from_static("api-version"
 pub const DEPRECATED_SINCE: &str = "x-deprecated-since";
 /// In an operation of the document: when it will end, as an HTTP date (RFC 8594).
 pub const SUNSET: &str = "x-sunset";
+
+/// What every operation may answer with instead.
+const PROBLEMS: [(&str, &str); 2] = [
+    ("4XX", "It was not done: a problem document (RFC 9457) with a stable code, see docs/ERRORS.md"),
+    (
+        "5XX",
+        "It failed on our side; `outcome` says whether it may have been done, `retryable` whether to ask again",
+    ),
+];
 
 const TOKEN: &str = "token";
 const DEPRECATION_HEADER: HeaderName = HeaderName::from_static("deprecation");
@@ -80,23 +89,39 @@ fn complete(mut document: OpenApi, about: About) -> OpenApi {
     components.schemas.extend(schemas);
     let bearer = Http::builder().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").build();
     components.add_security_scheme(TOKEN, SecurityScheme::Http(bearer));
+    document.servers = Some(vec![Server::new("/")]);
     document.security = Some(vec![SecurityRequirement::new(TOKEN, Vec::<String>::new())]);
     for item in document.paths.paths.values_mut() {
         for (_, operation) in operations_mut(item) {
-            let problem = ContentBuilder::new().schema(Some(Ref::from_schema_name(Problem::name()))).build();
-            let response = ResponseBuilder::new()
-                .description(
-                    "Anything else: a problem document (RFC 9457) with a stable code, see docs/ERRORS.md",
-                )
-                .content(PROBLEM_JSON, problem);
-            operation.responses.responses.insert("default".to_owned(), response.build().into());
+            for (statuses, description) in PROBLEMS {
+                let problem = ContentBuilder::new().schema(Some(Ref::from_schema_name(Problem::name())));
+                let response =
+                    ResponseBuilder::new().description(description).content(PROBLEM_JSON, problem.build());
+                operation.responses.responses.insert(statuses.to_owned(), response.build().into());
+            }
         }
     }
+    drop_unused(&mut document);
     document
 }
 
+/// A page of lines describes its lines in place, which leaves their own schemas without a reader.
+fn drop_unused(document: &mut OpenApi) {
+    let text = serde_json::to_string(document).unwrap_or_default();
+    let is_used = |name: &str| text.contains(&format!("\"#/components/schemas/{name}\""));
+    if let Some(components) = &mut document.components {
+        components.schemas.retain(|name, _| is_used(name));
+    }
+}
+
 fn info(about: About) -> Info {
-    InfoBuilder::new().title(about.title).description(Some(about.description)).version(API_VERSION).build()
+    let license = LicenseBuilder::new().name("Apache-2.0").identifier(Some("Apache-2.0"));
+    InfoBuilder::new()
+        .title(about.title)
+        .description(Some(about.description))
+        .version(API_VERSION)
+        .license(Some(license.build()))
+        .build()
 }
 
 fn operations_mut(item: &mut PathItem) -> impl Iterator<Item = (HttpMethod, &mut Operation)> {
@@ -221,7 +246,7 @@ mod tests {
         let document: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
         let operation = &document["paths"]["/api/v1/old"]["get"];
         assert_eq!(operation["deprecated"], true);
-        assert!(operation["responses"]["default"]["content"].get(PROBLEM_JSON).is_some());
+        assert!(operation["responses"]["4XX"]["content"].get(PROBLEM_JSON).is_some());
         assert_eq!(document["components"]["securitySchemes"]["token"]["scheme"], "bearer");
         assert!(document["components"]["schemas"]["Problem"].is_object());
         assert_eq!(answer("/docs/").await.status(), StatusCode::OK);

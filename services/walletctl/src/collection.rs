@@ -199,7 +199,7 @@ mod tests {
                 for (method, operation) in item.as_object().expect("operations") {
                     let place = format!("{service}: {method} {path}");
                     assert!(operation["summary"].is_string(), "{place} has no summary");
-                    assert!(operation["responses"]["default"].is_object(), "{place} has no problem");
+                    assert!(operation["responses"]["4XX"].is_object(), "{place} has no problem");
                     let parameters = operation["parameters"].as_array().into_iter().flatten();
                     for parameter in parameters {
                         let name = parameter["name"].as_str().expect("a name");
