@@ -34,6 +34,16 @@ pub enum EntryKind {
 }
 
 impl EntryKind {
+    /// All kinds.
+    pub const ALL: [Self; 7] =
+        [Self::Credit, Self::Debit, Self::Hold, Self::Release, Self::Capture, Self::Reverse, Self::Cancel];
+
+    /// The kind with this name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+
     /// The name on the wire and in the ledger.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -60,7 +70,7 @@ pub struct Transaction {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redemption_id: Option<Uuid>,
     /// What happened.
-    pub kind: String,
+    pub kind: EntryKind,
     /// Signed change: points, or minor units of `currency`; 0 for a hold and its release.
     #[serde(flatten)]
     pub change: Quantity,

@@ -18,6 +18,7 @@ pub struct ReplayRequest {
     #[schema(min_length = 1, max_length = 128, pattern = "^[!-~]{1,128}$")]
     pub operation_id: String,
     /// Why; kept for ever.
+    #[schema(min_length = 1, max_length = 1000, pattern = "[!-~]")]
     pub reason: String,
     /// Say what would be done, and do nothing.
     #[serde(default)]
@@ -32,8 +33,10 @@ pub struct ResolveRequest {
     #[schema(min_length = 1, max_length = 128, pattern = "^[!-~]{1,128}$")]
     pub operation_id: String,
     /// Why; kept for ever.
+    #[schema(min_length = 1, max_length = 1000, pattern = "[!-~]")]
     pub reason: String,
     /// Where the proof is.
+    #[schema(min_length = 1, max_length = 128, pattern = "^[!-~]{1,128}$")]
     pub reference: String,
 }
 
@@ -52,6 +55,7 @@ pub struct BulkReplayRequest {
     #[schema(minimum = 1, maximum = 500)]
     pub rate_per_second: i32,
     /// Why; kept for ever.
+    #[schema(min_length = 1, max_length = 1000, pattern = "[!-~]")]
     pub reason: String,
     /// Say what would be done, and do nothing.
     #[serde(default)]
@@ -78,6 +82,7 @@ pub struct BulkFilter {
     pub customer_id: Option<CustomerId>,
     /// Parked more than so many seconds ago.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 3_162_240_000_i64)]
     pub older_than_s: Option<i64>,
 }
 
@@ -89,6 +94,7 @@ pub struct TenderOrder {
     #[schema(min_length = 1, max_length = 128, pattern = "^[!-~]{1,128}$")]
     pub operation_id: String,
     /// Why; kept for ever.
+    #[schema(min_length = 1, max_length = 1000, pattern = "[!-~]")]
     pub reason: String,
 }
 
@@ -408,7 +414,7 @@ pub struct TenderAnswer {
     /// Which tender.
     pub tender: TenderKind,
     /// What came of it.
-    pub result: TenderResult,
+    pub result: PauseResult,
     /// Whether it is paused now.
     pub paused: bool,
 }
@@ -416,7 +422,7 @@ pub struct TenderAnswer {
 /// What came of a pause or a resumption.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum TenderResult {
+pub enum PauseResult {
     /// Done now.
     Done,
     /// Done earlier under the same operation id.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::{BusinessId, CurrencyCode, CustomerId};
+use crate::{BusinessId, CurrencyCode, CustomerId, history::EntryKind};
 
 /// Body of `POST /…/credits`: a new lot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -231,8 +231,8 @@ pub struct PastBalance {
 pub struct EntryView {
     /// The operation that made it.
     pub operation_id: Uuid,
-    /// `credit`, `debit`, `hold`, `release`, `capture`, `reverse` or `cancel`.
-    pub kind: String,
+    /// What happened.
+    pub kind: EntryKind,
     /// Signed change: points, or minor units of `currency`; 0 for a hold and its release.
     #[serde(flatten)]
     pub change: Quantity,

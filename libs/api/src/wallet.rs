@@ -299,6 +299,7 @@ pub struct Returned {
 #[serde(deny_unknown_fields)]
 pub struct CancelByKeyRequest {
     /// The key of the redeem.
+    #[schema(min_length = 1, max_length = 255, pattern = "^[!-~]{1,255}$")]
     pub idempotency_key: String,
 }
 

@@ -91,8 +91,11 @@ fn complete(mut document: OpenApi, about: About) -> OpenApi {
     components.add_security_scheme(TOKEN, SecurityScheme::Http(bearer));
     document.servers = Some(vec![Server::new("/")]);
     document.security = Some(vec![SecurityRequirement::new(TOKEN, Vec::<String>::new())]);
-    for item in document.paths.paths.values_mut() {
+    for (path, item) in &mut document.paths.paths {
+        // Below /api/v1: the part of the service.
+        let tag = path.split('/').nth(3).map(str::to_owned);
         for (_, operation) in operations_mut(item) {
+            operation.tags = tag.clone().map(|tag| vec![tag]);
             for (statuses, description) in PROBLEMS {
                 let problem = ContentBuilder::new().schema(Some(Ref::from_schema_name(Problem::name())));
                 let response =

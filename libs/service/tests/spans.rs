@@ -17,13 +17,13 @@ async fn collector() -> (String, mpsc::UnboundedReceiver<Bytes>) {
         let _ = sender.send(body);
     };
     let routes = Router::new().route("/v1/traces", post(take)).layer(Extension(sender));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a socket");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
     std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let listener = listener.into_std().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let listener = listener.into_std().expect("a socket");
         runtime
-            .block_on(async { axum::serve(TcpListener::from_std(listener).unwrap(), routes).await })
+            .block_on(async { axum::serve(TcpListener::from_std(listener).expect("a socket"), routes).await })
             .unwrap();
     });
     (url, receiver)

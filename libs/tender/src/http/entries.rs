@@ -123,9 +123,11 @@ async fn entries(
 
 fn view(entry: AccountEntry) -> Result<EntryView, ApiError> {
     let asset: Asset = entry.asset.parse().map_err(|error: money::MoneyError| ApiError::internal(&error))?;
+    let unknown = || sqlx::Error::Decode(format!("{} is no kind of an entry", entry.kind).into());
+    let kind = EntryKind::parse(&entry.kind).ok_or_else(unknown)?;
     Ok(EntryView {
         operation_id: entry.operation_id,
-        kind: entry.kind,
+        kind,
         change: Quantity::new(entry.amount, asset),
         version: entry.version,
         balance_after: entry.balance_after,

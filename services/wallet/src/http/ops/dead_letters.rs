@@ -26,6 +26,7 @@ use crate::{app::App, http::listing};
 #[into_params(parameter_in = Query)]
 pub(super) struct Filters {
     /// `open`, or `all` with those that were dealt with; `open` if absent.
+    #[param(pattern = "^(open|all)$")]
     status: Option<String>,
     /// Parked for this reason.
     code: Option<String>,

@@ -31,6 +31,7 @@ use crate::{app::App, http::listing};
 #[into_params(parameter_in = Query)]
 pub(super) struct Filters {
     /// In this state: `running`, `compensating`, `completed`, `compensated`, `dead_letter` or `resolved`.
+    #[param(pattern = "^(running|compensating|completed|compensated|dead_letter|resolved)$")]
     status: Option<String>,
     /// With a leg on this tender.
     tender: Option<TenderKind>,

@@ -1,7 +1,7 @@
 //! `GET /ops/tenders`, `POST /ops/tenders/{tender}/pause` and `…/resume`.
 
 use api::{
-    ops::{TenderAnswer, TenderList, TenderOrder, TenderResult, TenderState},
+    ops::{PauseResult, TenderAnswer, TenderList, TenderOrder, TenderState},
     wallet::TenderKind,
 };
 use axum::{Json, extract::State};
@@ -87,9 +87,9 @@ async fn change(
         reason: &order.reason,
     };
     let result = match app.paused.change(&app.pool, &change).await.map_err(unsure)? {
-        Changed::Done => TenderResult::Done,
-        Changed::AlreadyDone => TenderResult::AlreadyDone,
-        Changed::AlreadySo => TenderResult::AlreadySo,
+        Changed::Done => PauseResult::Done,
+        Changed::AlreadyDone => PauseResult::AlreadyDone,
+        Changed::AlreadySo => PauseResult::AlreadySo,
         Changed::Reused => return Err(reused()),
     };
     let paused = app.paused.is_paused(&caller.business_id, tender);
