@@ -24,7 +24,7 @@ async fn collector() -> (String, mpsc::UnboundedReceiver<Bytes>) {
         let listener = listener.into_std().expect("a socket");
         runtime
             .block_on(async { axum::serve(TcpListener::from_std(listener).expect("a socket"), routes).await })
-            .unwrap();
+            .expect("a server");
     });
     (url, receiver)
 }
