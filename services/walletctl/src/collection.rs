@@ -214,6 +214,20 @@ mod tests {
     }
 
     #[test]
+    fn each_tender_asks_for_what_it_takes() {
+        let documents = documents();
+        let credit = |at: usize| {
+            let document: &Value = &documents[at].1;
+            example(&json!({ "$ref": "#/components/schemas/CreditRequest" }), document, 0)
+        };
+        let points = json!({ "customer_id": "text", "points": 1, "kind": "earn", "funding": "paid", "reference": "text" });
+        assert_eq!(credit(1), points);
+        let reward = json!({ "amount": 1, "currency": "USD", "kind": "issue", "funding": "paid", "reference": "text" });
+        assert_eq!(credit(3), reward, "a reward may belong to whoever bears it");
+        assert!(!documents[1].1.to_string().contains("Only this currency"));
+    }
+
+    #[test]
     fn a_body_has_what_is_required() {
         let (_, wallet) = documents().swap_remove(0);
         let redeem =

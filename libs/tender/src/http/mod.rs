@@ -6,6 +6,7 @@ mod credits;
 mod entries;
 mod legs;
 mod legs_in_force;
+mod narrow;
 mod operations;
 mod versions;
 
@@ -44,7 +45,9 @@ fn routes(rules: &dyn Rules) -> OpenApiRouter<App> {
         .routes(routes!(entries::list_entries))
         .routes(routes!(operations::find_operation))
         .routes(routes!(operations::show_operation));
-    OpenApiRouter::new().nest(&format!("/api/v1/{}", rules.path()), tender)
+    let mut routes = OpenApiRouter::new().nest(&format!("/api/v1/{}", rules.path()), tender);
+    narrow::narrow(routes.get_openapi_mut(), rules);
+    routes
 }
 
 /// Routes for the wallet.
