@@ -22,13 +22,16 @@ use money::Asset;
 use service::ApiError;
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore, watch},
-    time::timeout,
+    time::{Instant, sleep_until, timeout},
 };
 
 use super::line::Line;
 
-/// Most clients that watch one customer through this process.
-const CLIENTS_PER_CUSTOMER: usize = 50;
+/// Most clients through this process that watch a customer with the customer's own token.
+const OWN_CLIENTS: usize = 50;
+/// A client that was told of changes is told of the next ones this much later: however busy an account is, its clients
+/// cost no more than this, and none of them sees the delay.
+const PACE: Duration = Duration::from_millis(50);
 /// How long a new client waits for Redis to say that the customer's changes will come; without that word a comparison
 /// finds what is missed.
 const SUBSCRIBE_LIMIT: Duration = Duration::from_millis(100);
@@ -59,6 +62,8 @@ struct Watched {
 struct Entry {
     state: watch::Sender<State>,
     clients: usize,
+    /// Those of them that came with the customer's own token.
+    own_clients: usize,
 }
 
 #[derive(Debug, Default)]
@@ -85,27 +90,27 @@ impl Hub {
         self.0.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Registers a client. Whatever changes from here on reaches it; what was before, it reads itself.
+    /// Registers a client. Whatever changes from here on reaches it; what was before, it reads itself. `is_own` says that
+    /// the client came with the customer's own token.
     ///
     /// # Errors
     /// 503 `overloaded` when this process serves as many clients as it takes, 429 `rate_limited` when this customer has.
-    pub async fn watch(&self, owner: Owner, kind: &'static str) -> Result<Watcher, ApiError> {
+    pub async fn watch(&self, owner: Owner, is_own: bool, kind: &'static str) -> Result<Watcher, ApiError> {
         let room = self.0.room.clone().try_acquire_owned().map_err(|_| ApiError::overloaded())?;
         let (mut state, is_connected) = {
             let mut watched = self.lock();
             let is_connected = watched.is_connected;
             let is_new = !watched.owners.contains_key(&owner);
-            let entry = watched
-                .owners
-                .entry(owner.clone())
-                .or_insert_with(|| Entry { state: watch::Sender::default(), clients: 0 });
-            if entry.clients >= CLIENTS_PER_CUSTOMER {
-                return Err(ApiError::new(
-                    Code::RateLimited,
-                    "This customer is watched by too many clients.",
-                ));
+            let entry = watched.owners.entry(owner.clone()).or_insert_with(|| Entry {
+                state: watch::Sender::default(),
+                clients: 0,
+                own_clients: 0,
+            });
+            if is_own && entry.own_clients >= OWN_CLIENTS {
+                return Err(ApiError::new(Code::RateLimited, "This customer watches with too many clients."));
             }
             entry.clients += 1;
+            entry.own_clients += usize::from(is_own);
             let state = entry.state.subscribe();
             if is_new && is_connected {
                 watched.changed.insert(owner.clone());
@@ -117,9 +122,12 @@ impl Hub {
         let watcher = Watcher {
             hub: self.clone(),
             owner,
+            is_own,
             kind,
             state: state.clone(),
             seen: BTreeMap::new(),
+            due: Vec::new(),
+            rested_at: Instant::now(),
             _room: room,
         };
         if is_connected {
@@ -222,10 +230,15 @@ impl Hub {
 pub struct Watcher {
     hub: Hub,
     owner: Owner,
+    is_own: bool,
     kind: &'static str,
     state: watch::Receiver<State>,
     /// What the client was told.
     seen: BTreeMap<(TenderKind, Asset), i64>,
+    /// What it is to be told of now.
+    due: Vec<(TenderKind, Asset)>,
+    /// When it may be told of something again.
+    rested_at: Instant,
     _room: OwnedSemaphorePermit,
 }
 
@@ -243,19 +256,29 @@ impl Watcher {
             if let Some(updated) = self.take() {
                 return updated;
             }
-            if self.state.changed().await.is_err() {
+            sleep_until(self.rested_at).await;
+            self.look();
+            if !self.due.is_empty() {
+                self.rested_at = Instant::now() + PACE;
+            } else if self.state.changed().await.is_err() {
                 // The sender lives as long as somebody watches; this client does.
                 std::future::pending::<()>().await;
             }
         }
     }
 
-    fn take(&mut self) -> Option<BalanceUpdated> {
+    /// Notes which accounts the client does not know the latest of.
+    fn look(&mut self) {
         let state = self.state.borrow_and_update();
         let is_news = |(account, totals): &(&(TenderKind, Asset), &Totals)| {
             self.seen.get(account).is_none_or(|seen| *seen < totals.version)
         };
-        let (&(tender, asset), totals) = state.accounts.iter().find(is_news)?;
+        self.due = state.accounts.iter().filter(is_news).map(|(account, _)| *account).collect();
+    }
+
+    fn take(&mut self) -> Option<BalanceUpdated> {
+        let (tender, asset) = self.due.pop()?;
+        let totals = *self.state.borrow().accounts.get(&(tender, asset))?;
         self.seen.insert((tender, asset), totals.version);
         Some(BalanceUpdated {
             customer_id: self.owner.customer_id.as_str().to_owned(),
@@ -273,6 +296,7 @@ impl Drop for Watcher {
         let mut watched = self.hub.lock();
         let Some(entry) = watched.owners.get_mut(&self.owner) else { return };
         entry.clients -= 1;
+        entry.own_clients -= usize::from(self.is_own);
         if entry.clients == 0 {
             watched.owners.remove(&self.owner);
             if watched.is_connected {
@@ -299,7 +323,7 @@ mod tests {
     }
 
     async fn watch(hub: &Hub, customer: &str) -> Watcher {
-        hub.watch(owner(customer), "test").await.expect("room")
+        hub.watch(owner(customer), true, "test").await.expect("room")
     }
 
     #[tokio::test]
@@ -310,9 +334,11 @@ mod tests {
             hub.learn(&owner("c"), TenderKind::Points, Asset::Points, totals(version));
         }
         assert_eq!(client.next().await.version, 4);
-        assert!(client.take().is_none());
+        client.look();
+        assert_eq!(client.due, []);
         hub.learn(&owner("c"), TenderKind::Points, Asset::Points, totals(3));
-        assert!(client.take().is_none(), "older after newer");
+        client.look();
+        assert_eq!(client.due, [], "older after newer");
         hub.learn(&owner("c"), TenderKind::Points, Asset::Points, totals(5));
         assert_eq!(client.next().await.version, 5);
     }
@@ -329,23 +355,51 @@ mod tests {
         let mut second = watch(&hub, "c").await;
         second.tell(TenderKind::Points, &Line { totals: totals(9), ..snapshot });
         assert_eq!(client.next().await.version, 9);
-        assert!(second.take().is_none());
+        second.look();
+        assert_eq!(second.due, []);
     }
 
     #[tokio::test]
     async fn there_is_room_for_so_many_and_nobody_is_watched_in_the_end() {
-        let hub = Hub::new(CLIENTS_PER_CUSTOMER + 1);
+        let hub = Hub::new(OWN_CLIENTS + 2);
         let mut clients = Vec::new();
-        for _ in 0..CLIENTS_PER_CUSTOMER {
+        for _ in 0..OWN_CLIENTS {
             clients.push(watch(&hub, "c").await);
         }
         let code = |error: ApiError| error.problem().code.to_string();
-        assert_eq!(hub.watch(owner("c"), "test").await.map(drop).map_err(code), Err("rate_limited".into()));
+        assert_eq!(
+            hub.watch(owner("c"), true, "test").await.map(drop).map_err(code),
+            Err("rate_limited".into())
+        );
+        clients.push(hub.watch(owner("c"), false, "test").await.expect("room for staff"));
         clients.push(watch(&hub, "d").await);
-        assert_eq!(hub.watch(owner("e"), "test").await.map(drop).map_err(code), Err("overloaded".into()));
+        assert_eq!(
+            hub.watch(owner("e"), true, "test").await.map(drop).map_err(code),
+            Err("overloaded".into())
+        );
         assert_eq!(hub.owners().len(), 2);
         drop(clients);
         assert_eq!(hub.owners(), []);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_account_is_told_at_a_pace_and_a_quiet_one_at_once() {
+        let hub = Hub::new(10);
+        let mut client = watch(&hub, "c").await;
+        let news = |tender, version| hub.learn(&owner("c"), tender, Asset::Points, totals(version));
+        let begun = Instant::now();
+        news(TenderKind::Points, 1);
+        news(TenderKind::StoreCredit, 1);
+        client.next().await;
+        client.next().await;
+        assert_eq!(begun.elapsed(), Duration::ZERO, "all that has changed is told at once");
+        news(TenderKind::Points, 2);
+        news(TenderKind::Points, 3);
+        assert_eq!((client.next().await.version, begun.elapsed()), (3, PACE));
+        tokio::time::sleep(PACE * 3).await;
+        news(TenderKind::Points, 4);
+        client.next().await;
+        assert_eq!(begun.elapsed(), PACE * 4);
     }
 
     #[tokio::test]

@@ -52,7 +52,7 @@ impl Session {
             return Err(ApiError::overloaded());
         }
         // In this order: registered first, no change between snapshot and stream is lost.
-        let mut watcher = app.live.hub.watch(owner.clone(), kind).await?;
+        let mut watcher = app.live.hub.watch(owner.clone(), caller.own_customer.is_some(), kind).await?;
         let (balance, lines) = {
             // When another instance stops, all of its clients come at once: they are served in turn.
             let turn = timeout(SNAPSHOT_LIMIT, app.live.snapshots.acquire()).await;
