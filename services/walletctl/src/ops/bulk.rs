@@ -69,7 +69,9 @@ pub async fn run(environment: &Environment, arguments: BulkArgs) -> anyhow::Resu
 /// Asks for a replay, unless it was begun before, and watches it; whether every member could be taken up again.
 pub(super) async fn replay_all(client: &Client, order: ReplayAll, is_json: bool) -> anyhow::Result<bool> {
     let operation_id = order.operation_id.unwrap_or_else(operation_id);
-    if let Some(reason) = order.reason {
+    // What changes nothing needs no reason.
+    let reason = order.reason.or_else(|| order.dry_run.then(|| "dry run".to_owned()));
+    if let Some(reason) = reason {
         let body = json!({
             "operation_id": operation_id, "filter": filter(order.filter), "rate_per_second": order.rate,
             "reason": reason, "dry_run": order.dry_run,

@@ -57,7 +57,7 @@ pub enum DeadLettersCommand {
     /// The wallet carries it out, whatever becomes of this command: Ctrl-C only stops watching. Exit code 1 if some could
     /// not be taken up again.
     #[command(after_help = "Examples:
-  walletctl dead-letters replay-all --tender store_credit --reason \"store credit is back\" --dry-run
+  walletctl dead-letters replay-all --tender store_credit --dry-run
   walletctl dead-letters replay-all --tender store_credit --reason \"store credit is back\" --rate 50
   walletctl dead-letters replay-all --operation-id 01a1fd26-2f7f-751d-94b6-5bbf8dc3f53f    # watch one that runs")]
     ReplayAll(ReplayAll),
@@ -99,13 +99,13 @@ pub struct ReplayAll {
     #[arg(long, default_value_t = 20)]
     pub rate: u32,
     /// Why; kept for ever. Without it, an operation that was begun before is watched.
-    #[arg(long, required_unless_present = "operation_id")]
+    #[arg(long, required_unless_present_any = ["operation_id", "dry_run"])]
     pub reason: Option<String>,
     /// Makes a repetition harmless; one is made if none is given.
     #[arg(long)]
     pub operation_id: Option<String>,
     /// Say what would be done, and do nothing.
-    #[arg(long, requires = "reason")]
+    #[arg(long)]
     pub dry_run: bool,
 }
 
