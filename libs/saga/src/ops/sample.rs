@@ -4,17 +4,40 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use metrics::gauge;
+use metrics::{counter, gauge};
 
-use crate::{domain::Domain, engine::Engine, machine::State, task::state_name};
+use crate::{
+    domain::{Domain, Reason},
+    engine::Engine,
+    machine::State,
+    task::state_name,
+};
 
 /// How often.
 const INTERVAL: Duration = Duration::from_secs(5);
 
+/// What should never happen is shown before it does: a figure that appears with its first event has no rise to alarm on.
+fn begin_at_zero() {
+    for name in [
+        "saga_takeovers_total",
+        "saga_cas_lost_total",
+        "saga_commit_unknown_total",
+        "saga_batch_rerun_total",
+        "saga_adopted_again_total",
+    ] {
+        counter!(name).increment(0);
+    }
+    for reason in Reason::ALL {
+        counter!("saga_dead_letters_total", "code" => reason.as_str()).increment(0);
+    }
+}
+
 impl<D: Domain> Engine<D> {
     /// Samples until dropped.
     pub(crate) async fn samples(self: Arc<Self>) {
-        let mut codes = HashSet::new();
+        begin_at_zero();
+        let mut codes: HashSet<String> =
+            Reason::ALL.iter().map(|reason| reason.as_str().to_owned()).collect();
         loop {
             let mut pause = self.config.scan; // a process that has just started has no word of its database yet
             if self.is_available() {
@@ -27,7 +50,7 @@ impl<D: Domain> Engine<D> {
         }
     }
 
-    /// `codes`: those that had dead letters before, so that a gauge falls back to 0.
+    /// `codes`: those that may have dead letters, so that a gauge falls back to 0.
     async fn sample(&self, codes: &mut HashSet<String>) -> sqlx::Result<()> {
         let unfinished: Vec<(i16, i32, f64)> = sqlx::query_as(
             "SELECT state, count(*)::int, extract(epoch FROM clock_timestamp() - min(created_at))::float8

@@ -48,6 +48,11 @@ struct Session {
 
 /// Serves until `stop`; a panic costs the batch in hand, whose callers hear that its outcome is unknown.
 pub async fn supervise(shard: Arc<Shard>, stop: CancellationToken) {
+    // Shown before they happen: a figure that appears with its first event has no rise to alarm on.
+    for name in ["tender_executor_panics_total", "tender_commits_unknown_total", "tender_batch_reruns_total"]
+    {
+        counter!(name, "tender" => shard.tender).increment(0);
+    }
     while AssertUnwindSafe(shard.serve(&stop)).catch_unwind().await.is_err() {
         counter!("tender_executor_panics_total", "tender" => shard.tender).increment(1);
         tracing::error!(tender = shard.tender, "the executor panicked and begins again");

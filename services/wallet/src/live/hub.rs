@@ -77,6 +77,9 @@ impl Hub {
     /// A hub with room for so many clients.
     #[must_use]
     pub fn new(clients_max: usize) -> Self {
+        for kind in ["sse", "ws"] {
+            gauge!("hub_clients", "kind" => kind).increment(0.0);
+        }
         Self(Arc::new(Inner {
             room: Arc::new(Semaphore::new(clients_max)),
             watched: Mutex::default(),
