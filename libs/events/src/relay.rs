@@ -7,6 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use deadpool_redis::{Pool, Runtime};
+use fail::fail_point;
 use redis::Pipeline;
 use sqlx::{PgPool, Row};
 use tokio::sync::Notify;
@@ -123,6 +124,7 @@ impl Relay {
         if !rows.is_empty() {
             let publish = publish(redis, &pipeline);
             tokio::time::timeout(PUBLISH_LIMIT, publish).await.map_err(|_| RelayError::Late)??;
+            fail_point!("events::published");
         }
         transaction.commit().await?;
         metrics::gauge!("outbox_lag_seconds").set(oldest);

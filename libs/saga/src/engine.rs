@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use fail::fail_point;
 use metrics::{counter, gauge};
 use sqlx::{
     PgPool,
@@ -185,6 +186,7 @@ impl<D: Domain> Engine<D> {
                 };
                 let row =
                     Loaded { saga, state: State::Running, turned: None, poison: 0, budget_from: created_at };
+                fail_point!("saga::inserted");
                 let _ = tell.send(Ok(Submitted::Running));
                 Run::new(self, row, place, false).run().await;
                 return;

@@ -6,6 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use fail::fail_point;
 use metrics::counter;
 use serde_json::json;
 use sqlx::{PgPool, Row};
@@ -100,6 +101,7 @@ impl<D: Domain> Engine<D> {
             if claimed > 0 {
                 counter!("saga_takeovers_total").increment(claimed as u64);
                 tracing::info!(sagas = claimed, "took over sagas without a live owner");
+                fail_point!("saga::claimed");
             }
             for row in &rows {
                 self.adopt_raw(Raw::read(row)?).await;

@@ -17,6 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use fail::fail_point;
 use futures_util::FutureExt;
 use metrics::{counter, gauge, histogram};
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection, postgres::PgConnectOptions};
@@ -307,8 +308,10 @@ async fn transaction<D: Domain>(
 ) -> Result<Vec<Written>, Failure> {
     connection.execute("BEGIN").await.map_err(before_commit)?;
     let written = write_batch(connection, domain, owner, writes, again).await.map_err(before_commit)?;
+    fail_point!("saga::written");
     committing.store(true, Ordering::Relaxed);
     connection.execute("COMMIT").await.map_err(at_commit)?;
+    fail_point!("saga::committed");
     Ok(written)
 }
 

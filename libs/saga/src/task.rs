@@ -2,6 +2,7 @@
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
+use fail::fail_point;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use metrics::counter;
 use serde_json::json;
@@ -175,6 +176,7 @@ impl<D: Domain> Run<D> {
     }
 
     fn write(&mut self, transition: Transition) {
+        fail_point!("saga::decided");
         let turned = transition.cause.map(|cause| Turned::from_cause(cause, &self.answers));
         if transition.to != State::DeadLetter && turned.is_some() {
             self.turned.clone_from(&turned);
@@ -270,6 +272,10 @@ impl<D: Domain> Run<D> {
             }
             Happened::Wake { leg, way } => Next::Event(Event::Wake(leg, way)),
             Happened::Replied { leg, way, replied, took_ms } => {
+                match way {
+                    Way::Forward => fail_point!("saga::leg_replied"),
+                    Way::Cancel => fail_point!("saga::cancel_replied"),
+                }
                 self.replied(leg, way, &replied, took_ms).await;
                 let back = self.machine.state() == State::Compensating;
                 if replied.answer.is_some() && back == (way == Way::Cancel) {
@@ -308,6 +314,11 @@ impl<D: Domain> Run<D> {
             self.answers.fill(None);
             self.attempts.clear();
             let _ = self.place.seen.send_replace(Seen::TurnedBack);
+        }
+        match transition.to {
+            State::Compensating => fail_point!("saga::turned_back"),
+            State::DeadLetter => fail_point!("saga::parked"),
+            _ => fail_point!("saga::ended"),
         }
         let to = state_name(transition.to);
         counter!("saga_transitions_total", "to" => to).increment(1);

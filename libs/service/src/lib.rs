@@ -12,6 +12,8 @@ pub mod clock;
 pub mod config;
 pub mod db;
 pub mod extract;
+#[cfg(feature = "failpoints")]
+pub mod failpoints;
 pub mod health;
 pub mod http;
 pub mod json;

@@ -56,6 +56,8 @@ impl Process {
     /// When a key file cannot be used.
     pub fn init(name: &'static str, config: Config) -> anyhow::Result<Self> {
         telemetry::init_logs(name, config.log_format, config.otlp_endpoint.as_deref())?;
+        #[cfg(feature = "failpoints")]
+        crate::failpoints::arm_from_environment()?;
         let metrics = telemetry::metrics()?;
         let public_keys = KeySet::read(&config.jwks_file, config.app_env)?;
         let internal_keys = KeySet::read(&config.internal_jwks_file, config.app_env)?;
@@ -111,6 +113,8 @@ impl Process {
     pub async fn run(self, public: Router, internal: Router) -> anyhow::Result<()> {
         let public_listener = bind(self.config.public_addr, "PUBLIC_ADDR").await?;
         let internal_listener = bind(self.config.internal_addr, "INTERNAL_ADDR").await?;
+        #[cfg(feature = "failpoints")]
+        let internal = internal.merge(crate::failpoints::routes());
         let public = http::finish(public.merge(self.health.routes()), self.public.clone());
         let internal = http::finish(
             internal.merge(self.health.internal_routes(self.metrics.clone())),

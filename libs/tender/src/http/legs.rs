@@ -13,6 +13,7 @@ use axum::{
     http::header,
     response::{IntoResponse, Response},
 };
+use fail::fail_point;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use metrics::counter;
 use serde::Serialize;
@@ -73,6 +74,8 @@ async fn run_line(app: &App, index: usize, leg: LegCommand) -> Bytes {
         Ok((at_ms, body)) => Line { index, at_ms, answer: RawValue::from_string(body).ok(), problem: None },
         Err(error) => Line { index, at_ms: 0, answer: None, problem: Some(error.into_problem()) },
     };
+    // Lines of the same batch that were ready before have gone out by now: half a reply.
+    fail_point!("tender::half_a_reply");
     let mut text = serde_json::to_vec(&line).unwrap_or_default();
     text.push(b'\n');
     text.into()

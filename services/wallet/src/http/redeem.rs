@@ -23,6 +23,7 @@ use axum::{
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use fail::fail_point;
 use saga::{
     Begin, Key, NewSaga, Reason, SagaId, StoreError, Stored, Submitted, TurnBack, Waited,
     machine::{Kind, State as SagaState},
@@ -70,6 +71,7 @@ pub(super) async fn redeem(
     let began = Instant::now();
     let hash = body.hash(&["deadline_ms"]).to_vec();
     let request = body.value;
+    fail_point!("wallet::request_read");
     authorize(&caller, &request)?;
     // After the customer: what is another's does not exist, whatever else is wrong.
     let IdempotencyKey(key) = key?;
@@ -82,6 +84,7 @@ pub(super) async fn redeem(
     // Whatever hangs, the till hears something before it gives up: that its redemption is under way, if it is.
     let answer = tokio::time::timeout_at(deadline - MARGIN / 2, call.answer()).await;
     let answer = answer.unwrap_or_else(|_| Err(unknown(&"no answer in time")));
+    fail_point!("wallet::answering");
     let is_over = answer.as_ref().is_ok_and(|a| [StatusCode::CREATED, StatusCode::OK].contains(&a.status()));
     if call.written.get().is_some() && !is_over {
         // Under way, going back or under review: a balance read from here on shows what may be taken.

@@ -13,6 +13,7 @@ use api::{
     wallet::{Capture, TenderKind},
 };
 use chrono::TimeDelta;
+use fail::fail_point;
 use saga::{
     Admission, Call, Conclusion, Domain, Ending, NewSaga, Replied, Saga, SagaId,
     machine::{Reply, Way},
@@ -145,9 +146,16 @@ impl Domain for Sagas {
             self.tenders.get(tender).command(command).await
         };
         let replied = replied(trace::scope(trace, sending).instrument(span).await, is_cancel);
+        if replied.answer.is_some() {
+            match call.way {
+                Way::Forward => fail_point!("wallet::leg_done"),
+                Way::Cancel => fail_point!("wallet::cancel_done"),
+            }
+        }
         // Before anybody hears of it, and whoever runs the saga: from here on no older balance is shown.
         if let Some(after) = replied.answer.as_ref().and_then(|answer| answer.after) {
             self.cache.raise(tender, &account, after.version).await;
+            fail_point!("wallet::floor_raised");
         }
         replied
     }

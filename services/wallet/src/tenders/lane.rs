@@ -11,6 +11,7 @@ use api::{
     client::CallError,
     legs::{BATCH_MAX, Batch, BatchLine, LegAction, LegAnswer, LegCommand, SingleCapture, SingleForward},
 };
+use fail::fail_point;
 use futures_util::StreamExt;
 use metrics::histogram;
 use reqwest::Response;
@@ -108,6 +109,8 @@ async fn send_batch(tender: &Inner, items: Vec<Item>) -> Result<(), ()> {
             return Err(());
         }
     };
+    // The tender has begun to answer: it has the legs, and works on them.
+    fail_point!("wallet::legs_sent");
     let outcome = read_lines(tender, response, &mut callers).await;
     let is_complete = callers.iter().all(Option::is_none);
     let error = outcome.err().unwrap_or_else(|| "no answer".to_owned());
