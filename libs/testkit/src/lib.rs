@@ -9,6 +9,6 @@ mod tender;
 mod tokens;
 
 pub use database::TestDatabase;
-pub use proxy::{Mode, Proxy};
+pub use proxy::{Dice, Mode, Proxy, Strike, Weather};
 pub use tender::{TestTender, executor};
 pub use tokens::Tokens;
