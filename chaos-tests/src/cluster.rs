@@ -1,105 +1,173 @@
-//! Three tenders and two orchestrators, each a process with a database of its own.
+//! Three tenders and two orchestrators, each a process with a database of its own, and a proxy on every way between them.
 
-use std::{net::TcpListener, path::PathBuf, time::Duration};
+use std::{
+    net::TcpListener,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
+    time::Duration,
+};
 
 use schema::Database;
 use serde_json::{Value, json};
 use testkit::{TestDatabase, Tokens};
 
-use crate::Process;
+use crate::{Links, Process};
 
 /// The business of every scenario.
 pub const BUSINESS: &str = "chaos";
 /// Every customer begins with so many units in each tender.
 pub const OPENING: i64 = 1_000;
+/// The tenders' binaries, in the order of [`Cluster::tenders`].
+const TENDERS: [&str; 3] = ["points", "store-credit", "digital-rewards"];
+
+/// A service's process.
+pub struct Node {
+    /// Its name, which is also its log's: `wallet-1`, `points`…
+    pub name: String,
+    /// Where its callers reach it: through a proxy.
+    pub url: String,
+    /// Its internal listener, without a proxy.
+    pub internal: String,
+    /// The process.
+    pub process: Process,
+}
 
 /// The system under test. Dropped, its processes end before its databases are checked and dropped.
 pub struct Cluster {
     /// The orchestrators.
-    pub wallets: Vec<(String, Process)>,
-    /// Points, store credit, digital rewards: public URL and process.
-    pub tenders: Vec<(String, Process)>,
+    pub wallets: Vec<Node>,
+    /// Points, store credit, digital rewards.
+    pub tenders: Vec<Node>,
+    /// Redis.
+    pub redis: Process,
+    /// Where Redis listens, without a proxy.
+    pub redis_port: u16,
+    /// The ways between the processes.
+    pub links: Links,
     /// Makes tokens.
-    pub tokens: Tokens,
+    pub tokens: Arc<Tokens>,
     /// For calls.
     pub client: reqwest::Client,
     /// Wallet, points, store credit, digital rewards.
     pub databases: Vec<(Database, TestDatabase)>,
     folder: PathBuf,
+    keeps_logs: bool,
+}
+
+/// Where one process listens.
+#[derive(Clone, Copy)]
+struct Ports {
+    public: u16,
+    internal: u16,
 }
 
 impl Cluster {
-    /// Starts everything and waits until it is ready.
+    /// Starts everything with its defaults and waits until it is ready.
     ///
     /// # Panics
     /// When something does not start.
     pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// Starts everything, every process with these settings as well, and waits until it is ready.
+    ///
+    /// # Panics
+    /// When something does not start.
+    pub async fn start_with(settings: &[(&str, &str)]) -> Self {
         let folder = std::env::temp_dir().join(format!("chaos-{}", uuid::Uuid::new_v4()));
         std::fs::create_dir_all(&folder).expect("a folder");
-        let tokens = Tokens::new();
-        let files = [
-            ("public.jwks.json", tokens.public_jwks()),
-            ("internal.jwks.json", tokens.internal_jwks()),
-            ("test-internal.pem", tokens.internal_pem()),
-        ];
-        for (name, text) in files {
-            std::fs::write(folder.join(name), text).expect("a key file");
-        }
+        let tokens = Arc::new(Tokens::new());
+        write_keys(&folder, &tokens);
         let mut databases = Vec::new();
         for database in Database::ALL {
             databases.push((database, TestDatabase::create(database).await));
         }
-        let client =
-            reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(35)).build().expect("a client");
-        let mut cluster =
-            Self { wallets: Vec::new(), tenders: Vec::new(), tokens, client, databases, folder };
-        let mut internal = Vec::new();
-        for (index, name) in ["points", "store-credit", "digital-rewards"].into_iter().enumerate() {
-            let (tender, internal_port) = cluster.process(name, name, index + 1, Vec::new());
-            cluster.tenders.push(tender);
-            internal.push(format!("http://127.0.0.1:{internal_port}"));
+        let redis_port = free_port();
+        let ports: Vec<Ports> =
+            (0..5).map(|_| Ports { public: free_port(), internal: free_port() }).collect();
+        let public: Vec<u16> = ports.iter().map(|ports| ports.public).collect();
+        let internal: Vec<u16> = ports.iter().map(|ports| ports.internal).collect();
+        let postgres = databases[0].1.admin();
+        let links = Links::start(
+            &public[3..],
+            &internal[..3],
+            (postgres.get_host(), postgres.get_port()),
+            redis_port,
+        )
+        .await;
+        let mut cluster = Self {
+            wallets: Vec::new(),
+            tenders: Vec::new(),
+            redis: start_redis(redis_port, &folder),
+            redis_port,
+            links,
+            tokens,
+            client: client(Duration::from_secs(35)),
+            databases,
+            folder,
+            keeps_logs: false,
+        };
+        for (index, ports) in ports.iter().enumerate() {
+            let node = cluster.node(index, *ports, settings);
+            if index < 3 { cluster.tenders.push(node) } else { cluster.wallets.push(node) }
         }
-        for number in 1..=2 {
-            let more = vec![
-                ("POINTS_INTERNAL_URL".to_owned(), internal[0].clone()),
-                ("STORE_CREDIT_INTERNAL_URL".to_owned(), internal[1].clone()),
-                ("DIGITAL_REWARDS_INTERNAL_URL".to_owned(), internal[2].clone()),
-            ];
-            let (wallet, _) = cluster.process("wallet", &format!("wallet-{number}"), 0, more);
-            cluster.wallets.push(wallet);
-        }
-        for url in cluster.urls() {
-            cluster.until_ready(&url).await;
-        }
+        cluster.until_all_ready().await;
         cluster
     }
 
-    fn process(
-        &self,
-        binary: &str,
-        log: &str,
-        database: usize,
-        more: Vec<(String, String)>,
-    ) -> ((String, Process), u16) {
-        let (public, internal) = (free_port(), free_port());
+    /// The `index`th process: three tenders, then the orchestrators.
+    fn node(&self, index: usize, ports: Ports, settings: &[(&str, &str)]) -> Node {
+        let wallet = index.checked_sub(3);
         let file = |name: &str| self.folder.join(name).display().to_string();
+        let database = &self.databases[if wallet.is_some() { 0 } else { index + 1 }].1;
+        let direct = format!(":{}/", database.admin().get_port());
+        let through = format!(":{}/", self.links.databases[index].port);
+        let database = database.url().expose().replace(&direct, &through);
+        let cache = format!("redis://127.0.0.1:{}", self.links.caches[index].port);
         let mut environment = vec![
-            ("PUBLIC_ADDR".to_owned(), format!("127.0.0.1:{public}")),
-            ("INTERNAL_ADDR".to_owned(), format!("127.0.0.1:{internal}")),
-            ("DATABASE_URL".to_owned(), self.databases[database].1.url().expose().to_owned()),
-            ("JWKS_FILE".to_owned(), file("public.jwks.json")),
-            ("INTERNAL_JWKS_FILE".to_owned(), file("internal.jwks.json")),
-            ("SERVICE_KEY_FILE".to_owned(), file("test-internal.pem")),
-            ("REWARD_CODE_PEPPER".to_owned(), "a pepper that only tests know".to_owned()),
-            ("RUST_LOG".to_owned(), "info".to_owned()),
+            ("PUBLIC_ADDR", format!("127.0.0.1:{}", ports.public)),
+            ("INTERNAL_ADDR", format!("127.0.0.1:{}", ports.internal)),
+            ("DATABASE_URL", database),
+            ("REDIS_URL", cache),
+            ("JWKS_FILE", file("public.jwks.json")),
+            ("INTERNAL_JWKS_FILE", file("internal.jwks.json")),
+            ("SERVICE_KEY_FILE", file("test-internal.pem")),
+            ("REWARD_CODE_PEPPER", "a pepper that only tests know".to_owned()),
+            ("RUST_LOG", "info".to_owned()),
         ];
-        environment.extend(more);
-        let process = Process::start(binary, environment, &self.folder.join(format!("{log}.log")));
-        ((format!("http://127.0.0.1:{public}"), process), internal)
+        let names = ["POINTS_INTERNAL_URL", "STORE_CREDIT_INTERNAL_URL", "DIGITAL_REWARDS_INTERNAL_URL"];
+        if let Some(wallet) = wallet {
+            for (tender, name) in names.into_iter().enumerate() {
+                environment.push((name, format!("http://127.0.0.1:{}", self.links.leg(wallet, tender).port)));
+            }
+        }
+        environment.extend(settings.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        let environment = environment.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let (name, binary, port) = match wallet {
+            Some(wallet) => (format!("wallet-{}", wallet + 1), "wallet", self.links.tills[wallet].port),
+            None => (TENDERS[index].to_owned(), TENDERS[index], ports.public),
+        };
+        let process = Process::start(binary, environment, &self.folder.join(format!("{name}.log")));
+        Node {
+            name,
+            url: format!("http://127.0.0.1:{port}"),
+            internal: format!("http://127.0.0.1:{}", ports.internal),
+            process,
+        }
     }
 
-    fn urls(&self) -> Vec<String> {
-        self.tenders.iter().chain(&self.wallets).map(|(url, _)| url.clone()).collect()
+    /// Tenders, then orchestrators.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.tenders.iter().chain(&self.wallets)
+    }
+
+    /// Tenders, then orchestrators.
+    pub fn nodes_mut(&mut self) -> impl Iterator<Item = &mut Node> {
+        self.tenders.iter_mut().chain(&mut self.wallets)
     }
 
     /// What a process has logged so far: `wallet-1`, `points`…
@@ -111,20 +179,36 @@ impl Cluster {
         std::fs::read_to_string(self.folder.join(format!("{name}.log"))).expect("a log file")
     }
 
+    /// The logs outlive this value; where they are.
+    pub fn keep_logs(&mut self) -> &Path {
+        self.keeps_logs = true;
+        &self.folder
+    }
+
+    /// Waits until every process is ready.
+    ///
+    /// # Panics
+    /// When one is not within 20 s.
+    pub async fn until_all_ready(&self) {
+        for node in self.nodes() {
+            self.until_ready(node).await;
+        }
+    }
+
     /// Waits until a process is ready.
     ///
     /// # Panics
     /// When it is not within 20 s.
-    pub async fn until_ready(&self, url: &str) {
+    pub async fn until_ready(&self, node: &Node) {
         for _ in 0..400 {
-            let answer =
-                self.client.get(format!("{url}/health/ready")).timeout(Duration::from_secs(1)).send().await;
+            let request = self.client.get(format!("{}/health/ready", node.internal));
+            let answer = request.timeout(Duration::from_secs(1)).send().await;
             if answer.is_ok_and(|answer| answer.status().is_success()) {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        panic!("{url} did not become ready; logs are in {}", self.folder.display());
+        panic!("{} did not become ready; logs are in {}", node.name, self.folder.display());
     }
 
     /// Gives a customer [`OPENING`] units in each tender; the reward's id.
@@ -138,13 +222,13 @@ impl Cluster {
             ("store-credits", json!({ "amount": OPENING, "currency": "USD", "kind": "issue" })),
             ("digital-rewards", json!({ "amount": OPENING, "currency": "USD", "kind": "issue" })),
         ];
-        for ((url, _), (path, mut body)) in self.tenders.iter().zip(bodies) {
+        for (tender, (path, mut body)) in self.tenders.iter().zip(bodies) {
             body["customer_id"] = json!(customer);
             body["funding"] = json!("paid");
             body["reference"] = json!(customer);
             let request = self
                 .client
-                .post(format!("{url}/api/v1/{path}/credits"))
+                .post(format!("{}/api/v1/{path}/credits", tender.url))
                 .bearer_auth(self.tokens.staff(BUSINESS, "admin"));
             let answer =
                 request.header("idempotency-key", customer).json(&body).send().await.expect("an answer");
@@ -162,14 +246,44 @@ impl Drop for Cluster {
         self.tenders.clear();
         if std::thread::panicking() {
             eprintln!("logs are kept in {}", self.folder.display());
-        } else {
+        } else if !self.keeps_logs {
             let _ = std::fs::remove_dir_all(&self.folder);
         }
     }
 }
 
-/// A port that is free now. Another process may take it before ours does, which then fails to start, loudly.
+/// A client that gives up after `limit`.
+pub(crate) fn client(limit: Duration) -> reqwest::Client {
+    reqwest::Client::builder().no_proxy().timeout(limit).build().expect("a client")
+}
+
+fn write_keys(folder: &Path, tokens: &Tokens) {
+    let files = [
+        ("public.jwks.json", tokens.public_jwks()),
+        ("internal.jwks.json", tokens.internal_jwks()),
+        ("test-internal.pem", tokens.internal_pem()),
+    ];
+    for (name, text) in files {
+        std::fs::write(folder.join(name), text).expect("a key file");
+    }
+}
+
+/// It keeps nothing: what is in Redis may be lost.
+fn start_redis(port: u16, folder: &Path) -> Process {
+    let arguments = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port", &port.to_string()];
+    let arguments = arguments.into_iter().map(str::to_owned).collect();
+    Process::of_system("redis-server", arguments, &folder.join("redis.log"))
+}
+
+/// A port that is free now, below those that the system hands to clients: a process that was killed has to get its own
+/// back. Another process may take it before ours does, which then fails to start, loudly.
 fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a socket");
-    listener.local_addr().expect("an address").port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = 20_000 + u16::try_from(std::process::id() % 1_000).unwrap_or(0) * 10;
+    loop {
+        let port = first + NEXT.fetch_add(1, Ordering::Relaxed);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }

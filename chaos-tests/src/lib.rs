@@ -1,14 +1,26 @@
 //! Real binaries with real databases, whose plugs are pulled under load.
 //!
-//! A scenario has four phases: load with a fault in it, heal, quiesce, check. A fault that never fired fails the
-//! scenario. The binaries are those of the profile that the tests were built with (`cargo build --bins` before).
+//! A scenario ([`table`]) has four phases ([`run`]): load with faults in it ([`fault`]), heal, quiesce, check. A fault that
+//! never fired fails the scenario. Every process is reached through a TCP proxy ([`links`]). `script/chaos` builds the
+//! services with fail points, starts a Postgres that may be killed, and runs the program `chaos`; the tests beside it are
+//! what is short enough for every change, with the binaries of the profile that they were built with (`cargo build
+//! --bins` before).
 
-mod check;
+pub mod check;
 pub mod cluster;
+pub mod fault;
+pub mod links;
 mod load;
+pub mod points;
+pub mod postgres;
 mod process;
+mod races;
+pub mod redis;
+pub mod run;
+pub mod table;
 
 pub use check::check;
 pub use cluster::Cluster;
-pub use load::{Load, Sale, Told};
+pub use links::Links;
+pub use load::{Load, Sale, Shop, Told};
 pub use process::Process;

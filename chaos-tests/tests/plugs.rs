@@ -1,91 +1,46 @@
 //! Plugs pulled under load: each scenario begins anew, with processes and databases of its own.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use chaos_tests::{Cluster, Load, Sale, Told, check};
-use testkit::Tokens;
+use chaos_tests::{
+    Cluster,
+    check::Settle,
+    fault::{Fault, WALLET},
+    run::{Outcome, run},
+    table::Scenario,
+};
 
-const TILLS: usize = 32;
-const CUSTOMERS: usize = 20;
-
-struct Scenario {
-    cluster: Cluster,
-    load: Load,
-}
-
-/// A cluster under load.
-async fn under_load() -> Scenario {
+/// Runs one fault from beginning to end; somebody must have noticed it.
+async fn survive(fault: Fault, lasts: Duration) -> Outcome {
     let mut cluster = Cluster::start().await;
-    let mut customers = Vec::new();
-    for number in 0..CUSTOMERS {
-        let customer = format!("customer{number}");
-        let reward = cluster.fund(&customer).await;
-        customers.push((customer, reward));
-    }
-    let tokens = Arc::new(std::mem::replace(&mut cluster.tokens, Tokens::new()));
-    let load = Load::start(&cluster, &tokens, &customers, TILLS);
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    Scenario { cluster, load }
-}
-
-impl Scenario {
-    /// Ends the load, waits for quiet, checks everything.
-    async fn check(self) -> Vec<Sale> {
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        let sales = self.load.finish().await;
-        let quiet = check(&self.cluster, &sales).await;
-        let count = |told| sales.iter().filter(|sale| sale.told == told).count();
-        eprintln!(
-            "{} sales: {} completed, {} declined, {} cancelled; {} asked again; quiet after {quiet:?}",
-            sales.len(),
-            count(Told::Completed),
-            count(Told::Declined),
-            count(Told::Cancelled),
-            sales.iter().filter(|sale| sale.unknown > 0).count(),
-        );
-        assert!(count(Told::Completed) > TILLS, "the load did nothing");
-        sales
-    }
+    let name = format!("{fault:?}");
+    let scenario = Scenario { name, faults: vec![fault], hold: lasts, times: 1 };
+    let outcome = run(&mut cluster, &scenario, "plugs", 1, Settle::All).await;
+    eprintln!("{outcome:#?}");
+    assert!(outcome.violations.is_empty(), "{:#?}", outcome.violations);
+    assert!(outcome.sagas > 100, "the load did nothing");
+    assert!(outcome.unknown > 0, "nobody noticed: the fault did not fire");
+    outcome
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_two_orchestrators_is_killed() {
-    let mut scenario = under_load().await;
-    scenario.cluster.wallets[0].1.kill();
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    scenario.cluster.wallets[0].1.restart();
-    let sales = scenario.check().await;
-    assert!(sales.iter().any(|sale| sale.unknown > 0), "nobody noticed: the fault did not fire");
+    survive(Fault::Kill(&[WALLET], 1), Duration::from_secs(5)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tender_is_killed() {
-    let mut scenario = under_load().await;
-    scenario.cluster.tenders[1].1.kill();
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    scenario.cluster.tenders[1].1.restart();
-    let sales = scenario.check().await;
-    assert!(sales.iter().any(|sale| sale.unknown > 0), "nobody noticed: the fault did not fire");
+    survive(Fault::Kill(&[1], 1), Duration::from_secs(3)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tender_is_stopped_and_goes_on() {
-    let scenario = under_load().await;
-    scenario.cluster.tenders[2].1.stop();
-    tokio::time::sleep(Duration::from_secs(6)).await;
-    scenario.cluster.tenders[2].1.resume();
-    let sales = scenario.check().await;
-    assert!(sales.iter().any(|sale| sale.unknown > 0), "nobody noticed: the fault did not fire");
-    let slowest = sales.iter().map(|sale| sale.slowest).max().expect("sales");
+    let outcome = survive(Fault::Freeze(&[2]), Duration::from_secs(6)).await;
+    let slowest = outcome.slowest;
     assert!(slowest < Duration::from_millis(2_600), "a till waited {slowest:?}, and its deadline was 2 s");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_orchestrator_is_stopped_and_wakes_as_a_zombie() {
-    let scenario = under_load().await;
-    scenario.cluster.wallets[1].1.stop();
-    tokio::time::sleep(Duration::from_secs(6)).await;
-    scenario.cluster.wallets[1].1.resume();
-    let sales = scenario.check().await;
-    assert!(sales.iter().any(|sale| sale.unknown > 0), "nobody noticed: the fault did not fire");
+    survive(Fault::Freeze(&[WALLET + 1]), Duration::from_secs(6)).await;
 }

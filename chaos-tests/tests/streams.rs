@@ -17,7 +17,7 @@ async fn a_process_that_is_told_to_stop_sends_its_clients_away_first() {
     let mut cluster = Cluster::start().await;
     cluster.fund("watched").await;
     let token = cluster.tokens.staff(BUSINESS, "pos");
-    let (first, second) = (cluster.wallets[0].0.clone(), cluster.wallets[1].0.clone());
+    let (first, second) = (cluster.wallets[0].url.clone(), cluster.wallets[1].url.clone());
     let open = async |url: &str| {
         let request = cluster.client.get(format!("{url}/api/v1/wallet/stream?customer_id=watched"));
         request.bearer_auth(&token).send().await.expect("an answer")
@@ -32,7 +32,7 @@ async fn a_process_that_is_told_to_stop_sends_its_clients_away_first() {
     assert!(matches!(socket.next().await, Some(Ok(Message::Text(_)))));
 
     let begun = Instant::now();
-    cluster.wallets[0].1.terminate();
+    cluster.wallets[0].process.terminate();
     let rest = timeout(SOON, async { while let Ok(Some(_)) = events.chunk().await {} });
     rest.await.expect("the stream ends");
     let close = timeout(SOON, socket.next()).await.expect("a word");
@@ -40,7 +40,7 @@ async fn a_process_that_is_told_to_stop_sends_its_clients_away_first() {
     assert_eq!(u16::from(frame.code), 1012);
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     assert_eq!(open(&second).await.status(), 200, "another instance goes on");
-    cluster.wallets[0].1.ended(Duration::from_secs(10)).await;
+    cluster.wallets[0].process.ended(Duration::from_secs(10)).await;
     let log = cluster.log("wallet-1");
     assert!(log.contains("\"stopped\"") && !log.contains("connections cut"), "{log}");
 }

@@ -21,7 +21,7 @@ async fn one_trace_id_finds_a_redemption_in_all_four_services() {
         { "type": "store_credit", "amount": 20 } ] });
     let redeem = cluster
         .client
-        .post(format!("{}/api/v1/wallet/redeem", cluster.wallets[0].0))
+        .post(format!("{}/api/v1/wallet/redeem", cluster.wallets[0].url))
         .bearer_auth(cluster.tokens.staff(BUSINESS, "pos"))
         .header("idempotency-key", "traced")
         .header("traceparent", format!("00-{TRACE}-b7ad6b7169203331-01"))

@@ -1,0 +1,134 @@
+//! The private Postgres server, and what can be done to it.
+//!
+//! `script/chaos` starts it and says in `CHAOS_PG_CTL` how it is controlled: `pg_ctl` with its data folder and log, and
+//! whatever has to stand before it.
+
+use std::{path::Path, process::Command};
+
+use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
+
+use crate::{Cluster, process::signal};
+
+/// Sessions of the services.
+const SESSIONS: &str = "SELECT pid FROM pg_stat_activity
+    WHERE datname = ANY($1) AND backend_type = 'client backend' AND pid <> pg_backend_pid() ORDER BY state_change DESC";
+/// Ends those that are at work, and half of the others.
+const TERMINATE: &str = "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity
+    WHERE datname = ANY($1) AND backend_type = 'client backend' AND pid <> pg_backend_pid() AND application_name <> 'chaos'
+      AND (state <> 'idle' OR random() < 0.5)";
+
+/// Stops the server at once, without a checkpoint, and starts it again.
+///
+/// # Panics
+/// When it does not come back.
+pub async fn restart() {
+    let command = std::env::var("CHAOS_PG_CTL").expect("CHAOS_PG_CTL is not set: run script/chaos");
+    let run = move || {
+        for action in [&["-m", "immediate", "stop"][..], &["start"][..]] {
+            let mut words = command.split(' ');
+            let done = Command::new(words.next().unwrap_or_default())
+                .args(words)
+                .args(action)
+                .current_dir(Path::new("/"))
+                .status();
+            assert!(done.is_ok_and(|status| status.success()), "pg_ctl {action:?} failed");
+        }
+    };
+    tokio::task::spawn_blocking(run).await.expect("pg_ctl");
+}
+
+/// Ends sessions of the services by the server's own word; how many.
+///
+/// # Panics
+/// When the server cannot be asked.
+pub async fn terminate_sessions(cluster: &Cluster) -> u64 {
+    terminate(&mut admin(cluster).await, cluster).await
+}
+
+async fn terminate(connection: &mut PgConnection, cluster: &Cluster) -> u64 {
+    let count: i64 =
+        sqlx::query_scalar(TERMINATE).bind(names(cluster)).fetch_one(connection).await.expect("a count");
+    u64::try_from(count).unwrap_or(0)
+}
+
+/// `kill -9` of one backend, after which the server takes all others down and recovers; how many were killed.
+///
+/// # Panics
+/// When the server cannot be asked.
+pub async fn kill_backend(cluster: &Cluster) -> u64 {
+    let pids = pids(cluster).await;
+    pids.first().map_or(0, |pid| {
+        signal(*pid, "KILL");
+        1
+    })
+}
+
+/// Stops every session of the services, as a server whose machine hangs would; their process ids, for [`thaw`].
+///
+/// # Panics
+/// When the server cannot be asked.
+pub async fn freeze(cluster: &Cluster) -> Vec<u32> {
+    let pids = pids(cluster).await;
+    pids.into_iter().filter(|pid| try_signal(*pid, "STOP")).collect()
+}
+
+/// Lets frozen sessions go on; some may have been told to end meanwhile.
+pub fn thaw(pids: &[u32]) {
+    for pid in pids {
+        try_signal(*pid, "CONT");
+    }
+}
+
+/// Takes every connection that is left, and most of those that are in use; they are given back when the value is dropped.
+///
+/// # Panics
+/// When the server cannot be asked.
+pub async fn exhaust(cluster: &Cluster) -> Vec<PgConnection> {
+    let mut taken = vec![admin(cluster).await];
+    for _ in 0..3 {
+        while let Ok(connection) = PgConnection::connect_with(&options(cluster)).await {
+            taken.push(connection);
+        }
+        terminate(&mut taken[0], cluster).await;
+    }
+    taken
+}
+
+/// Waits until the server answers.
+///
+/// # Panics
+/// When it does not for a minute.
+pub async fn until_ready(cluster: &Cluster) {
+    for _ in 0..600 {
+        if PgConnection::connect_with(&options(cluster)).await.is_ok() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    panic!("Postgres does not answer");
+}
+
+fn try_signal(pid: u32, name: &str) -> bool {
+    Command::new("kill").args([format!("-{name}"), pid.to_string()]).status().is_ok_and(|done| done.success())
+}
+
+async fn pids(cluster: &Cluster) -> Vec<u32> {
+    let mut connection = admin(cluster).await;
+    let pids: Vec<i32> =
+        sqlx::query_scalar(SESSIONS).bind(names(cluster)).fetch_all(&mut connection).await.expect("sessions");
+    pids.into_iter().filter_map(|pid| u32::try_from(pid).ok()).collect()
+}
+
+/// Of the suite itself, which nobody ends.
+fn options(cluster: &Cluster) -> PgConnectOptions {
+    cluster.databases[0].1.admin().application_name("chaos")
+}
+
+async fn admin(cluster: &Cluster) -> PgConnection {
+    PgConnection::connect_with(&options(cluster)).await.expect("a connection")
+}
+
+fn names(cluster: &Cluster) -> Vec<String> {
+    let name = |options: PgConnectOptions| options.get_database().unwrap_or_default().to_owned();
+    cluster.databases.iter().map(|(_, database)| name(database.admin())).collect()
+}

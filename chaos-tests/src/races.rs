@@ -1,0 +1,74 @@
+//! Faults that nothing has to break for: two callers at the same instant.
+
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use serde_json::json;
+
+use crate::{
+    Cluster, Sale, Shop, Told,
+    load::{Heard, Till},
+};
+
+/// How many are under way at once.
+const AT_ONCE: usize = 64;
+/// What each redemption of the one balance takes from each tender.
+const UNITS: i64 = 10;
+
+/// Each key is used on both orchestrators at once; both must say the same, byte for byte.
+pub async fn same_key(
+    cluster: &Cluster,
+    name: &str,
+    customers: &[(String, String)],
+    count: usize,
+) -> Vec<Sale> {
+    let till = till(cluster, &format!("{name}-pair"), customers);
+    let pairs = (0..count).map(|nth| {
+        let (till, mut sale) = (&till, till.sale(nth));
+        async move {
+            let (one, other) = tokio::join!(till.insist(0, &sale), till.insist(1, &sale));
+            if one != other {
+                sale.complaint = Some(format!("one orchestrator says {one:?}, the other {other:?}"));
+            }
+            told(sale, one)
+        }
+    });
+    futures_util::stream::iter(pairs).buffer_unordered(AT_ONCE).collect().await
+}
+
+/// Many redemptions of one balance at once, through both orchestrators. What is left at the end shows whether all was well.
+pub async fn one_balance(cluster: &Cluster, name: &str, count: usize) -> Vec<Sale> {
+    let customer = format!("{name}-hot");
+    let reward = cluster.fund(&customer).await;
+    let till = till(cluster, &customer, &[(customer.clone(), reward)]);
+    let redeems = (0..count).map(|nth| {
+        let (till, mut sale) = (&till, till.sale(nth));
+        sale.units = UNITS;
+        sale.request["amount"] = json!(3 * UNITS);
+        for tender in sale.request["tenders"].as_array_mut().into_iter().flatten() {
+            let field = if tender["type"] == "points" { "points" } else { "amount" };
+            tender[field] = json!(UNITS);
+        }
+        async move {
+            let heard = till.insist(nth % 2, &sale).await;
+            told(sale, heard)
+        }
+    });
+    futures_util::stream::iter(redeems).buffer_unordered(AT_ONCE).collect().await
+}
+
+fn till(cluster: &Cluster, name: &str, customers: &[(String, String)]) -> Till {
+    Till::first(cluster, &Shop { name, tills: 1, customers, patience: Duration::from_secs(5) })
+}
+
+fn told(mut sale: Sale, heard: Heard) -> Sale {
+    match heard {
+        Heard::Told(told, answer) => (sale.told, sale.answer) = (told, answer),
+        Heard::Unknown => sale.complaint = Some("no definite answer".to_owned()),
+        Heard::Wrong(complaint) => sale.complaint = Some(complaint),
+    }
+    if sale.complaint.is_some() {
+        sale.told = Told::Nothing;
+    }
+    sale
+}
