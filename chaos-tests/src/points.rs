@@ -22,7 +22,7 @@ pub async fn disarm(cluster: &Cluster, who: Who, point: &str) {
     let _ = cluster.client.delete(url(cluster, who, point)).send().await;
 }
 
-/// How often a point has acted, by its hits and its order's first hit.
+/// How often a point has acted, by its hits and its order.
 ///
 /// # Panics
 /// When the process does not answer.
@@ -30,9 +30,10 @@ pub async fn fired(cluster: &Cluster, who: Who, point: &str, order: &str) -> u64
     let url = url(cluster, who, "");
     let answer = cluster.client.get(url.trim_end_matches('/')).send().await.expect("an answer");
     let hits: BTreeMap<String, u64> = answer.json().await.expect("counters");
-    let order = order.split_once('x').map_or(order, |(order, _)| order);
+    let (order, times) = order.split_once('x').unwrap_or((order, "1"));
     let first: u64 = order.split_once('@').map_or(1, |(_, first)| first.parse().expect("a hit"));
-    (hits.get(point).copied().unwrap_or(0) + 1).saturating_sub(first)
+    let times: u64 = times.parse().expect("times");
+    (hits.get(point).copied().unwrap_or(0) + 1).saturating_sub(first).min(times)
 }
 
 /// How many aborts and other acts of a point a process has logged since it was first started.
