@@ -197,7 +197,7 @@ pub fn matrix(times: u32) -> Vec<Scenario> {
     scenarios.push(scenario("P12 dead letter written", parked));
     // Sagas are taken over once their owner is dead.
     let claimed = vec![Fault::Crash(OTHER, "saga::claimed", 1), Fault::Kill(&[WALLET], 1)];
-    scenarios.push(scenario("C16 taken over", claimed));
+    scenarios.push(Scenario { hold: Duration::from_secs(3), ..scenario("C16 taken over", claimed) });
     scenarios
 }
 
