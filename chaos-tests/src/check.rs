@@ -257,3 +257,40 @@ async fn lost_or_doubled(
     }
     wrong
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sale(told: Told) -> Sale {
+        Sale {
+            key: "key".to_owned(),
+            customer: "customer".to_owned(),
+            units: 1,
+            request: json!({}),
+            told,
+            answer: None,
+            slowest: Duration::ZERO,
+            unknown: 0,
+            complaint: None,
+        }
+    }
+
+    #[test]
+    fn a_lie_is_found() {
+        for (told, end, is_lie) in [
+            (Told::Completed, "completed", false),
+            (Told::Completed, "declined", true),
+            (Told::Completed, "nothing", true),
+            (Told::Declined, "completed", true),
+            (Told::Declined, "declined", false),
+            (Told::Cancelled, "reversed", false),
+            (Told::Cancelled, "completed", true),
+            (Told::Nothing, "completed", false),
+        ] {
+            let ends = HashMap::from([("key".to_owned(), end.to_owned())]);
+            assert_eq!(is_a_lie(&sale(told), &ends).is_some(), is_lie, "{told:?}, {end}");
+        }
+        assert!(is_a_lie(&sale(Told::Completed), &HashMap::new()).is_some(), "nothing was ever written");
+    }
+}

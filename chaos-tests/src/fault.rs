@@ -46,6 +46,12 @@ pub enum Fault {
     PostgresBackendKilled,
     /// Sessions are ended in the middle of what they do, so many times.
     PostgresSessionsEnded(u32),
+    /// Statements are cancelled in the middle of what they do, so many times.
+    PostgresStatementsCancelled(u32),
+    /// Somebody else holds the locks of every account and every saga.
+    PostgresLocked,
+    /// Its databases may only be read, as on a standby.
+    PostgresReadOnly,
     /// No connection is left.
     PostgresExhausted,
     /// All its backends are stopped.
@@ -181,6 +187,16 @@ impl Fault {
                     tokio::time::sleep(Duration::from_millis(100 + scene.dice.below(200))).await;
                 }
             }
+            Self::PostgresStatementsCancelled(times) => {
+                for _ in 0..times {
+                    armed.fired += postgres::cancel_statements(scene.cluster).await;
+                    tokio::time::sleep(Duration::from_millis(20 + scene.dice.below(40))).await;
+                }
+            }
+            Self::PostgresLocked => {
+                (armed.taken, armed.fired) = postgres::lock(scene.cluster).await;
+            }
+            Self::PostgresReadOnly => armed.fired = postgres::set_read_only(scene.cluster, true).await,
             Self::PostgresExhausted => {
                 armed.taken = postgres::exhaust(scene.cluster).await;
                 armed.fired = armed.taken.len() as u64;
@@ -236,6 +252,7 @@ impl Fault {
             Self::RedisKilled => scene.cluster.redis.restart(),
             Self::RedisFrozen => scene.cluster.redis.resume(),
             Self::PostgresFrozen => postgres::thaw(&armed.frozen),
+            Self::PostgresReadOnly => drop(postgres::set_read_only(scene.cluster, false).await),
             Self::PostgresRestarts(_) | Self::PostgresBackendKilled => {
                 postgres::until_ready(scene.cluster).await;
             }

@@ -11,7 +11,7 @@ use chaos_tests::{
     Cluster,
     check::Settle,
     run::{Outcome, run},
-    table::{Scenario, matrix, pairs, singles},
+    table::{JOINT, Scenario, matrix, pairs, parts, singles},
 };
 use clap::Parser;
 use testkit::Dice;
@@ -46,7 +46,7 @@ struct Cli {
     /// A few persistence points only.
     #[arg(long, conflicts_with = "matrix")]
     short: bool,
-    /// Only scenarios whose name contains this, of singles, matrix and pairs.
+    /// Only scenarios whose name contains this, or the very faults of a soak that are joined by ` + `.
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
     /// Random scenarios and triples of them, for so many minutes.
@@ -64,7 +64,7 @@ struct Cli {
 async fn main() -> io::Result<ExitCode> {
     let cli = Cli::parse();
     if cli.list {
-        for scenario in everything() {
+        for scenario in everything(1) {
             writeln!(io::stdout(), "{}", scenario.name)?;
         }
         return Ok(ExitCode::SUCCESS);
@@ -74,18 +74,18 @@ async fn main() -> io::Result<ExitCode> {
     let mut plan = Plan::new(&cli);
     let mut outcomes: Vec<Outcome> = Vec::new();
     head()?;
-    while let Some((scenario, is_last)) = plan.next(begun.elapsed()) {
+    while let Some(Planned { scenario, seed, is_last }) = plan.next(begun.elapsed()) {
         let tag = format!("s{}", outcomes.len());
-        // A scenario has its own seed, so that it does the same when it is run alone.
         let settle = if is_last { Settle::All } else { Settle::Later };
-        let outcome = run(&mut cluster, &scenario, &tag, cli.seed, settle).await;
+        let outcome = run(&mut cluster, &scenario, &tag, seed, settle).await;
         line(&outcome)?;
         for violation in &outcome.violations {
             writeln!(io::stdout(), "    VIOLATION {violation}")?;
         }
         if !outcome.violations.is_empty() {
-            let (name, seed) = (&outcome.name, cli.seed);
-            writeln!(io::stdout(), "    again: script/chaos --only '{name}' --seed {seed}")?;
+            let again = if scenario.times > 1 { "--matrix " } else { "" };
+            let name = &outcome.name;
+            writeln!(io::stdout(), "    again: script/chaos {again}--only '{name}' --seed {seed}")?;
         }
         outcomes.push(outcome);
     }
@@ -96,9 +96,18 @@ async fn main() -> io::Result<ExitCode> {
     Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// What comes next.
+struct Planned {
+    scenario: Scenario,
+    /// Its own, so that it does the same when it is run alone.
+    seed: u64,
+    is_last: bool,
+}
+
 /// Which scenarios are to come.
 struct Plan {
     listed: std::vec::IntoIter<Scenario>,
+    seed: u64,
     soak: Option<Duration>,
     dice: Dice,
 }
@@ -109,8 +118,10 @@ impl Plan {
         let listed = match cli {
             Cli { only: Some(name), matrix: is_matrix, .. } => {
                 let times = if *is_matrix { MATRIX_TIMES } else { 1 };
-                let all = singles().into_iter().chain(matrix(times)).chain(pairs());
-                all.filter(|scenario| scenario.name.contains(name)).collect()
+                joined(name).map_or_else(
+                    || everything(times).filter(|scenario| scenario.name.contains(name)).collect(),
+                    |scenario| vec![scenario],
+                )
             }
             Cli { soak: Some(_), .. } => Vec::new(),
             Cli { matrix: true, .. } => matrix(MATRIX_TIMES),
@@ -124,16 +135,16 @@ impl Plan {
         };
         Self {
             listed: listed.into_iter(),
+            seed: cli.seed,
             soak: cli.soak.map(|minutes| Duration::from_secs(60 * minutes)),
             dice,
         }
     }
 
-    /// The next scenario, and whether it is the last.
-    fn next(&mut self, elapsed: Duration) -> Option<(Scenario, bool)> {
+    fn next(&mut self, elapsed: Duration) -> Option<Planned> {
         let Some(soak) = self.soak else {
             let scenario = self.listed.next()?;
-            return Some((scenario, self.listed.len() == 0));
+            return Some(Planned { scenario, seed: self.seed, is_last: self.listed.len() == 0 });
         };
         if elapsed > soak {
             return None;
@@ -146,12 +157,21 @@ impl Plan {
                 scenario = scenario.after(pair);
             }
         }
-        Some((scenario, true))
+        // Short enough to be typed.
+        Some(Planned { scenario, seed: self.dice.below(1_000_000), is_last: true })
     }
 }
 
-fn everything() -> impl Iterator<Item = Scenario> {
-    singles().into_iter().chain(matrix(1)).chain(pairs())
+fn everything(times: u32) -> impl Iterator<Item = Scenario> {
+    singles().into_iter().chain(matrix(times)).chain(pairs())
+}
+
+/// The scenario of a soak, by its name.
+fn joined(name: &str) -> Option<Scenario> {
+    let parts = name.split(JOINT).map(|part| parts().find(|scenario| scenario.name == part));
+    let mut parts = parts.collect::<Option<Vec<_>>>()?.into_iter();
+    let first = parts.next()?;
+    Some(parts.fold(first, |before, next| next.after(before)))
 }
 
 fn draw(mut from: Vec<Scenario>, count: usize, dice: &mut Dice) -> Vec<Scenario> {

@@ -5,6 +5,7 @@
 
 use std::{path::Path, process::Command};
 
+use schema::Database;
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 
 use crate::{Cluster, process::signal};
@@ -16,6 +17,11 @@ const SESSIONS: &str = "SELECT pid FROM pg_stat_activity
 const TERMINATE: &str = "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity
     WHERE datname = ANY($1) AND backend_type = 'client backend' AND pid <> pg_backend_pid() AND application_name <> 'chaos'
       AND (state <> 'idle' OR random() < 0.5)";
+
+/// Cancels what they are doing.
+const CANCEL: &str = "SELECT count(*) FILTER (WHERE pg_cancel_backend(pid)) FROM pg_stat_activity
+    WHERE datname = ANY($1) AND backend_type = 'client backend' AND pid <> pg_backend_pid() AND application_name <> 'chaos'
+      AND state = 'active'";
 
 /// Stops the server at once, without a checkpoint, and starts it again.
 ///
@@ -46,9 +52,62 @@ pub async fn terminate_sessions(cluster: &Cluster) -> u64 {
 }
 
 async fn terminate(connection: &mut PgConnection, cluster: &Cluster) -> u64 {
+    count(connection, TERMINATE, cluster).await
+}
+
+/// Cancels every statement of the services that runs at this moment; how many.
+///
+/// # Panics
+/// When the server cannot be asked.
+pub async fn cancel_statements(cluster: &Cluster) -> u64 {
+    count(&mut admin(cluster).await, CANCEL, cluster).await
+}
+
+async fn count(connection: &mut PgConnection, query: &'static str, cluster: &Cluster) -> u64 {
     let count: i64 =
-        sqlx::query_scalar(TERMINATE).bind(names(cluster)).fetch_one(connection).await.expect("a count");
+        sqlx::query_scalar(query).bind(names(cluster)).fetch_one(connection).await.expect("a count");
     u64::try_from(count).unwrap_or(0)
+}
+
+/// Locks the rows that services write, in every database, until the connections are dropped; how many rows.
+///
+/// # Panics
+/// When the server cannot be asked.
+pub async fn lock(cluster: &Cluster) -> (Vec<PgConnection>, u64) {
+    let (mut holders, mut rows) = (Vec::new(), 0);
+    for (database, test) in &cluster.databases {
+        let mut holder = PgConnection::connect_with(&test.admin()).await.expect("a connection");
+        let query = match database {
+            Database::Wallet => "SELECT FROM saga.saga WHERE state IN (0, 1) FOR UPDATE SKIP LOCKED",
+            _ => "SELECT FROM tender.account FOR UPDATE SKIP LOCKED",
+        };
+        sqlx::raw_sql("BEGIN").execute(&mut holder).await.expect("a transaction");
+        rows += sqlx::query(query).execute(&mut holder).await.expect("locks").rows_affected();
+        holders.push(holder);
+    }
+    (holders, rows)
+}
+
+/// Whether new sessions may only read, from now on; every session is ended, so that all are new. How many were.
+///
+/// # Panics
+/// When the server cannot be asked.
+pub async fn set_read_only(cluster: &Cluster, is_read_only: bool) -> u64 {
+    let mut connection = admin(cluster).await;
+    sqlx::raw_sql("SET default_transaction_read_only = off")
+        .execute(&mut connection)
+        .await
+        .expect("a setting");
+    for name in names(cluster) {
+        let statement = format!("ALTER DATABASE {name} SET default_transaction_read_only = {is_read_only}");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut connection).await.expect("a setting");
+    }
+    // Each time spares half of those that are idle.
+    let mut ended = 0;
+    for _ in 0..6 {
+        ended += terminate(&mut connection, cluster).await;
+    }
+    ended
 }
 
 /// `kill -9` of one backend, after which the server takes all others down and recovers; how many were killed.

@@ -84,6 +84,9 @@ const FAULTS: &[Line] = &[
     ("D Postgres restarts 3x", 0, Fault::PostgresRestarts(3)),
     ("D backend killed", 1_000, Fault::PostgresBackendKilled),
     ("D sessions ended", 500, Fault::PostgresSessionsEnded(6)),
+    ("D statements cancelled", 500, Fault::PostgresStatementsCancelled(40)),
+    ("D rows locked", 3_000, Fault::PostgresLocked),
+    ("D read-only", 2_500, Fault::PostgresReadOnly),
     ("D connections exhausted", 2_000, Fault::PostgresExhausted),
     ("D Postgres frozen", 3_000, Fault::PostgresFrozen),
     ("D wallet without Postgres", 3_000, Fault::Mode(Way::Saga(0), Mode::HoldAll)),
@@ -105,6 +108,9 @@ const FAULTS: &[Line] = &[
     ("G burst of ten times the tills", 2_000, Fault::Burst(320, 5_000)),
     ("G storm of retries", 2_500, Fault::Burst(96, 120)),
 ];
+
+/// In pairs only: another wallet than the one that is killed.
+const ZOMBIE: Line = ("F zombie at the other wallet", 3_500, Fault::Freeze(&[OTHER]));
 
 /// Of these, ordered pairs are made: each on something else, so that one does not keep the other from happening.
 const TELLING: &[&str] = &[
@@ -168,8 +174,16 @@ impl Scenario {
     #[must_use]
     pub fn after(mut self, mut first: Self) -> Self {
         first.faults.append(&mut self.faults);
-        Self { name: format!("{} + {}", first.name, self.name), hold: first.hold.max(self.hold), ..first }
+        Self { name: format!("{}{JOINT}{}", first.name, self.name), hold: first.hold.max(self.hold), ..first }
     }
+}
+
+/// Between the names of faults that are brought about together.
+pub const JOINT: &str = " + ";
+
+/// What scenarios are made of.
+pub fn parts() -> impl Iterator<Item = Scenario> {
+    FAULTS.iter().chain([&ZOMBIE]).map(|line| single(*line))
 }
 
 /// One scenario a fault.
@@ -204,9 +218,8 @@ pub fn matrix(times: u32) -> Vec<Scenario> {
 /// Every ordered pair of the most telling faults.
 #[must_use]
 pub fn pairs() -> Vec<Scenario> {
-    let zombie: Line = ("F zombie at the other wallet", 3_500, Fault::Freeze(&[OTHER]));
     let telling: Vec<Line> =
-        FAULTS.iter().chain([&zombie]).filter(|(name, ..)| TELLING.contains(name)).copied().collect();
+        FAULTS.iter().chain([&ZOMBIE]).filter(|(name, ..)| TELLING.contains(name)).copied().collect();
     let mut pairs = Vec::new();
     for first in &telling {
         for second in telling.iter().filter(|second| second.0 != first.0) {
