@@ -319,19 +319,19 @@ fn before_commit(error: sqlx::Error) -> Failure {
     match &error {
         sqlx::Error::Database(db) => match db.code().as_deref() {
             Some("40P01" | "40001" | "55P03") => Failure::Again(error),
-            Some(code)
-                if code.starts_with("57")
-                    || code.starts_with("08")
-                    || code.starts_with("53")
-                    || code == "25P03" =>
-            {
-                Failure::Lost(error.to_string())
-            }
+            Some(code) if is_servers(code) => Failure::Lost(error.to_string()),
             _ => Failure::Data(error),
         },
         sqlx::Error::Encode(_) => Failure::Data(error),
         _ => Failure::Lost(error.to_string()),
     }
+}
+
+/// Whether a code says that the server, or this session of it, cannot work now: no write is at fault. Connection
+/// exceptions, no more resources, operator intervention, I/O errors; a transaction that was idle for too long; a server
+/// that may only be read, as a standby is that has taken over and is not promoted yet.
+fn is_servers(code: &str) -> bool {
+    ["08", "53", "57", "58"].iter().any(|class| code.starts_with(class)) || ["25P03", "25006"].contains(&code)
 }
 
 fn at_commit(error: sqlx::Error) -> Failure {
@@ -342,5 +342,20 @@ fn at_commit(error: sqlx::Error) -> Failure {
         }
         sqlx::Error::Database(db) if db.code().is_some_and(|c| c.starts_with("23")) => Failure::Data(error),
         _ => Failure::Unknown(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_cannot_work_is_no_fault_of_a_write() {
+        for code in ["08006", "53100", "53300", "57014", "57P01", "57P03", "58030", "25P03", "25006"] {
+            assert!(is_servers(code), "{code}");
+        }
+        for code in ["23505", "23514", "22021", "25P02", "40001", ""] {
+            assert!(!is_servers(code), "{code}");
+        }
     }
 }
