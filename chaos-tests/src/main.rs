@@ -18,6 +18,8 @@ use testkit::Dice;
 
 /// Ordered pairs in a run.
 const PAIRS: usize = 20;
+/// Violations of a scenario that are shown; a fault that breaks one sale breaks hundreds.
+const SHOWN: usize = 5;
 /// How often the crash matrix visits each point.
 const MATRIX_TIMES: u32 = 20;
 /// Points of the matrix in the short run: where a saga begins, turns back and ends, and where a tender commits.
@@ -79,7 +81,7 @@ async fn main() -> io::Result<ExitCode> {
         let settle = if is_last { Settle::All } else { Settle::Later };
         let outcome = run(&mut cluster, &scenario, &tag, seed, settle).await;
         line(&outcome)?;
-        for violation in &outcome.violations {
+        for violation in outcome.violations.iter().take(SHOWN) {
             writeln!(io::stdout(), "    VIOLATION {violation}")?;
         }
         if !outcome.violations.is_empty() {
