@@ -155,9 +155,8 @@ impl Plan {
         let mut scenario = draw(singles(), 1, &mut self.dice).pop()?;
         if self.dice.below(3) > 0 {
             let pair = draw(pairs(), 1, &mut self.dice).pop()?;
-            if scenario.is_compatible() && !pair.name.contains(&scenario.name) {
-                scenario = scenario.after(pair);
-            }
+            let joins = scenario.is_compatible() && !pair.name.contains(&scenario.name);
+            scenario = if joins { scenario.after(pair) } else { pair };
         }
         // Short enough to be typed.
         Some(Planned { scenario, seed: self.dice.below(1_000_000), is_last: true })
