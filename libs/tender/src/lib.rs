@@ -11,7 +11,7 @@
 mod app;
 pub mod command;
 pub mod executor;
-mod fold;
+pub mod fold;
 mod http;
 pub mod rules;
 mod store;
