@@ -1,0 +1,213 @@
+//! The model: its bounds, its twins, what must hold.
+
+use saga::machine::{Clocks, Kind, Limits, Machine, Millis, State, Way};
+use stateright::{Model, Property};
+
+use crate::{
+    LEGS, Run, Step, Told, Waits, World,
+    leg::{Ask, Rule, Stored},
+};
+
+/// When a compensable saga is turned back.
+const DEADLINE: Millis = 5;
+/// No patience: what may give up gives up at once, so that dead letters are near.
+const LIMITS: Limits = Limits { refused_for: 0, wrong_answers: 1, unreachable_for: 0 };
+
+/// What the saga does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scenario {
+    /// Take value from three legs, all or nothing.
+    Redeem,
+    /// Give back three legs that were taken: forward only.
+    Return,
+    /// Capture three legs that are held: forward only.
+    Capture,
+}
+
+/// A rule that is taken out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Twin {
+    /// A cancel that finds nothing leaves nothing.
+    NoTombstone,
+    /// Cancels are sent when the saga is turned back in memory, before COMPENSATING is durable.
+    CancelBeforeDurable,
+    /// Only legs that are known to have applied are cancelled.
+    CancelOnlyKnown,
+    /// A decline is answered, and not stored.
+    DeclineNotRecorded,
+    /// Transitions are written whatever the row's state and epoch.
+    NoCompareAndSet,
+    /// The answer leaves when the saga is decided, before that is durable.
+    AnswerBeforeDurable,
+    /// After an unknown COMMIT the row is read, and what is not there is believed not to come.
+    UnknownByReading,
+    /// Who cancels by key moves the saga, and leaves it in its owner's hands and epoch.
+    NoTakeover,
+}
+
+/// How far the model goes.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Executors.
+    pub executors: usize,
+    /// The last epoch.
+    pub epochs: u8,
+    /// Faults: crashes, lost answers, unknown commits, poison.
+    pub faults: u8,
+}
+
+/// The protocol in a scenario, whole or with a rule taken out.
+#[derive(Debug, Clone)]
+pub struct Protocol {
+    /// What the saga does.
+    pub scenario: Scenario,
+    /// The rule that is missing.
+    pub twin: Option<Twin>,
+    /// How far it goes.
+    pub bounds: Bounds,
+    /// Legs of the saga, at most [`LEGS`].
+    pub legs: usize,
+    pub(crate) rule: Rule,
+}
+
+impl Protocol {
+    /// The protocol in a scenario.
+    #[must_use]
+    pub fn new(scenario: Scenario, bounds: Bounds) -> Self {
+        Self { scenario, twin: None, bounds, legs: LEGS, rule: Rule::of_the_fold() }
+    }
+
+    /// The same with a rule taken out.
+    #[must_use]
+    pub fn without(mut self, twin: Twin) -> Self {
+        self.twin = Some(twin);
+        self
+    }
+
+    /// The same with a single leg.
+    #[must_use]
+    pub fn with_one_leg(mut self) -> Self {
+        self.legs = 1;
+        self
+    }
+
+    pub(crate) fn lacks(&self, twin: Twin) -> bool {
+        self.twin == Some(twin)
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        if self.scenario == Scenario::Redeem { Kind::Compensable } else { Kind::ForwardOnly }
+    }
+
+    /// What a command asks of a leg.
+    pub(crate) fn ask(&self, way: Way) -> Ask {
+        match (self.scenario, way) {
+            (Scenario::Redeem, Way::Forward) => Ask::Debit,
+            (Scenario::Capture, _) => Ask::Capture,
+            _ => Ask::Cancel,
+        }
+    }
+
+    pub(crate) fn run(&self, epoch: u8, state: State, recovered: bool) -> Run {
+        let clock = Clocks { deadline: DEADLINE, budget_from: 0 };
+        Run {
+            epoch,
+            machine: Machine::new(self.kind(), state, self.legs, clock, recovered, LIMITS),
+            waits: [Waits::Idle; LEGS],
+            writing: None,
+            known: [false; LEGS],
+        }
+    }
+
+    /// Whether a leg is where a completed saga wants it.
+    fn is_done(&self, leg: Stored) -> bool {
+        match self.scenario {
+            Scenario::Redeem | Scenario::Capture => leg == Stored::Applied,
+            Scenario::Return => !leg.in_force(),
+        }
+    }
+
+    /// COMPLETED: every leg is in force. COMPENSATED: none is.
+    pub(crate) fn legs_agree(&self, world: &World) -> bool {
+        let legs = &world.legs[..self.legs];
+        match world.row.map(|row| row.state) {
+            Some(State::Completed) => legs.iter().all(|leg| self.is_done(*leg)),
+            Some(State::Compensated) => legs.iter().all(|leg| !leg.in_force()),
+            _ => true,
+        }
+    }
+
+    /// What was told is what is.
+    pub(crate) fn told_agrees(&self, world: &World) -> bool {
+        let state = world.row.map(|row| row.state);
+        match world.told {
+            None => true,
+            Some(Told::Completed) => state == Some(State::Completed),
+            Some(Told::Refused) => world.row.is_none_or(|row| row.backward),
+        }
+    }
+}
+
+impl Model for Protocol {
+    type State = World;
+    type Action = Step;
+
+    fn init_states(&self) -> Vec<World> {
+        let legs = match self.scenario {
+            Scenario::Redeem => Stored::Nothing,
+            Scenario::Return => Stored::Applied,
+            Scenario::Capture => Stored::Held,
+        };
+        vec![World {
+            row: None,
+            inserting: true,
+            pending: None,
+            runs: vec![None; self.bounds.executors],
+            legs: [legs; LEGS],
+            sent: [[false; 2]; LEGS],
+            told: None,
+            is_cancelled: false,
+            is_late: false,
+            faults_left: self.bounds.faults,
+            is_illegal: false,
+        }]
+    }
+
+    fn actions(&self, world: &World, steps: &mut Vec<Step>) {
+        self.steps(world, steps);
+    }
+
+    fn next_state(&self, world: &World, step: Step) -> Option<World> {
+        let mut next = world.clone();
+        self.take(&mut next, step);
+        (next != *world).then_some(next)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::always("COMPLETED: every leg in force; COMPENSATED: none", |model, world| {
+                model.legs_agree(world)
+            }),
+            Property::always("what was told is what is", |model, world| model.told_agrees(world)),
+            Property::always("an acknowledged cancel is never completed", |_, world: &World| {
+                !world.is_cancelled || world.row.is_some_and(|row| row.state != State::Completed)
+            }),
+            Property::always("an epoch has one runner", |_, world: &World| {
+                let mut runs = world.runs.iter().flatten().enumerate();
+                runs.all(|(n, run)| {
+                    world.runs.iter().flatten().skip(n + 1).all(|other| other.epoch != run.epoch)
+                })
+            }),
+            Property::always("a parked saga has one open dead letter, another none", |_, world: &World| {
+                world.row.is_none_or(|row| row.letters == u8::from(row.state == State::DeadLetter))
+            }),
+            Property::always("no event meets a state that it does not fit", |_, world: &World| {
+                !world.is_illegal
+            }),
+            Property::always("healed, everything ends well", |model, world| model.heals(world)),
+            Property::sometimes("completed", |_, world: &World| {
+                world.row.is_some_and(|row| row.state == State::Completed)
+            }),
+        ]
+    }
+}
