@@ -20,13 +20,15 @@ use crate::{
     write::{DeadLetter, Move, STUCK_AFTER_MS, Write},
 };
 
-/// Sagas whose owner is not alive. The count of poison rises only where an owner died; `owner IS NULL` was handed over.
+/// Sagas whose owner is not alive. A beat from the future is no sign of life either: it was written before the database's clock
+/// stepped back, and who is alive beats again at once. The count of poison rises only where an owner died; `owner IS NULL` was handed over.
 const CLAIM: &str = concat!(
     "WITH free AS (
          SELECT f.saga_id FROM saga.saga f
          WHERE f.state IN (0, 1) AND NOT EXISTS (
              SELECT 1 FROM saga.process p
-             WHERE p.process_id = f.owner AND p.beat_at > clock_timestamp() - make_interval(secs => $2 / 1000.0))
+             WHERE p.process_id = f.owner
+               AND abs(extract(epoch FROM clock_timestamp() - p.beat_at)) < $2 / 1000.0)
          ORDER BY f.saga_id LIMIT $3 FOR UPDATE SKIP LOCKED
      ), claimed AS (
          UPDATE saga.saga s SET owner = $1, epoch = s.epoch + 1,

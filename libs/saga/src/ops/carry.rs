@@ -79,7 +79,8 @@ impl<D: Domain> Engine<D> {
                  SELECT b.bulk_id FROM saga.bulk_replay b
                  WHERE b.finished_at IS NULL AND (b.owner = $1 OR NOT EXISTS (
                      SELECT 1 FROM saga.process p
-                     WHERE p.process_id = b.owner AND p.beat_at > clock_timestamp() - make_interval(secs => $2 / 1000.0)))
+                     WHERE p.process_id = b.owner
+                       AND abs(extract(epoch FROM clock_timestamp() - p.beat_at)) < $2 / 1000.0))
                  ORDER BY b.bulk_id LIMIT $3 FOR UPDATE SKIP LOCKED
              )
              UPDATE saga.bulk_replay b SET owner = $1 FROM free WHERE b.bulk_id = free.bulk_id

@@ -249,6 +249,27 @@ async fn c15_a_zombie_wakes_after_a_pause() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_died_before_the_clock_stepped_back_is_dead() {
+    let system = System::start().await;
+    let (dying, other) = (system.wallet().await, system.wallet().await);
+    let reward = system.fund(TILL, 620, 5000, 2250).await;
+    all(&system, Mode::HoldRequests);
+    let _till = redeem(&system, &dying, "k", order(TILL, &reward));
+    until(&system, T1).await;
+    dying.engine.crash();
+    // To its last beats the database's clock has gone back by an hour; those who live beat on.
+    system
+        .execute(
+            "UPDATE saga.process SET beat_at = beat_at + interval '1 hour'
+             WHERE process_id = (SELECT owner FROM saga.saga WHERE operation = 'redeem')",
+        )
+        .await;
+    cut_what_is_on_the_way(&system).await;
+    system.until_status(&other, "k", "completed").await;
+    is_completed_once(&system, &other, &reward).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn c16_a_saga_that_kills_its_owners_is_parked() {
     let system = System::start().await;
     let reward = system.fund(TILL, 620, 5000, 2250).await;
