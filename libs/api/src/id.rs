@@ -89,7 +89,7 @@ impl fmt::Display for CustomerId {
 /// The id under which tenders know the legs of one saga.
 ///
 /// It is derived from what the caller sent, not drawn: should the wallet's database lose its tail, the
-/// till's retry meets the legs that it already has (DESIGN §5, C17).
+/// till's retry meets the legs that it already has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct LegsId(pub Uuid);

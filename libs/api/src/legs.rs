@@ -1,4 +1,4 @@
-//! The leg protocol: what a saga may ask of a tender (DESIGN §4), on the internal listener only.
+//! The leg protocol: what a saga may ask of a tender, on the internal listener only.
 //!
 //! | call | body | answer |
 //! |---|---|---|
