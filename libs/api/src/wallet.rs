@@ -126,6 +126,12 @@ impl TenderKind {
             Self::StoreCredit => "store_credit",
         }
     }
+
+    /// The kind with this name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
 }
 
 /// How tenders are chosen where none are named.

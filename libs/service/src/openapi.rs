@@ -62,12 +62,12 @@ pub struct About {
 /// Routes with their document at `/openapi.json` and a page to try it at `/docs`.
 pub fn publish(routes: OpenApiRouter, about: About) -> Router {
     let (routes, document) = routes.split_for_parts();
-    let document = complete(document, about);
-    let notices = Arc::new(notices(&document));
-    let announced = move |request: Request, next: Next| announce(notices.clone(), request, next);
+    let mut document = complete(document, about);
+    let notices = notices(&mut document);
+    // While nothing is deprecated no request pays for the question.
+    let routes = if notices.is_empty() { routes } else { announcing(routes, notices) };
     let json = Json(document);
     routes
-        .route_layer(middleware::from_fn(announced))
         .route("/openapi.json", get(async move || json))
         .merge(SwaggerUi::new("/docs").config(utoipa_swagger_ui::Config::from("/openapi.json")))
 }
@@ -140,10 +140,11 @@ fn operations_mut(item: &mut PathItem) -> impl Iterator<Item = (HttpMethod, &mut
 type Notice = Vec<(HeaderName, HeaderValue)>;
 
 /// By method and path, the deprecated operations.
-fn notices(document: &OpenApi) -> HashMap<(Method, String), Notice> {
+type Notices = HashMap<(Method, String), Notice>;
+
+fn notices(document: &mut OpenApi) -> Notices {
     let mut notices = HashMap::new();
-    let mut paths = document.paths.clone();
-    for (path, item) in &mut paths.paths {
+    for (path, item) in &mut document.paths.paths {
         for (method, operation) in operations_mut(item) {
             let notice = notice(operation);
             if !notice.is_empty() {
@@ -173,13 +174,16 @@ fn axum_method(method: &HttpMethod) -> Method {
     }
 }
 
-async fn announce(notices: Arc<HashMap<(Method, String), Notice>>, request: Request, next: Next) -> Response {
-    let notice = match request.extensions().get::<MatchedPath>() {
-        Some(path) if !notices.is_empty() => {
-            notices.get(&(request.method().clone(), path.as_str().to_owned())).cloned()
-        }
-        _ => None,
-    };
+fn announcing(routes: Router, notices: Notices) -> Router {
+    let notices = Arc::new(notices);
+    let announced = move |request: Request, next: Next| announce(notices.clone(), request, next);
+    routes.route_layer(middleware::from_fn(announced))
+}
+
+async fn announce(notices: Arc<Notices>, request: Request, next: Next) -> Response {
+    let path = request.extensions().get::<MatchedPath>();
+    let notice =
+        path.and_then(|path| notices.get(&(request.method().clone(), path.as_str().to_owned())).cloned());
     let mut response = next.run(request).await;
     response.headers_mut().extend(notice.into_iter().flatten());
     response

@@ -181,7 +181,7 @@ impl Places {
         let mut places = HashMap::from(TenderKind::ALL.map(|kind| (kind, Some(Place::default()))));
         for part in cursor.into_iter().flat_map(|cursor| cursor.split(';')) {
             let (name, place) = part.split_once('=')?;
-            let kind = TenderKind::ALL.into_iter().find(|kind| kind.as_str() == name)?;
+            let kind = TenderKind::parse(name)?;
             places.insert(kind, if place == END { None } else { Some(Place::parse(place)?) });
         }
         Some(Self(places))

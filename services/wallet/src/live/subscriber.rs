@@ -107,7 +107,7 @@ fn hear(hub: &Hub, payload: &[u8]) {
         tracing::warn!("a message that is no balance change");
         return;
     };
-    let kind = TenderKind::ALL.into_iter().find(|kind| kind.as_str() == changed.tender);
+    let kind = TenderKind::parse(&changed.tender);
     let (Some(kind), Ok(customer_id)) = (kind, changed.customer_id.try_into()) else { return };
     let owner = Owner { business_id: changed.business_id, customer_id };
     let totals = Totals {

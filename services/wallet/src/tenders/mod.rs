@@ -51,6 +51,6 @@ impl Tenders {
     /// The client whose kind has this name.
     #[must_use]
     pub fn named(&self, name: &str) -> Option<&Tender> {
-        TenderKind::ALL.into_iter().find(|kind| kind.as_str() == name).map(|kind| self.get(kind))
+        TenderKind::parse(name).map(|kind| self.get(kind))
     }
 }

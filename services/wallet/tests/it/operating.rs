@@ -215,18 +215,7 @@ async fn without_a_database_the_answer_is_503_at_once_and_never_a_guess() {
 async fn gauges_show_what_waits_and_fall_back_to_nothing() {
     let metrics = service::telemetry::metrics().expect("a recorder");
     let system = System::start().await;
-    system
-        .execute(
-            "WITH parked AS (
-                 INSERT INTO saga.saga (saga_id, business_id, operation, scope, key, request_hash, kind, version, legs_id, plan,
-                     state, epoch, deadline_at, budget_from, due_at)
-                 SELECT gen_random_uuid(), 'demo', 'redeem', '', 'k' || n, '', 0, 99, gen_random_uuid(), '{}',
-                     4, 1, now(), now(), now() FROM generate_series(1, 3) n RETURNING saga_id
-             )
-             INSERT INTO saga.dead_letter (saga_id, business_id, code, detail)
-             SELECT saga_id, 'demo', 'unreadable', '{}' FROM parked",
-        )
-        .await;
+    system.park_unreadable(3).await;
     let wallet = system.wallet().await;
     let shown = async |line: &str| {
         for _ in 0..80 {

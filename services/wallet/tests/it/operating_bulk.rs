@@ -243,18 +243,7 @@ async fn what_cannot_be_replayed_is_refused_and_says_why() {
 async fn a_replay_has_at_most_ten_thousand_and_says_that_there_are_more() {
     let system = System::start().await;
     let wallet = system.wallet().await;
-    system
-        .execute(
-            "WITH parked AS (
-                 INSERT INTO saga.saga (saga_id, business_id, operation, scope, key, request_hash, kind, version, legs_id, plan,
-                     state, epoch, deadline_at, budget_from, due_at)
-                 SELECT gen_random_uuid(), 'demo', 'redeem', '', 'k' || n, '', 0, 99, gen_random_uuid(), '{}',
-                     4, 1, now(), now(), now() FROM generate_series(1, 10001) n RETURNING saga_id
-             )
-             INSERT INTO saga.dead_letter (saga_id, business_id, code, detail)
-             SELECT saga_id, 'demo', 'unreadable', '{}' FROM parked",
-        )
-        .await;
+    system.park_unreadable(10_001).await;
     let mut order = bulk("many", 1, &json!({}));
     order["dry_run"] = json!(true);
     let (_, preview) = file(&system, &wallet, &order).await;

@@ -309,6 +309,23 @@ impl System {
         value
     }
 
+    /// So many parked sagas that no version can read, without going through a wallet.
+    pub async fn park_unreadable(&self, count: i32) {
+        let pool = sqlx::PgPool::connect_with(self.database.admin()).await.expect("a pool");
+        let parked = sqlx::query(
+            "WITH parked AS (
+                 INSERT INTO saga.saga (saga_id, business_id, operation, scope, key, request_hash, kind, version, legs_id, plan,
+                     state, epoch, deadline_at, budget_from, due_at)
+                 SELECT gen_random_uuid(), 'demo', 'redeem', '', 'k' || n, '', 0, 99, gen_random_uuid(), '{}',
+                     4, 1, now(), now(), now() FROM generate_series(1, $1) n RETURNING saga_id
+             )
+             INSERT INTO saga.dead_letter (saga_id, business_id, code, detail)
+             SELECT saga_id, 'demo', 'unreadable', '{}' FROM parked",
+        );
+        parked.bind(count).execute(&pool).await.expect("done");
+        pool.close().await;
+    }
+
     pub async fn execute(&self, statement: &'static str) {
         let pool = sqlx::PgPool::connect_with(self.database.admin()).await.expect("a pool");
         sqlx::query(statement).execute(&pool).await.expect("done");
