@@ -60,6 +60,7 @@ struct Switches {
     hold: AtomicU32,
     lost: AtomicU32,
     refuses: AtomicBool,
+    astray: Mutex<Option<u16>>,
     fired: AtomicU64,
     pieces: AtomicU64,
 }
@@ -75,7 +76,11 @@ struct Shared {
 
 impl Shared {
     async fn connect(&self) -> std::io::Result<TcpStream> {
-        TcpStream::connect((self.server.0.as_str(), self.server.1)).await
+        let astray = *lock(&self.switches.astray);
+        if astray.is_some() {
+            self.switches.fire();
+        }
+        TcpStream::connect((self.server.0.as_str(), astray.unwrap_or(self.server.1))).await
     }
 }
 
@@ -138,6 +143,7 @@ impl Proxy {
         self.set_weather(Weather::default());
         *lock(&self.switches.strike) = None;
         self.refuse(false);
+        *lock(&self.switches.astray) = None;
         self.release();
         self.set(Mode::Pass);
     }
@@ -145,6 +151,11 @@ impl Proxy {
     /// Whether new connections are closed at once, as if the server were away.
     pub fn refuse(&self, refuses: bool) {
         self.switches.refuses.store(refuses, Ordering::SeqCst);
+    }
+
+    /// New connections lead to another port of the server's host, as with a wrong name in a directory.
+    pub fn lead_astray(&self, port: u16) {
+        *lock(&self.switches.astray) = Some(port);
     }
 
     /// Holds the next so many pieces of requests back until [`Proxy::release`], while whatever comes after them passes.

@@ -12,7 +12,7 @@ use tokio::{
 
 use super::{
     Mode, Shared,
-    strike::{Strike, Weather},
+    strike::{FLOOD, Strike, Weather},
 };
 
 /// What is left of a connection.
@@ -96,6 +96,11 @@ impl Pump {
                 return std::future::pending().await;
             }
             Some(Strike::Twice) => self.second = self.shared.connect().await.ok(),
+            Some(Strike::Instead(answer)) => {
+                self.to.write_all(answer.as_bytes()).await?;
+                return Ok(Next::Closed);
+            }
+            Some(Strike::Flood) => return self.flood().await,
             Some(Strike::Garbage) => {
                 let half = piece.len() / 2;
                 piece[half..].fill(b'#');
@@ -103,6 +108,17 @@ impl Pump {
         }
         self.deliver(piece, weather, throw).await?;
         Ok(Next::GoesOn)
+    }
+
+    async fn flood(&mut self) -> std::io::Result<Next> {
+        let head =
+            format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {FLOOD}\r\n\r\n");
+        self.to.write_all(head.as_bytes()).await?;
+        let blanks = [b' '; 64 * 1024];
+        for _ in 0..FLOOD / blanks.len() {
+            self.to.write_all(&blanks).await?;
+        }
+        Ok(Next::Closed)
     }
 
     /// `None` when the proxy is gone.
@@ -204,7 +220,19 @@ mod tests {
         assert_eq!(say(&proxy, b"12345678").await.expect("an echo"), b"1234####");
         proxy.strike(Strike::HalfClose, 1);
         assert_eq!(say(&proxy, b"POST 678").await.expect("an echo"), b"POST 678");
-        assert_eq!(proxy.fired(), 4);
+        proxy.strike(Strike::Instead("HTTP/1.1 503"), 1);
+        assert_eq!(say(&proxy, b"HTTP/1.1 200").await.expect("an answer"), b"HTTP/1.1 503");
+        assert_eq!(proxy.fired(), 5);
+    }
+
+    #[tokio::test]
+    async fn what_goes_astray_arrives_elsewhere_until_it_is_healed() {
+        let (proxy, other) = (echo().await, Proxy::start("127.0.0.1", 1).await);
+        proxy.lead_astray(other.port);
+        assert!(say(&proxy, b"12345678").await.map_or(true, |heard| heard.is_empty()));
+        proxy.heal();
+        assert_eq!(say(&proxy, b"12345678").await.expect("an echo"), b"12345678");
+        assert_eq!(proxy.fired(), 1);
     }
 
     #[tokio::test]

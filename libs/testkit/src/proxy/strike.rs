@@ -19,7 +19,14 @@ pub enum Strike {
     Twice,
     /// The end of an answer is garbage.
     Garbage,
+    /// An HTTP answer is this one instead, and the connection ends.
+    Instead(&'static str),
+    /// An HTTP answer is [`FLOOD`] bytes of blanks that call themselves JSON.
+    Flood,
 }
+
+/// More than anybody should read of an answer.
+pub(super) const FLOOD: usize = 64 << 20;
 
 impl Strike {
     /// Whether this is a piece for it.
@@ -32,6 +39,7 @@ impl Strike {
             Self::ReplyAt(bytes) => !is_request && piece.len() > bytes,
             Self::HalfClose | Self::Twice => is_request && is_call(piece),
             Self::Garbage => !is_request,
+            Self::Instead(_) | Self::Flood => !is_request && piece.starts_with(b"HTTP/1.1 "),
         }
     }
 }
@@ -116,6 +124,9 @@ mod tests {
             (Strike::Twice, true, b"POST /x HTTP/1.1", true),
             (Strike::Twice, true, b"GET /x HTTP/1.1", false),
             (Strike::Garbage, false, b"HTTP/1.1 200", true),
+            (Strike::Flood, false, b"HTTP/1.1 200", true),
+            (Strike::Flood, false, b"the rest of an answer", false),
+            (Strike::Instead(""), true, b"HTTP/1.1 200", false),
         ] {
             assert_eq!(strike.fits(is_request, piece), fits, "{strike:?} {is_request}");
         }
