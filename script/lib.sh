@@ -152,7 +152,8 @@ start_postgres() {
   if is_root; then chown postgres "$home"; fi
   chmod 700 "$home"
   if [ ! -s "$home/data/PG_VERSION" ]; then
-    rm -rf "$home/data"
+    # What is in it, not itself: it may be a link to a disk of its own.
+    find "$home/data/" -mindepth 1 -delete 2>/dev/null || true
     (umask 077 && od -An -N16 -tx1 /dev/urandom | tr -d ' \n' >"$home/password")
     if is_root; then chown postgres "$home/password"; fi
     as_postgres "$bin/initdb" -D "$home/data" -U postgres --pwfile="$home/password" --auth=scram-sha-256 \
