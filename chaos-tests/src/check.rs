@@ -127,7 +127,9 @@ impl Moment {
         let row = sqlx::query(
             "SELECT coalesce((percentile_disc(0.5) WITHIN GROUP (ORDER BY took))::bigint, 0), coalesce(max(took)::bigint, 0)
              FROM (SELECT extract(epoch FROM ended_at - $1::timestamptz) * 1000 AS took FROM saga.saga
-                   WHERE created_at < $1::timestamptz AND ended_at > $1::timestamptz) AS open",
+                   WHERE created_at < $1::timestamptz AND ended_at > $1::timestamptz
+                     -- Not what ended before, while the clock was ahead.
+                     AND ended_at <= clock_timestamp()) AS open",
         )
         .bind(&self.at)
         .fetch_one(&mut wallet)
@@ -156,21 +158,22 @@ async fn until_quiet(cluster: &Cluster, wallet: &mut PgConnection, since: &Momen
             return Err(stuck(cluster, wallet, since).await);
         }
         if letters > 0 {
-            replay_dead_letters(cluster).await;
+            replay_dead_letters(cluster, 0).await;
         }
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
 }
 
-/// What an operator does once the tenders are back.
-async fn replay_dead_letters(cluster: &Cluster) {
+/// What an operator does once the tenders are back; whether there was something to replay.
+pub(crate) async fn replay_dead_letters(cluster: &Cluster, wallet: usize) -> bool {
     let request = cluster
         .client
-        .post(format!("{}/api/v1/ops/dead-letters/replay", cluster.wallets[0].url))
+        .post(format!("{}/api/v1/ops/dead-letters/replay", cluster.wallets[wallet].url))
         .bearer_auth(cluster.tokens.staff(BUSINESS, "ops"));
     let body = json!({ "operation_id": uuid::Uuid::new_v4().to_string(), "reason": "healed", "rate_per_second": 500 });
-    // Whether it was taken shows in the database.
-    let _ = request.json(&body).send().await;
+    let Ok(answer) = request.json(&body).send().await else { return false };
+    let said: serde_json::Value = answer.json().await.unwrap_or_default();
+    said["matched"].as_i64().is_some_and(|matched| matched > 0)
 }
 
 /// What holds up: open sagas with their owners, what Postgres is doing, and what passed the proxies.

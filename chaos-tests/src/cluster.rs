@@ -35,6 +35,17 @@ pub struct Node {
     pub process: Process,
 }
 
+impl Node {
+    /// The port of its internal listener.
+    ///
+    /// # Panics
+    /// When it has none.
+    #[must_use]
+    pub fn internal_port(&self) -> u16 {
+        self.internal.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).expect("a port")
+    }
+}
+
 /// The system under test. Dropped, its processes end before its databases are checked and dropped.
 pub struct Cluster {
     /// The orchestrators.

@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use sqlx::PgConnection;
 use testkit::{Dice, Mode, Strike, Weather};
 
-use crate::{Cluster, Load, Sale, Shop, links::Way, points, postgres, races, redis};
+use crate::{
+    Cluster, Load, Sale, Shop, disk::Disk, links::Way, machine::Machine, points, postgres, races, redis,
+    server,
+};
 
 /// A process, from 0: points, store credit, digital rewards, wallet-1, wallet-2.
 pub type Who = usize;
@@ -34,6 +37,8 @@ pub enum Fault {
     Flap(Way, Mode, u64),
     /// New connections are refused, and those that are open are cut.
     Refuse(Way),
+    /// New connections lead to another process instead, and those that are open are cut.
+    Astray(Way, Who),
     /// What everything on a way goes through.
     Weather(Way, Weather),
     /// What hits so many pieces on each connection way.
@@ -50,14 +55,26 @@ pub enum Fault {
     PostgresStatementsCancelled(u32),
     /// Somebody else holds the locks of every account and every saga.
     PostgresLocked,
+    /// Somebody else holds whole tables, as a migration does.
+    PostgresTablesLocked,
+    /// Somebody else takes the locks of accounts in the opposite order, so often.
+    PostgresDeadlocks(u32),
+    /// Its clock is off by each of these, one after the other, and right in the end.
+    PostgresClock(&'static [&'static str]),
     /// Its databases may only be read, as on a standby.
     PostgresReadOnly,
     /// No connection is left.
     PostgresExhausted,
     /// All its backends are stopped.
     PostgresFrozen,
+    /// Its disk.
+    Disk(Disk),
+    /// The machine under everything.
+    Machine(Machine),
     /// `kill -9` of Redis, which comes back empty.
     RedisKilled,
+    /// Redis has no memory left for writes.
+    RedisFull,
     /// Redis is stopped.
     RedisFrozen,
     /// Redis is told this every 100 ms: FLUSHALL, CLIENT KILL…
@@ -68,19 +85,40 @@ pub enum Fault {
     SameKey(usize),
     /// So many redemptions of one balance that covers a part of them.
     OneBalance(usize),
+    /// Dead letters are replayed all the time, on both orchestrators, whether their tender is back or not.
+    Replays,
 }
 
 /// A fault that has begun.
 #[derive(Default)]
 pub struct Armed {
     /// How often it has hit something so far.
-    fired: u64,
-    /// What counted on proxies before.
-    before: u64,
+    pub(crate) fired: u64,
+    /// What was counted before it began.
+    pub(crate) before: u64,
+    /// What ends it when this is dropped.
+    pub(crate) undo: Vec<Undo>,
     frozen: Vec<u32>,
     taken: Vec<PgConnection>,
     extra: Option<Load>,
     sales: Vec<Sale>,
+}
+
+/// What has to be done even if the suite fails: it outlives no scenario.
+pub(crate) struct Undo(Option<Box<dyn FnOnce() + Send>>);
+
+impl Undo {
+    pub(crate) fn with(undo: impl FnOnce() + Send + 'static) -> Self {
+        Self(Some(Box::new(undo)))
+    }
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        if let Some(undo) = self.0.take() {
+            undo();
+        }
+    }
 }
 
 /// What came of a fault.
@@ -108,15 +146,28 @@ pub struct Scene<'a> {
 
 /// Longest wait for a fail point to be hit, or for answers to come.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Long enough for every connection to have said something, and to have been cut.
+const CUT: Duration = Duration::from_millis(300);
 
 impl Fault {
+    /// What this machine lacks for it, if anything: then the scenario is left out, and says so.
+    #[must_use]
+    pub fn lacks(&self) -> Option<&'static str> {
+        match self {
+            Self::Disk(disk) => disk.lacks(),
+            Self::Machine(machine) => machine.lacks(),
+            Self::PostgresClock(_) => server::faketime().is_none().then_some("libfaketime"),
+            _ => None,
+        }
+    }
+
     /// Begins it. `hold`: how long it is to last, for faults that take their time here.
     pub async fn arm(&self, scene: &mut Scene<'_>, hold: Duration) -> Armed {
-        let mut armed =
-            Armed { before: self.way().map_or(0, |way| scene.cluster.links.fired(way)), ..Armed::default() };
-        let seed = scene.dice.throw();
-        for proxy in self.way().into_iter().flat_map(|way| scene.cluster.links.on(way)) {
-            proxy.seed(seed);
+        let mut armed = Armed::default();
+        if let Some(way) = self.way() {
+            armed.before = scene.cluster.links.fired(way);
+            self.arm_way(scene, way, hold).await;
+            return armed;
         }
         match *self {
             Self::Kill(who, times) => armed.fired = kill(scene, who, times).await,
@@ -135,23 +186,8 @@ impl Fault {
                 points::arm(scene.cluster, who, point, &format!("abort@{hit}")).await;
             }
             Self::Point(who, point, order) => points::arm(scene.cluster, who, point, order).await,
-            Self::Mode(way, mode) => scene.cluster.links.on(way).iter().for_each(|proxy| proxy.set(mode)),
-            Self::Flap(way, mode, millis) => flap(scene, way, mode, millis, hold).await,
-            Self::Refuse(way) => {
-                for proxy in scene.cluster.links.on(way) {
-                    proxy.refuse(true);
-                    proxy.set(Mode::Cut);
-                }
-            }
-            Self::Weather(way, weather) => {
-                scene.cluster.links.on(way).iter().for_each(|proxy| proxy.set_weather(weather));
-            }
-            Self::Strike(way, strike, count) => {
-                scene.cluster.links.on(way).iter().for_each(|proxy| proxy.strike(strike, count));
-            }
-            Self::Late(way, count) => {
-                scene.cluster.links.on(way).iter().for_each(|proxy| proxy.hold_next(count));
-            }
+            Self::Disk(disk) => disk.arm(&mut armed).await,
+            Self::Machine(machine) => machine.arm(scene, &mut armed).await,
             Self::Burst(tills, millis) => {
                 let name = format!("{}-burst", scene.name);
                 let patience = Duration::from_millis(millis);
@@ -166,16 +202,46 @@ impl Fault {
                 armed.sales = races::one_balance(scene.cluster, scene.name, count).await;
                 armed.fired = armed.sales.len() as u64;
             }
+            Self::Replays => armed.fired = races::replays(scene.cluster, hold).await,
             _ => self.arm_server(scene, &mut armed, hold).await,
         }
         armed
+    }
+
+    async fn arm_way(&self, scene: &mut Scene<'_>, way: Way, hold: Duration) {
+        let seed = scene.dice.throw();
+        let proxies = scene.cluster.links.on(way);
+        proxies.iter().for_each(|proxy| proxy.seed(seed));
+        match *self {
+            Self::Mode(_, mode) => proxies.iter().for_each(|proxy| proxy.set(mode)),
+            Self::Flap(_, mode, millis) => flap(scene, way, mode, millis, hold).await,
+            Self::Refuse(_) => {
+                for proxy in proxies {
+                    proxy.refuse(true);
+                    proxy.set(Mode::Cut);
+                }
+            }
+            Self::Astray(_, who) => {
+                let port = scene.cluster.nodes().nth(who).expect("a process").internal_port();
+                for proxy in proxies {
+                    proxy.lead_astray(port);
+                    proxy.set(Mode::Cut);
+                }
+                tokio::time::sleep(CUT).await;
+                scene.cluster.links.on(way).iter().for_each(|proxy| proxy.set(Mode::Pass));
+            }
+            Self::Weather(_, weather) => proxies.iter().for_each(|proxy| proxy.set_weather(weather)),
+            Self::Strike(_, strike, count) => proxies.iter().for_each(|proxy| proxy.strike(strike, count)),
+            Self::Late(_, count) => proxies.iter().for_each(|proxy| proxy.hold_next(count)),
+            _ => {}
+        }
     }
 
     async fn arm_server(&self, scene: &mut Scene<'_>, armed: &mut Armed, hold: Duration) {
         match *self {
             Self::PostgresRestarts(times) => {
                 for _ in 0..times {
-                    postgres::restart().await;
+                    server::restart().await;
                     armed.fired += 1;
                     tokio::time::sleep(Duration::from_millis(1_000 + scene.dice.below(1_500))).await;
                 }
@@ -193,9 +259,13 @@ impl Fault {
                     tokio::time::sleep(Duration::from_millis(20 + scene.dice.below(40))).await;
                 }
             }
-            Self::PostgresLocked => {
-                (armed.taken, armed.fired) = postgres::lock(scene.cluster).await;
+            Self::PostgresLocked => (armed.taken, armed.fired) = postgres::lock(scene.cluster).await,
+            Self::PostgresTablesLocked => {
+                armed.taken = postgres::lock_tables(scene.cluster).await;
+                armed.fired = armed.taken.len() as u64;
             }
+            Self::PostgresDeadlocks(times) => armed.fired = postgres::deadlock(scene.cluster, times).await,
+            Self::PostgresClock(offsets) => armed.fired = clock(scene.cluster, offsets, hold).await,
             Self::PostgresReadOnly => armed.fired = postgres::set_read_only(scene.cluster, true).await,
             Self::PostgresExhausted => {
                 armed.taken = postgres::exhaust(scene.cluster).await;
@@ -213,6 +283,10 @@ impl Fault {
                 scene.cluster.redis.stop();
                 armed.fired = 1;
             }
+            Self::RedisFull => {
+                redis::tell(scene.cluster.redis_port, "CONFIG SET maxmemory 1").await;
+                armed.fired = redis::refusals(scene.cluster.redis_port, hold).await;
+            }
             Self::RedisTold(command) => {
                 let until = Instant::now() + hold;
                 while Instant::now() < until {
@@ -225,7 +299,7 @@ impl Fault {
     }
 
     /// Ends it. What it took down is started again, and may take a moment.
-    pub async fn heal(&self, scene: &mut Scene<'_>, armed: Armed) -> Healed {
+    pub async fn heal(&self, scene: &mut Scene<'_>, mut armed: Armed) -> Healed {
         let mut healed = Healed { fired: armed.fired, ..Healed::default() };
         match *self {
             Self::Kill(who, _) => restart(scene.cluster, who),
@@ -249,21 +323,34 @@ impl Fault {
                 healed.fired = points::fired(scene.cluster, who, point, order).await;
                 points::disarm(scene.cluster, who, point).await;
             }
+            Self::Disk(disk) => {
+                healed.fired = disk.heal(scene.cluster, &armed).await;
+                armed.undo.clear();
+                server::start_if_down().await;
+                postgres::until_ready(scene.cluster).await;
+            }
+            Self::Machine(machine) => healed.fired = machine.heal(scene, &armed).await,
             Self::RedisKilled => scene.cluster.redis.restart(),
             Self::RedisFrozen => scene.cluster.redis.resume(),
+            Self::RedisFull => drop(redis::tell(scene.cluster.redis_port, "CONFIG SET maxmemory 0").await),
             Self::PostgresFrozen => postgres::thaw(&armed.frozen),
             Self::PostgresReadOnly => drop(postgres::set_read_only(scene.cluster, false).await),
-            Self::PostgresRestarts(_) | Self::PostgresBackendKilled => {
+            Self::PostgresRestarts(_) | Self::PostgresBackendKilled | Self::PostgresClock(_) => {
                 postgres::until_ready(scene.cluster).await;
             }
             _ => {}
         }
-        drop(armed.taken);
+        drop((armed.undo, armed.taken));
         if let Some(extra) = armed.extra {
             healed.sales = extra.finish().await;
             healed.fired = healed.sales.len() as u64;
         }
         if let Some(way) = self.way() {
+            if matches!(self, Self::Astray(..)) {
+                // What leads to the wrong place would do so for as long as it is open.
+                scene.cluster.links.on(way).iter().for_each(|proxy| proxy.set(Mode::Cut));
+                tokio::time::sleep(CUT).await;
+            }
             scene.cluster.links.on(way).iter().for_each(|proxy| proxy.heal());
             healed.fired = scene.cluster.links.fired(way) - armed.before;
         }
@@ -277,6 +364,7 @@ impl Fault {
             Self::Mode(way, _)
             | Self::Flap(way, ..)
             | Self::Refuse(way)
+            | Self::Astray(way, _)
             | Self::Weather(way, _)
             | Self::Strike(way, ..)
             | Self::Late(way, _) => Some(way),
@@ -285,7 +373,8 @@ impl Fault {
     }
 }
 
-fn node(cluster: &mut Cluster, who: Who) -> &mut crate::cluster::Node {
+/// The process of this number.
+pub(crate) fn node(cluster: &mut Cluster, who: Who) -> &mut crate::cluster::Node {
     if who < WALLET { &mut cluster.tenders[who] } else { &mut cluster.wallets[who - WALLET] }
 }
 
@@ -328,4 +417,22 @@ async fn flap(scene: &mut Scene<'_>, way: Way, mode: Mode, millis: u64, hold: Du
             tokio::time::sleep(Duration::from_millis(millis / 2 + scene.dice.below(millis))).await;
         }
     }
+}
+
+/// The server's clock jumps, each time under load; how many of the offsets were seen.
+async fn clock(cluster: &Cluster, offsets: &'static [&'static str], hold: Duration) -> u64 {
+    let mut seen = Vec::new();
+    for (nth, offset) in offsets.iter().enumerate() {
+        if nth == 0 {
+            server::restart_with_clock(offset).await;
+        } else {
+            server::set_clock(offset);
+        }
+        tokio::time::sleep(hold / u32::try_from(offsets.len()).unwrap_or(1)).await;
+        seen.push(postgres::clock_ahead(cluster).await);
+    }
+    server::restart().await;
+    // By a minute: what is seen late is seen within a second or two.
+    let jumps = seen.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) > 60).count();
+    (jumps + usize::from(seen.first().is_some_and(|first| first.abs() > 60))) as u64
 }

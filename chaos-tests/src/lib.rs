@@ -8,15 +8,18 @@
 
 pub mod check;
 pub mod cluster;
+pub mod disk;
 pub mod fault;
 pub mod links;
 mod load;
+pub mod machine;
 pub mod points;
 pub mod postgres;
 mod process;
 mod races;
 pub mod redis;
 pub mod run;
+pub mod server;
 pub mod table;
 
 pub use check::check;

@@ -77,6 +77,10 @@ async fn main() -> io::Result<ExitCode> {
     let mut outcomes: Vec<Outcome> = Vec::new();
     head()?;
     while let Some(Planned { scenario, seed, is_last }) = plan.next(begun.elapsed()) {
+        if let Some(missing) = scenario.lacks() {
+            writeln!(io::stdout(), "{:<72} left out: it needs {missing}", scenario.name)?;
+            continue;
+        }
         let tag = format!("s{}", outcomes.len());
         let settle = if is_last { Settle::All } else { Settle::Later };
         let outcome = run(&mut cluster, &scenario, &tag, seed, settle).await;

@@ -1,9 +1,6 @@
-//! The private Postgres server, and what can be done to it.
-//!
-//! `script/chaos` starts it and says in `CHAOS_PG_CTL` how it is controlled: `pg_ctl` with its data folder and log, and
-//! whatever has to stand before it.
+//! What can be done to the private Postgres as somebody who may connect to it.
 
-use std::{path::Path, process::Command};
+use std::{process::Command, time::Duration};
 
 use schema::Database;
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
@@ -22,26 +19,6 @@ const TERMINATE: &str = "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)
 const CANCEL: &str = "SELECT count(*) FILTER (WHERE pg_cancel_backend(pid)) FROM pg_stat_activity
     WHERE datname = ANY($1) AND backend_type = 'client backend' AND pid <> pg_backend_pid() AND application_name <> 'chaos'
       AND state = 'active'";
-
-/// Stops the server at once, without a checkpoint, and starts it again.
-///
-/// # Panics
-/// When it does not come back.
-pub async fn restart() {
-    let command = std::env::var("CHAOS_PG_CTL").expect("CHAOS_PG_CTL is not set: run script/chaos");
-    let run = move || {
-        for action in [&["-m", "immediate", "stop"][..], &["start"][..]] {
-            let mut words = command.split(' ');
-            let done = Command::new(words.next().unwrap_or_default())
-                .args(words)
-                .args(action)
-                .current_dir(Path::new("/"))
-                .status();
-            assert!(done.is_ok_and(|status| status.success()), "pg_ctl {action:?} failed");
-        }
-    };
-    tokio::task::spawn_blocking(run).await.expect("pg_ctl");
-}
 
 /// Ends sessions of the services by the server's own word; how many.
 ///
@@ -86,6 +63,100 @@ pub async fn lock(cluster: &Cluster) -> (Vec<PgConnection>, u64) {
         holders.push(holder);
     }
     (holders, rows)
+}
+
+/// Locks whole tables, as a migration does, until the connections are dropped; how many.
+///
+/// # Panics
+/// When the server cannot be asked.
+pub async fn lock_tables(cluster: &Cluster) -> Vec<PgConnection> {
+    let mut holders = Vec::new();
+    for (database, test) in &cluster.databases {
+        let mut holder = PgConnection::connect_with(&test.admin()).await.expect("a connection");
+        let statement = match database {
+            Database::Wallet => "BEGIN; LOCK TABLE saga.saga IN ACCESS EXCLUSIVE MODE",
+            _ => "BEGIN; LOCK TABLE tender.account IN ACCESS EXCLUSIVE MODE",
+        };
+        sqlx::raw_sql(statement).execute(&mut holder).await.expect("a lock");
+        holders.push(holder);
+    }
+    holders
+}
+
+/// Takes locks of two accounts in the opposite of the services' order, in every tender's database at once, so often; how many
+/// deadlocks came of it, each of which ended a transaction of a service.
+///
+/// # Panics
+/// When the server cannot be asked.
+pub async fn deadlock(cluster: &Cluster, times: u32) -> u64 {
+    let mut connection = admin(cluster).await;
+    let before = deadlocks(&mut connection, cluster).await;
+    // Found before anybody gives up waiting.
+    set_deadlock_timeout(&mut connection, "20ms").await;
+    let lockers = cluster.databases.iter().skip(1).map(|(_, test)| lock_backwards(test.admin(), times));
+    futures_util::future::join_all(lockers).await;
+    set_deadlock_timeout(&mut connection, "1s").await;
+    // Sessions count in their own time.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    deadlocks(&mut connection, cluster).await - before
+}
+
+async fn set_deadlock_timeout(connection: &mut PgConnection, timeout: &str) {
+    for statement in
+        [format!("ALTER SYSTEM SET deadlock_timeout = '{timeout}'"), "SELECT pg_reload_conf()".into()]
+    {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut *connection).await.expect("a setting");
+    }
+}
+
+async fn lock_backwards(options: PgConnectOptions, times: u32) {
+    let mut connection = PgConnection::connect_with(&options).await.expect("a connection");
+    // The services' transactions look for deadlocks first, and lose.
+    sqlx::raw_sql("SET deadlock_timeout = '20s'").execute(&mut connection).await.expect("a setting");
+    let accounts: Vec<i64> =
+        sqlx::query_scalar("SELECT account_no FROM tender.account ORDER BY account_no DESC LIMIT 20")
+            .fetch_all(&mut connection)
+            .await
+            .expect("accounts");
+    for (first, second) in accounts.iter().zip(accounts.iter().skip(1)).cycle().take(times as usize) {
+        sqlx::raw_sql("BEGIN").execute(&mut connection).await.expect("a transaction");
+        for account in [first, second] {
+            let lock =
+                sqlx::query("SELECT FROM tender.account WHERE account_no = $1 FOR UPDATE").bind(account);
+            lock.execute(&mut connection).await.expect("a lock");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        sqlx::raw_sql("COMMIT").execute(&mut connection).await.expect("an end");
+    }
+}
+
+async fn deadlocks(connection: &mut PgConnection, cluster: &Cluster) -> u64 {
+    const DEADLOCKS: &str =
+        "SELECT coalesce(sum(deadlocks), 0)::bigint FROM pg_stat_database WHERE datname = ANY($1)";
+    count(connection, DEADLOCKS, cluster).await
+}
+
+/// How many sessions wait for the disk, or for somebody who does.
+///
+/// # Panics
+/// When the server cannot be asked.
+pub async fn waiting_for_disk(cluster: &Cluster) -> u64 {
+    const WAITING: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname = ANY($1) AND state = 'active'
+        AND (wait_event_type = 'IO' OR wait_event IN ('WALWrite', 'WALInsert'))";
+    count(&mut admin(cluster).await, WAITING, cluster).await
+}
+
+/// By how many seconds the server's clock is ahead of this machine's.
+///
+/// # Panics
+/// When the server cannot be asked.
+pub async fn clock_ahead(cluster: &Cluster) -> i64 {
+    let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
+    let theirs: i64 = sqlx::query_scalar("SELECT extract(epoch FROM clock_timestamp())::bigint")
+        .fetch_one(&mut admin(cluster).await)
+        .await
+        .expect("a clock");
+    theirs - i64::try_from(now).unwrap_or(i64::MAX)
 }
 
 /// Whether new sessions may only read, from now on; every session is ended, so that all are new. How many were.
@@ -162,7 +233,7 @@ pub async fn until_ready(cluster: &Cluster) {
         if PgConnection::connect_with(&options(cluster)).await.is_ok() {
             return;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     panic!("Postgres does not answer");
 }

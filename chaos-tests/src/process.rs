@@ -65,6 +65,12 @@ impl Process {
         self.child.wait().expect("an end");
     }
 
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Starts it again, as it was started before.
     pub fn restart(&mut self) {
         self.child = spawn(&self.program, &self.arguments, &self.environment, &self.log);
@@ -119,7 +125,7 @@ impl Process {
     }
 
     fn signal(&self, name: &str) {
-        signal(self.child.id(), name);
+        signal(self.id(), name);
     }
 
     /// Whether it runs, or is stopped.

@@ -1,12 +1,13 @@
 //! Faults that nothing has to break for: two callers at the same instant.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use serde_json::json;
 
 use crate::{
     Cluster, Sale, Shop, Told,
+    check::replay_dead_letters,
     load::{Heard, Till},
 };
 
@@ -14,6 +15,8 @@ use crate::{
 const AT_ONCE: usize = 64;
 /// What each redemption of the one balance takes from each tender.
 const UNITS: i64 = 10;
+/// Pause between replays.
+const REPLAYED_EVERY: Duration = Duration::from_millis(500);
 
 /// Each key is used on both orchestrators at once; both must say the same, byte for byte.
 pub async fn same_key(
@@ -55,6 +58,18 @@ pub async fn one_balance(cluster: &Cluster, name: &str, count: usize) -> Vec<Sal
         }
     });
     futures_util::stream::iter(redeems).buffer_unordered(AT_ONCE).collect().await
+}
+
+/// Dead letters are replayed all the time, on both orchestrators; how many replays were taken on.
+pub async fn replays(cluster: &Cluster, hold: Duration) -> u64 {
+    let (until, mut taken) = (Instant::now() + hold, 0);
+    while Instant::now() < until {
+        for wallet in 0..cluster.wallets.len() {
+            taken += u64::from(replay_dead_letters(cluster, wallet).await);
+        }
+        tokio::time::sleep(REPLAYED_EVERY).await;
+    }
+    taken
 }
 
 fn till(cluster: &Cluster, name: &str, customers: &[(String, String)]) -> Till {

@@ -5,8 +5,10 @@ use std::time::Duration;
 use testkit::{Mode, Strike, Weather};
 
 use crate::{
+    disk::Disk,
     fault::{Fault, WALLET, Who},
     links::Way,
+    machine::Machine,
 };
 
 const POINTS: Who = 0;
@@ -36,6 +38,10 @@ const fn late(latency_ms: u64, jitter_ms: u64) -> Weather {
     Weather { latency: Duration::from_millis(latency_ms), jitter: Duration::from_millis(jitter_ms), ..CALM }
 }
 
+const TOO_MANY: &str = "HTTP/1.1 429 Too Many Requests\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n";
+const UNAVAILABLE: &str = "HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n";
+const CONFLICT: &str = "HTTP/1.1 409 Conflict\r\ncontent-type: application/json\r\ncontent-length: 18\r\n\r\n{\"code\":\"no_idea\"}";
+
 /// Name (with its group), milliseconds that it lasts, fault.
 const FAULTS: &[Line] = &[
     ("A wallet killed", 2_500, Fault::Kill(&[WALLET], 1)),
@@ -64,6 +70,10 @@ const FAULTS: &[Line] = &[
     ),
     ("B garbage for answers", 1_000, Fault::Strike(Way::Tender(CREDIT), Strike::Garbage, 30)),
     ("B answers cut short", 1_000, Fault::Strike(Way::Tender(CREDIT), Strike::ReplyAt(250), 20)),
+    ("B answers without end", 1_500, Fault::Strike(Way::Tender(CREDIT), Strike::Flood, 5)),
+    ("B too many requests", 1_500, Fault::Strike(Way::Tender(POINTS), Strike::Instead(TOO_MANY), 40)),
+    ("B unavailable", 1_500, Fault::Strike(Way::Tender(POINTS), Strike::Instead(UNAVAILABLE), 40)),
+    ("B conflict", 1_500, Fault::Strike(Way::Tender(REWARDS), Strike::Instead(CONFLICT), 40)),
     ("B failure after the commit", 1_500, Fault::Point(CREDIT, "tender::half_a_reply", "panic@1x40")),
     ("B executor slow", 2_500, Fault::Point(REWARDS, "tender::locked", "sleep:600@1x3")),
     ("C reset in a request", 1_500, Fault::Strike(Way::Legs, Strike::RequestAt(100), 10)),
@@ -74,6 +84,9 @@ const FAULTS: &[Line] = &[
     ("C tills cut off", 2_500, Fault::Mode(Way::Till(0), Mode::HoldReplies)),
     ("C flapping", 4_000, Fault::Flap(Way::Legs, Mode::Cut, 300)),
     ("C loss of 5 %", 2_500, Fault::Weather(Way::Legs, Weather { resets_per_mille: 50, ..CALM })),
+    ("C packets lost, 5 %", 2_500, Fault::Machine(Machine::PacketsLost(Way::Legs, 5))),
+    ("C packets lost, 30 %", 3_000, Fault::Machine(Machine::PacketsLost(Way::Legs, 30))),
+    ("C another tender's address", 2_000, Fault::Astray(Way::Tender(POINTS), CREDIT)),
     ("C requests twice", 2_000, Fault::Strike(Way::Legs, Strike::Twice, 10)),
     ("C refused", 2_500, Fault::Refuse(Way::Tender(REWARDS))),
     ("C 8 kbit/s", 3_000, Fault::Weather(Way::Tender(CREDIT), Weather { bandwidth: 1_000, ..CALM })),
@@ -86,6 +99,11 @@ const FAULTS: &[Line] = &[
     ("D sessions ended", 500, Fault::PostgresSessionsEnded(6)),
     ("D statements cancelled", 500, Fault::PostgresStatementsCancelled(40)),
     ("D rows locked", 3_000, Fault::PostgresLocked),
+    ("D tables locked", 3_000, Fault::PostgresTablesLocked),
+    ("D deadlocks", 500, Fault::PostgresDeadlocks(40)),
+    ("D disk full", 2_500, Fault::Disk(Disk::Full)),
+    ("D disk hangs", 3_000, Fault::Disk(Disk::Frozen)),
+    ("D disk fails to sync", 1_500, Fault::Disk(Disk::SyncFails)),
     ("D read-only", 2_500, Fault::PostgresReadOnly),
     ("D connections exhausted", 2_000, Fault::PostgresExhausted),
     ("D Postgres frozen", 3_000, Fault::PostgresFrozen),
@@ -96,18 +114,32 @@ const FAULTS: &[Line] = &[
     ("E Redis frozen", 2_500, Fault::RedisFrozen),
     ("E Redis emptied", 1_500, Fault::RedisTold("FLUSHALL")),
     ("E Redis drops its clients", 1_500, Fault::RedisTold("CLIENT KILL TYPE normal")),
+    ("E Redis full", 2_500, Fault::RedisFull),
     ("E Redis a black hole", 2_500, Fault::Mode(Way::Caches, Mode::HoldReplies)),
     ("E Redis slow", 1_500, Fault::Weather(Way::Caches, late(80, 80))),
     ("F zombie wallet", 3_500, Fault::Freeze(&[WALLET])),
     ("F zombie in a transaction", 4_500, Fault::Point(CREDIT, "tender::written", "sleep:3500@3x1")),
     ("F zombie at its own commit", 4_500, Fault::Point(WALLET, "saga::written", "sleep:3500@3x1")),
+    ("F clock an hour ahead and back", 6_000, Fault::PostgresClock(&["+1h", "+0"])),
+    ("F clock a day back and forth", 9_000, Fault::PostgresClock(&["-1d", "+1d", "-1h"])),
     ("F same key on both", 0, Fault::SameKey(1_000)),
     ("F one balance", 0, Fault::OneBalance(500)),
     ("G cancels fail, then work", 3_000, Fault::Refuse(Way::Tender(POINTS))),
     ("G dead letters", 9_000, Fault::Freeze(&[POINTS])),
-    ("G burst of ten times the tills", 2_000, Fault::Burst(320, 5_000)),
+    ("G burst of ten times the tills", 2_000, BURST),
+    ("G processors busy", 3_000, Fault::Machine(Machine::Busy(16))),
     ("G storm of retries", 2_500, Fault::Burst(96, 120)),
 ];
+
+/// What takes two: the first makes the second strike.
+const TOGETHER: &[(&str, u64, &[Fault])] = &[
+    ("A out of memory", 1_500, &[BURST, Fault::Machine(Machine::OutOfMemory(WALLET))]),
+    ("A tender out of memory", 1_500, &[BURST, Fault::Machine(Machine::OutOfMemory(REWARDS))]),
+    ("G out of descriptors", 2_500, &[BURST, Fault::Machine(Machine::OutOfDescriptors(WALLET))]),
+    ("G dead letters replayed on and on", 12_000, &[Fault::Freeze(&[POINTS]), Fault::Replays]),
+];
+
+const BURST: Fault = Fault::Burst(320, 5_000);
 
 /// In pairs only: another wallet than the one that is killed.
 const ZOMBIE: Line = ("F zombie at the other wallet", 3_500, Fault::Freeze(&[OTHER]));
@@ -170,6 +202,12 @@ impl Scenario {
         self.faults.iter().all(waits)
     }
 
+    /// What this machine lacks for it, if anything.
+    #[must_use]
+    pub fn lacks(&self) -> Option<&'static str> {
+        self.faults.iter().find_map(Fault::lacks)
+    }
+
     /// Both, the other's faults first.
     #[must_use]
     pub fn after(mut self, mut first: Self) -> Self {
@@ -189,11 +227,16 @@ pub fn parts() -> impl Iterator<Item = Scenario> {
 /// One scenario a fault.
 #[must_use]
 pub fn singles() -> Vec<Scenario> {
-    FAULTS.iter().map(|line| single(*line)).collect()
+    let alone = FAULTS.iter().map(|line| single(*line));
+    alone.chain(TOGETHER.iter().map(|(name, hold, faults)| joined(name, *hold, faults))).collect()
 }
 
 fn single((name, hold, fault): Line) -> Scenario {
-    Scenario { name: name.to_owned(), faults: vec![fault], hold: Duration::from_millis(hold), times: 1 }
+    joined(name, hold, &[fault])
+}
+
+fn joined(name: &str, hold: u64, faults: &[Fault]) -> Scenario {
+    Scenario { name: name.to_owned(), faults: faults.to_vec(), hold: Duration::from_millis(hold), times: 1 }
 }
 
 /// Every persistence point, each as often as said.
