@@ -75,6 +75,17 @@ need_cargo() {
   command -v cargo >/dev/null 2>&1 || die "cargo is missing: install Rust 1.95 or later from https://rustup.rs"
 }
 
+# What every fail point writes when it acts: only what was built with them has this in it.
+FAIL_POINT="fail point fired: "
+
+# Refuses binaries that could be made to fail on purpose.
+without_fail_points() {
+  local binary
+  for binary in "$@"; do
+    if grep -q "$FAIL_POINT" "$binary"; then die "$binary has fail points that nobody asked for"; fi
+  done
+}
+
 # ── Processes and ports ───────────────────────────────────────────────────────────────────────────
 
 # A process that has ended, but whose parent has not looked yet, still has its number.
