@@ -1,0 +1,64 @@
+//! I8: what a saga came to is what its legs are.
+
+use crate::{
+    case::Case,
+    invariant::{Invariant, Violation},
+    rows::{DeadLetter, REDEEM, Saga, state},
+};
+
+pub(super) fn check(case: &Case<'_>) -> Vec<Violation> {
+    let wallet = &case.evidence.end.wallet;
+    let redeems = wallet.sagas.iter().filter(|saga| saga.operation == REDEEM);
+    let mut found: Vec<Violation> = redeems.flat_map(|saga| of_saga(case, saga)).collect();
+    for letter in wallet.dead_letters.iter().filter(|letter| letter.closed_at.is_none()) {
+        if let Some(saga) = wallet.sagas.iter().find(|saga| saga.saga_id == letter.saga_id) {
+            found.extend(of_letter(case, saga, letter));
+        }
+    }
+    found
+}
+
+fn of_saga(case: &Case<'_>, saga: &Saga) -> Vec<Violation> {
+    let is_given_back = case.given_back.contains(saga.saga_id.as_str());
+    let mut found = Vec::new();
+    for leg in &saga.plan.legs {
+        let operations = case.legs.get(&(leg.tender.as_str(), saga.legs_id.as_str(), leg.leg));
+        let states: Vec<&str> = operations.into_iter().flatten().map(|row| row.state.as_str()).collect();
+        let net: i64 =
+            case.posted(&leg.tender, &saga.legs_id, leg.leg).iter().map(|entry| entry.amount).sum();
+        let is_in_force = matches!(states[..], ["applied" | "held"]);
+        let is_right = match saga.state {
+            state::COMPLETED if is_given_back => net == 0 && states == ["reversed"],
+            state::COMPLETED => is_in_force && net <= 0,
+            state::COMPENSATED => net == 0 && !states.contains(&"held"),
+            _ => true,
+        };
+        if !is_right {
+            let back = if is_given_back { " and was given back" } else { "" };
+            let text = format!(
+                "saga {} is in state {}{back}; its {leg:?} is {states:?} and posted {net}",
+                saga.saga_id, saga.state
+            );
+            found.push(Violation::new(Invariant::I8, text));
+        }
+    }
+    found
+}
+
+/// A saga that is parked on its way back has nothing in force but at the legs that its dead letter names.
+fn of_letter(case: &Case<'_>, saga: &Saga, letter: &DeadLetter) -> Vec<Violation> {
+    let Some(pending) = letter.detail["pending_legs"].as_array() else { return Vec::new() };
+    let is_pending = |leg: i32| pending.iter().any(|pending| pending.as_i64() == Some(i64::from(leg)));
+    let settled = saga.plan.legs.iter().filter(|leg| saga.backward && !is_pending(leg.leg));
+    let posted = settled.map(|leg| (leg, case.posted(&leg.tender, &saga.legs_id, leg.leg)));
+    let in_force = posted.filter(|(_, entries)| entries.iter().map(|entry| entry.amount).sum::<i64>() != 0);
+    in_force
+        .map(|(leg, entries)| {
+            let text = format!(
+                "dead letter {} does not name {leg:?}, which posted {entries:?}",
+                letter.dead_letter_id
+            );
+            Violation::new(Invariant::I8, text)
+        })
+        .collect()
+}
