@@ -42,12 +42,7 @@ fn of_sale(key: Key<'_>, sale: &Sale<'_>) -> Option<Violation> {
     // A redeem of which nothing is known may have decided; then the first of which something is known says what.
     let redeems = sale.redeems.iter().filter_map(|made| {
         let operation = Operation::Redeem(made.told()?);
-        Some(Interval {
-            operation,
-            invoked: sale.begun().min(made.invoked),
-            returned: made.returned,
-            hint: 0,
-        })
+        Some(Interval { operation, invoked: made.invoked, returned: made.returned, hint: 0 })
     });
     let cancels = sale.cancels.iter().map(|made| Interval {
         operation: Operation::Cancel,

@@ -1,0 +1,314 @@
+//! A check that cannot fail is worthless: something is wrong in an otherwise sound world, and the checker finds exactly that.
+
+mod world;
+
+use std::{fs, path::PathBuf};
+
+use checker::{Invariant, Report, Violation, check_folder};
+use serde_json::{Value, json};
+use world::{World, sound};
+
+const SAGAS: &str = "dumps/2/wallet/saga.jsonl";
+
+fn checked(name: &str, world: &World) -> Report {
+    let folder: PathBuf = std::env::temp_dir().join(format!("planted-{}-{name}", std::process::id()));
+    world.write(&folder);
+    let report = check_folder(&folder).unwrap();
+    fs::remove_dir_all(folder).unwrap();
+    report
+}
+
+/// The rules that are broken after this was done to a sound world.
+#[track_caller]
+fn finds(name: &str, expected: Invariant, plant: impl FnOnce(&mut World)) {
+    let mut world = sound();
+    plant(&mut world);
+    let Report { violations, .. } = checked(name, &world);
+    assert!(!violations.is_empty(), "{expected} is not found");
+    let others: Vec<&Violation> = violations.iter().filter(|found| found.invariant != expected).collect();
+    assert!(others.is_empty(), "{others:#?}");
+}
+
+/// Changes an answer or a message, which is a text within a line.
+fn change(text: &mut Value, from: &str, to: &str) {
+    let old = text.as_str().unwrap();
+    assert!(old.contains(from), "no {from} in {old}");
+    *text = json!(old.replacen(from, to, 1));
+}
+
+/// The call after the first with this text in its line, and then this one.
+fn answer<'a>(world: &'a mut World, call: &str) -> &'a mut Value {
+    let number = world.line("history.jsonl", call)["call"].clone();
+    let lines = world.files.get_mut("history.jsonl").unwrap().iter_mut();
+    &mut lines.filter(|line| line["call"] == number).last().unwrap()["body"]
+}
+
+#[test]
+fn a_sound_world_is_sound() {
+    let report = checked("sound", &sound());
+    assert_eq!(report.violations, []);
+    assert!(report.counts.nothing_of().is_empty(), "{:?}", report.counts);
+}
+
+#[test]
+fn nothing_at_all_is_not_well() {
+    let mut empty = World::default();
+    empty.meta = json!({ "businesses": [], "secrets": [], "redis_was_away": false });
+    assert_eq!(checked("empty", &empty).counts.nothing_of().len(), 5);
+}
+
+#[test]
+fn i1_value_is_made_in_between() {
+    finds("i1", Invariant::I1, |world| {
+        world.line("snapshots.jsonl", "totals")["totals"][0]["posted"] = json!(7)
+    });
+}
+
+#[test]
+fn i2_a_key_acts_twice() {
+    finds("i2-key", Invariant::I2, |world| {
+        let mut again = world.line(SAGAS, "return-k4").clone();
+        again["saga_id"] = json!("another");
+        world.push(SAGAS, again);
+    });
+    finds("i2-leg", Invariant::I2, |world| {
+        let file = "dumps/2/points/operation.jsonl";
+        let mut again = world.line(file, "op-shop-k3-0").clone();
+        again["operation_id"] = json!("another");
+        world.push(file, again);
+    });
+}
+
+#[test]
+fn i3_what_was_acknowledged_is_not_there() {
+    finds("i3-later", Invariant::I3, |world| {
+        let account = &mut world.line("snapshots.jsonl", "\"version\":2")["accounts"][1];
+        account["version"] = json!(1);
+    });
+    finds("i3-credit", Invariant::I3, |world| change(answer(world, "credit"), "credit-1", "credit-0"));
+    finds("i3-cancel", Invariant::I3, |world| {
+        world.line(SAGAS, "saga-shop-k4")["key_cancelled"] = json!(false)
+    });
+}
+
+#[test]
+fn i4_a_balance_is_not_its_entries() {
+    finds("i4-posted", Invariant::I4, |world| {
+        world.line("dumps/2/points/account.jsonl", "bob")["posted"] = json!(99)
+    });
+    finds("i4-lot", Invariant::I4, |world| {
+        world.line("dumps/2/points/lot.jsonl", "lot-1")["original"] = json!(101)
+    });
+    finds("i4-chain", Invariant::I4, |world| {
+        for file in ["dumps/1/points/entry.jsonl", "dumps/2/points/entry.jsonl"] {
+            world.line(file, "\"account_no\":4,")["held_after"] = json!(101);
+        }
+    });
+}
+
+#[test]
+fn i5_a_saga_takes_too_long_or_never_ends() {
+    finds("i5-slow", Invariant::I5, |world| {
+        world.line(SAGAS, "saga-shop-k3")["ended_at"] = json!("2026-01-01T00:00:40+00:00");
+    });
+    finds("i5-open", Invariant::I5, |world| world.line(SAGAS, "saga-annex-k1")["state"] = json!(0));
+}
+
+#[test]
+fn i6_more_comes_back_than_was_taken() {
+    finds("i6", Invariant::I6, |world| {
+        world.line("dumps/2/points/allocation_reversal.jsonl", "k4")["amount"] = json!(2);
+    });
+    finds("i6-tombstone", Invariant::I6, |world| {
+        let mut part = world.line("dumps/2/store_credit/allocation.jsonl", "k1").clone();
+        part["operation_id"] = json!("op-shop-k3-1");
+        part["lot_id"] = json!("nobody's");
+        world.push("dumps/2/store_credit/allocation.jsonl", part);
+    });
+}
+
+#[test]
+fn i7_an_epoch_falls_or_nobody_has_a_saga() {
+    finds("i7-epoch", Invariant::I7, |world| {
+        world.line("snapshots.jsonl", "beat_ago_ms")["sagas"][0]["epoch"] = json!(2)
+    });
+    finds("i7-owner", Invariant::I7, |world| {
+        let line = world.line("snapshots.jsonl", "beat_ago_ms");
+        (line["from"], line["until"]) = (json!(20_000_000), json!(20_000_000));
+        line["sagas"][0]["beat_ago_ms"] = Value::Null;
+    });
+}
+
+#[test]
+fn i8_a_completed_saga_lacks_a_leg() {
+    finds("i8", Invariant::I8, |world| {
+        world.line("dumps/2/points/operation.jsonl", "op-annex-k1")["state"] = json!("reversed");
+    });
+    finds("i8-letter", Invariant::I8, |world| {
+        let file = "dumps/2/points/operation.jsonl";
+        world.line(file, "op-shop-k3")["state"] = json!("held");
+    });
+}
+
+#[test]
+fn i9_a_dead_letter_too_many_or_closed_by_nobody() {
+    finds("i9-open", Invariant::I9, |world| {
+        let letter =
+            json!({ "dead_letter_id": "other", "saga_id": "saga-shop-k1", "detail": {}, "closed_at": null });
+        world.push("dumps/2/wallet/dead_letter.jsonl", letter);
+    });
+    finds("i9-closed", Invariant::I9, |world| {
+        world.line("dumps/2/wallet/operator_action.jsonl", "again")["accepted"] = json!(false);
+    });
+}
+
+#[test]
+fn i10_an_entry_was_changed() {
+    finds("i10-changed", Invariant::I10, |world| {
+        world.line("dumps/1/points/entry.jsonl", "debit")["kind"] = json!("hold")
+    });
+    finds("i10-unbalanced", Invariant::I10, |world| {
+        for dump in ["dumps/1", "dumps/2"] {
+            world.line(&format!("{dump}/points/entry.jsonl"), "contra")["amount"] = json!(-101);
+        }
+    });
+}
+
+#[test]
+fn i11_a_balance_is_stale_or_wrong() {
+    finds("i11-old", Invariant::I11, |world| {
+        let body = answer(world, "\"balance\"");
+        change(body, "\"available\":97", "\"available\":100");
+        change(body, "\"version\":2", "\"version\":1");
+    });
+    finds("i11-wrong", Invariant::I11, |world| {
+        change(answer(world, "\"balance\""), "\"available\":97", "\"available\":98")
+    });
+}
+
+#[test]
+fn i12_a_till_was_lied_to() {
+    finds("i12", Invariant::I12, |world| {
+        world.line("dumps/2/wallet/redemption.jsonl", "saga-shop-k2")["status"] = json!("refunded");
+    });
+}
+
+#[test]
+fn i13_a_subscriber_misses_something_or_hears_it_out_of_order_or_early() {
+    finds("i13-missed", Invariant::I13, |world| {
+        world.files.get_mut("streams.jsonl").unwrap().pop();
+    });
+    finds("i13-order", Invariant::I13, |world| {
+        let lines = world.files.get_mut("streams.jsonl").unwrap();
+        let last = lines.last().unwrap().clone();
+        lines.push(last);
+    });
+    finds("i13-wrong", Invariant::I13, |world| {
+        let line = world.line("streams.jsonl", "balance_updated");
+        change(&mut line["message"], "\"available\":97", "\"available\":96");
+    });
+    finds("i13-early", Invariant::I13, |world| {
+        let mut line = world.files["streams.jsonl"].last().unwrap().clone();
+        (line["at"], line["subscriber"]) = (json!(1), json!("early"));
+        world.push("streams.jsonl", line);
+    });
+    finds("i13-late", Invariant::I13, |world| {
+        world.files.get_mut("streams.jsonl").unwrap().last_mut().unwrap()["at"] = json!(2_000_000);
+    });
+}
+
+#[test]
+fn i15_one_business_hears_of_another() {
+    for (file, text, field) in
+        [("events.jsonl", "\\\"shop\\\"", "event"), ("streams.jsonl", "phone", "message")]
+    {
+        finds("i15", Invariant::I15, |world| {
+            let text = &mut world.line(file, text)[field];
+            *text = json!(text.as_str().unwrap().replacen('{', "{\"x\":\"canary-of-annex\",", 1));
+        });
+    }
+    finds("i15-cache", Invariant::I15, |world| {
+        world.line("captures.jsonl", "annex")["text"] = json!("wallet:{4:shop:ann}:points\ncanary-of-annex");
+    });
+    finds("i15-metric", Invariant::I15, |world| {
+        world.line("captures.jsonl", "http")["text"] = json!("x{order=\"canary-of-shop\"} 1");
+    });
+    finds("i15-answer", Invariant::I15, |world| {
+        let body = answer(world, "\"balance\"");
+        change(body, "{", "{\"x\":\"canary-of-annex\",");
+    });
+}
+
+#[test]
+fn i16_nobody_is_told() {
+    finds("i16-lost", Invariant::I16, |world| {
+        world.files.get_mut("events.jsonl").unwrap().pop();
+    });
+    finds("i16-ids", Invariant::I16, |world| {
+        let mut again = world.line("events.jsonl", "reversed").clone();
+        again["event_id"] = json!("event-99");
+        world.push("events.jsonl", again);
+    });
+}
+
+#[test]
+fn i17_legs_do_not_add_up() {
+    finds("i17", Invariant::I17, |world| {
+        world.line("dumps/2/wallet/redemption.jsonl", "saga-shop-k1")["tenders"][0]["amount"] = json!(4);
+    });
+}
+
+#[test]
+fn i18_a_secret_is_in_a_log() {
+    let token = format!("eyJ{}.{}", "a".repeat(40), "b".repeat(40));
+    for secret in ["hunter2", &token, "-----BEGIN PRIVATE KEY-----"] {
+        finds("i18", Invariant::I18, |world| {
+            world.logs.get_mut("wallet-1").unwrap().push_str(&format!("{{\"message\":\"{secret}\"}}\n"));
+        });
+    }
+}
+
+#[test]
+fn i19_an_answer_changes() {
+    finds("i19-again", Invariant::I19, |world| {
+        let last = world
+            .files
+            .get_mut("history.jsonl")
+            .unwrap()
+            .iter_mut()
+            .rev()
+            .find(|line| line["status"] == 200 && line["body"].to_string().contains("redeemed"));
+        change(&mut last.unwrap()["body"], "{", "{ ");
+    });
+    finds("i19-stored", Invariant::I19, |world| {
+        change(&mut world.line(SAGAS, "saga-shop-k2")["response"], "\\x7b", "\\x7b20");
+    });
+}
+
+#[test]
+fn i20_a_leg_has_no_saga() {
+    finds("i20", Invariant::I20, |world| {
+        let leg = json!({ "operation_id": "stray", "account_no": 1, "kind": "cancel", "state": "tombstoned", "legs_id": "nobody", "leg": 0 });
+        world.push("dumps/2/points/operation.jsonl", leg);
+    });
+}
+
+#[test]
+fn no_order_of_an_account_or_of_a_key_explains_what_was_told() {
+    let seen = Invariant::Linearizable;
+    finds("order-read", seen, |world| {
+        let body = answer(world, "\"read\"");
+        change(body, "\"available\":", "\"available\":1");
+    });
+    finds("order-refusal", seen, |world| {
+        change(answer(world, "\"k3\""), "\"available\":97", "\"available\":90");
+        world.line(SAGAS, "saga-shop-k3")["response"] = Value::Null;
+    });
+    finds("order-key", seen, |world| {
+        let mut late = world.line("history.jsonl", "\"k4\"").clone();
+        (late["call"], late["at"]) = (json!(99), json!(900_000));
+        let body = answer(world, "\"k4\"").clone();
+        world.push("history.jsonl", late);
+        world.push("history.jsonl", json!({ "at": 900_001, "process": "late", "call": 99, "type": "ok", "status": 200, "body": body }));
+    });
+}
