@@ -1,18 +1,22 @@
 //! After the storm: every saga ended, every invariant holds, and every till was told the truth.
 
 use std::{
-    collections::HashMap,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
+use checker::{Counts, Healing, format};
 use schema::Database;
 use serde_json::json;
-use sqlx::{Connection, PgConnection, Row};
+use sqlx::{PgConnection, Row};
 
 use crate::{
     Cluster, Sale, Told,
-    cluster::{BUSINESS, OPENING},
-    load::replay,
+    cluster::BUSINESS,
+    dumps::{Scope, What, dump, fingerprint},
+    evidence::OTHER,
+    load::Till,
+    witnesses::{Witnesses, clock, connect},
 };
 
 /// After healing every saga is terminal within this.
@@ -29,6 +33,21 @@ pub struct Report {
     pub violations: Vec<String>,
     /// Sagas that were written down as dead letters and replayed.
     pub dead_letters: i64,
+    /// How long sagas took that were open when faults ended.
+    pub healing: Healing,
+    /// How much the checker looked at.
+    pub counts: Counts,
+    /// Where the evidence is.
+    pub evidence: PathBuf,
+    /// What the scenario left in each ledger, which nothing may change from here on.
+    pub left: Left,
+}
+
+/// The entries of a scenario's accounts, as they were in the end.
+#[derive(Debug, Default)]
+pub struct Left {
+    tag: String,
+    fingerprints: Vec<String>,
 }
 
 /// How long to wait before databases are compared with each other.
@@ -40,57 +59,117 @@ pub enum Settle {
     Later,
 }
 
-/// Waits for quiet after healing, replaying dead letters, then checks everything. `since`: the database's clock when the
-/// scenario began.
+/// What a scenario was, as far as its check asks.
+pub(crate) struct Played<'a> {
+    /// Begins every key and customer.
+    pub(crate) tag: &'a str,
+    /// When it began.
+    pub(crate) since: &'a Moment,
+    /// What was sold in it.
+    pub(crate) sales: &'a [Sale],
+    /// Who asks again.
+    pub(crate) till: Till,
+    pub(crate) settle: Settle,
+}
+
+/// Waits for quiet after healing, replaying dead letters, then checks everything.
+///
+/// # Panics
+/// When a database cannot be read, or evidence not be written.
+pub(crate) async fn check(cluster: &Cluster, played: &Played<'_>, witnesses: Witnesses) -> Report {
+    let mut connections = connect(cluster).await;
+    let mut report = Report::default();
+    if let Err(stuck) = until_quiet(cluster, &mut connections[0].1, played.since).await {
+        report.violations.push(stuck);
+    }
+    report.dead_letters = played.since.dead_letters(&mut connections[0].1).await;
+    let complaints = played.sales.iter().filter_map(|sale| Some((sale, sale.complaint.as_ref()?)));
+    report.violations.extend(complaints.map(|(sale, complaint)| format!("{}: {complaint}", sale.key)));
+    let is_definite = |sale: &&Sale| matches!(sale.told, Told::Completed | Told::Declined);
+    played.till.replay(played.sales.iter().rev().filter(is_definite).take(REPLAYS)).await;
+    witnesses.finish(cluster, &mut connections).await.expect("room for evidence");
+    if played.settle == Settle::All {
+        tokio::time::sleep(SETTLED).await;
+    }
+    let at = clock(&mut connections[0].1).await.ok();
+    cluster.evidence.mark(format::Moment::Quiet, at);
+    report.violations.extend(by_sql(&mut connections).await);
+    report.left = left(&mut connections, played.tag).await;
+    dump_all(cluster, &mut connections, played).await;
+    judge(cluster, &mut report).await;
+    report
+}
+
+/// What the product's own checks say.
+async fn by_sql(connections: &mut [(Database, PgConnection)]) -> Vec<String> {
+    let mut findings = Vec::new();
+    for (database, connection) in connections.iter_mut() {
+        findings.extend(schema::check(connection, *database).await.expect("checks"));
+    }
+    findings.extend(schema::cross_check(connections).await.expect("checks"));
+    let broken = findings.into_iter().filter(|finding| finding.violations > 0);
+    broken
+        .map(|finding| {
+            format!(
+                "{}: {} ({} rows) {:?}",
+                finding.name, finding.statement, finding.violations, finding.rows
+            )
+        })
+        .collect()
+}
+
+/// Writes the last rows down, as they are.
+async fn dump_all(cluster: &Cluster, connections: &mut [(Database, PgConnection)], played: &Played<'_>) {
+    let Some(folder) = cluster.evidence.folder() else { return };
+    let scope = Scope { since: &played.since.at, tag: played.tag };
+    for (database, connection) in connections {
+        dump(connection, *database, folder, (2, What::All), scope).await.expect("a dump");
+    }
+}
+
+/// Has the evidence checked, by the code that reads it again later.
+async fn judge(cluster: &Cluster, report: &mut Report) {
+    cluster.evidence.flush().expect("room for evidence");
+    let Some(folder) = cluster.evidence.folder().map(std::path::Path::to_owned) else { return };
+    let read = folder.clone();
+    let checking = tokio::task::spawn_blocking(move || checker::check_folder(&read));
+    let checked = checking.await.expect("a checker").expect("evidence");
+    let missing = checked.counts.nothing_of();
+    report.violations.extend(missing.into_iter().map(|what| format!("there is no evidence: no {what}")));
+    report.violations.extend(checked.violations.iter().map(ToString::to_string));
+    (report.healing, report.counts, report.evidence) = (checked.healing, checked.counts, folder);
+}
+
+async fn left(connections: &mut [(Database, PgConnection)], tag: &str) -> Left {
+    let mut fingerprints = Vec::new();
+    for (_, connection) in connections.iter_mut().skip(1) {
+        fingerprints.push(fingerprint(connection, tag).await.expect("entries"));
+    }
+    Left { tag: tag.to_owned(), fingerprints }
+}
+
+/// What earlier scenarios left and is not any more as it was then.
 ///
 /// # Panics
 /// When a database cannot be read.
-pub async fn check(cluster: &Cluster, sales: &[Sale], since: &Moment, settle: Settle) -> Report {
-    let mut connections = Vec::new();
-    for (database, test) in &cluster.databases {
-        let connection = PgConnection::connect_with(&test.admin()).await.expect("a connection");
-        connections.push((*database, connection));
+pub async fn changed_since(cluster: &Cluster, all: &[&Left]) -> Vec<String> {
+    let mut connections = connect(cluster).await;
+    let mut changed = Vec::new();
+    for before in all {
+        let now = left(&mut connections, &before.tag).await;
+        if now.fingerprints != before.fingerprints {
+            changed.push(format!("I10: entries of {before:?} have changed since: {now:?}"));
+        }
     }
-    let mut report = Report::default();
-    if let Err(stuck) = until_quiet(cluster, &mut connections[0].1, since).await {
-        report.violations.push(stuck);
-        return report;
-    }
-    report.dead_letters = since.dead_letters(&mut connections[0].1).await;
-    if settle == Settle::All {
-        tokio::time::sleep(SETTLED).await;
-    }
-    let mut findings = Vec::new();
-    for (database, connection) in &mut connections {
-        findings.extend(schema::check(connection, *database).await.expect("checks"));
-    }
-    findings.extend(schema::cross_check(&mut connections).await.expect("checks"));
-    let broken = findings.into_iter().filter(|finding| finding.violations > 0);
-    report.violations.extend(broken.map(|finding| {
-        format!("{}: {} ({} rows) {:?}", finding.name, finding.statement, finding.violations, finding.rows)
-    }));
-    report.violations.extend(
-        sales
-            .iter()
-            .filter_map(|sale| sale.complaint.as_ref().map(|complaint| format!("{}: {complaint}", sale.key))),
-    );
-    let ends = ends(&mut connections[0].1).await;
-    report.violations.extend(sales.iter().filter_map(|sale| is_a_lie(sale, &ends)));
-    report.violations.extend(lost_or_doubled(&mut connections, sales, &ends).await);
-    let answered = sales.iter().rev().filter(|sale| sale.answer.is_some()).take(REPLAYS);
-    report.violations.extend(
-        futures_util::future::join_all(answered.map(|sale| replay(cluster, sale)))
-            .await
-            .into_iter()
-            .flatten(),
-    );
-    report
+    changed
 }
 
 /// A moment by the database's clock, and how many dead letters there were.
 #[derive(Debug)]
 pub struct Moment {
-    at: String,
+    pub(crate) at: String,
+    /// In microseconds since 1970.
+    pub(crate) at_us: i64,
     letters: i64,
 }
 
@@ -100,13 +179,14 @@ impl Moment {
     /// # Panics
     /// When the wallet's database cannot be read.
     pub async fn now(cluster: &Cluster) -> Self {
-        let mut wallet =
-            PgConnection::connect_with(&cluster.databases[0].1.admin()).await.expect("a connection");
-        let row = sqlx::query("SELECT clock_timestamp()::text, (SELECT count(*) FROM saga.dead_letter)")
-            .fetch_one(&mut wallet)
-            .await
-            .expect("a clock");
-        Self { at: row.get(0), letters: row.get(1) }
+        let mut connections = connect(cluster).await;
+        let row = sqlx::query(
+            "SELECT now()::text, (extract(epoch FROM now()) * 1000000)::bigint, (SELECT count(*) FROM saga.dead_letter)",
+        )
+        .fetch_one(&mut connections[0].1)
+        .await
+        .expect("a clock");
+        Self { at: row.get(0), at_us: row.get(1), letters: row.get(2) }
     }
 
     async fn dead_letters(&self, wallet: &mut PgConnection) -> i64 {
@@ -115,28 +195,6 @@ impl Moment {
             .await
             .expect("a count");
         count - self.letters
-    }
-
-    /// Of the sagas that were open at this moment and have ended since, how long half of them and the slowest took.
-    ///
-    /// # Panics
-    /// When the wallet's database cannot be read.
-    pub async fn healing(&self, cluster: &Cluster) -> (Duration, Duration) {
-        let mut wallet =
-            PgConnection::connect_with(&cluster.databases[0].1.admin()).await.expect("a connection");
-        let row = sqlx::query(
-            "SELECT coalesce((percentile_disc(0.5) WITHIN GROUP (ORDER BY took))::bigint, 0), coalesce(max(took)::bigint, 0)
-             FROM (SELECT extract(epoch FROM ended_at - $1::timestamptz) * 1000 AS took FROM saga.saga
-                   WHERE created_at < $1::timestamptz AND ended_at > $1::timestamptz
-                     -- Not what ended before, while the clock was ahead.
-                     AND ended_at <= clock_timestamp()) AS open",
-        )
-        .bind(&self.at)
-        .fetch_one(&mut wallet)
-        .await
-        .expect("times");
-        let millis = |ms: i64| Duration::from_millis(u64::try_from(ms).unwrap_or(0));
-        (millis(row.get(0)), millis(row.get(1)))
     }
 }
 
@@ -166,14 +224,18 @@ async fn until_quiet(cluster: &Cluster, wallet: &mut PgConnection, since: &Momen
 
 /// What an operator does once the tenders are back; whether there was something to replay.
 pub(crate) async fn replay_dead_letters(cluster: &Cluster, wallet: usize) -> bool {
-    let request = cluster
-        .client
-        .post(format!("{}/api/v1/ops/dead-letters/replay", cluster.wallets[wallet].url))
-        .bearer_auth(cluster.tokens.staff(BUSINESS, "ops"));
-    let body = json!({ "operation_id": uuid::Uuid::new_v4().to_string(), "reason": "healed", "rate_per_second": 500 });
-    let Ok(answer) = request.json(&body).send().await else { return false };
-    let said: serde_json::Value = answer.json().await.unwrap_or_default();
-    said["matched"].as_i64().is_some_and(|matched| matched > 0)
+    let mut any = false;
+    for business in [BUSINESS, OTHER] {
+        let request = cluster
+            .client
+            .post(format!("{}/api/v1/ops/dead-letters/replay", cluster.wallets[wallet].url))
+            .bearer_auth(cluster.tokens.staff(business, "ops"));
+        let body = json!({ "operation_id": uuid::Uuid::new_v4().to_string(), "reason": "healed", "rate_per_second": 500 });
+        let Ok(answer) = request.json(&body).send().await else { continue };
+        let said: serde_json::Value = answer.json().await.unwrap_or_default();
+        any |= said["matched"].as_i64().is_some_and(|matched| matched > 0);
+    }
+    any
 }
 
 /// What holds up: open sagas with their owners, what Postgres is doing, and what passed the proxies.
@@ -202,98 +264,4 @@ async fn stuck(cluster: &Cluster, wallet: &mut PgConnection, since: &Moment) -> 
         }
     }
     text + &cluster.links.state()
-}
-
-/// Where the redemption of each key ended.
-async fn ends(wallet: &mut PgConnection) -> HashMap<String, String> {
-    let rows = sqlx::query(
-        "SELECT s.key, coalesce(r.status, 'nothing') FROM saga.saga s LEFT JOIN wallet.redemption r ON r.redemption_id = s.saga_id
-         WHERE s.operation = 'redeem'",
-    )
-    .fetch_all(wallet)
-    .await
-    .expect("redemptions");
-    rows.iter().map(|row| (row.get(0), row.get(1))).collect()
-}
-
-/// I12: what a till was told is where its redemption ended.
-fn is_a_lie(sale: &Sale, ends: &HashMap<String, String>) -> Option<String> {
-    let end = ends.get(&sale.key).map_or("nothing", String::as_str);
-    let is_true = match sale.told {
-        Told::Completed => end == "completed",
-        Told::Declined => end == "declined",
-        Told::Cancelled => ["nothing", "declined", "reversed"].contains(&end),
-        Told::Nothing => true,
-    };
-    (!is_true).then(|| format!("{} was told {:?}, and ended {end}", sale.key, sale.told))
-}
-
-/// I1 to I3: each customer's balance in each tender is the opening less what completed redemptions took.
-async fn lost_or_doubled(
-    connections: &mut [(Database, PgConnection)],
-    sales: &[Sale],
-    ends: &HashMap<String, String>,
-) -> Vec<String> {
-    let mut spent: HashMap<&str, i64> = HashMap::new();
-    for sale in sales {
-        let taken = if ends.get(&sale.key).is_some_and(|end| end == "completed") { sale.units } else { 0 };
-        *spent.entry(&sale.customer).or_default() += taken;
-    }
-    let mut wrong = Vec::new();
-    for (database, connection) in connections.iter_mut().skip(1) {
-        let rows = sqlx::query("SELECT owner, posted, held FROM tender.account")
-            .fetch_all(connection)
-            .await
-            .expect("accounts");
-        for row in rows {
-            let (owner, posted, held): (String, i64, i64) = (row.get(0), row.get(1), row.get(2));
-            // Customers of earlier scenarios were looked at then.
-            let Some(spent) = spent.get(owner.as_str()) else { continue };
-            if (posted, held) != (OPENING - spent, 0) {
-                wrong.push(format!(
-                    "{owner} in {}: {posted} posted and {held} held, not {}",
-                    database.name(),
-                    OPENING - spent
-                ));
-            }
-        }
-    }
-    wrong
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sale(told: Told) -> Sale {
-        Sale {
-            key: "key".to_owned(),
-            customer: "customer".to_owned(),
-            units: 1,
-            request: json!({}),
-            told,
-            answer: None,
-            slowest: Duration::ZERO,
-            unknown: 0,
-            complaint: None,
-        }
-    }
-
-    #[test]
-    fn a_lie_is_found() {
-        for (told, end, is_lie) in [
-            (Told::Completed, "completed", false),
-            (Told::Completed, "declined", true),
-            (Told::Completed, "nothing", true),
-            (Told::Declined, "completed", true),
-            (Told::Declined, "declined", false),
-            (Told::Cancelled, "reversed", false),
-            (Told::Cancelled, "completed", true),
-            (Told::Nothing, "completed", false),
-        ] {
-            let ends = HashMap::from([("key".to_owned(), end.to_owned())]);
-            assert_eq!(is_a_lie(&sale(told), &ends).is_some(), is_lie, "{told:?}, {end}");
-        }
-        assert!(is_a_lie(&sale(Told::Completed), &HashMap::new()).is_some(), "nothing was ever written");
-    }
 }

@@ -11,15 +11,16 @@ use std::{
 };
 
 use schema::Database;
-use serde_json::{Value, json};
 use testkit::{TestDatabase, Tokens};
 
-use crate::{Links, Process};
+use crate::{Evidence, Links, Process, funding::fund};
 
 /// The business of every scenario.
 pub const BUSINESS: &str = "chaos";
 /// Every customer begins with so many units in each tender.
 pub const OPENING: i64 = 1_000;
+/// What codes of rewards are hashed with.
+pub(crate) const PEPPER: &str = "a pepper that only tests know";
 /// The tenders' binaries, in the order of [`Cluster::tenders`].
 const TENDERS: [&str; 3] = ["points", "store-credit", "digital-rewards"];
 
@@ -64,6 +65,8 @@ pub struct Cluster {
     pub client: reqwest::Client,
     /// Wallet, points, store credit, digital rewards.
     pub databases: Vec<(Database, TestDatabase)>,
+    /// Where what happens is written down.
+    pub evidence: Evidence,
     folder: PathBuf,
     keeps_logs: bool,
 }
@@ -119,6 +122,7 @@ impl Cluster {
             tokens,
             client: client(Duration::from_secs(35)),
             databases,
+            evidence: Evidence::default(),
             folder,
             keeps_logs: false,
         };
@@ -147,7 +151,7 @@ impl Cluster {
             ("JWKS_FILE", file("public.jwks.json")),
             ("INTERNAL_JWKS_FILE", file("internal.jwks.json")),
             ("SERVICE_KEY_FILE", file("test-internal.pem")),
-            ("REWARD_CODE_PEPPER", "a pepper that only tests know".to_owned()),
+            ("REWARD_CODE_PEPPER", PEPPER.to_owned()),
             ("RUST_LOG", "info".to_owned()),
         ];
         let names = ["POINTS_INTERNAL_URL", "STORE_CREDIT_INTERNAL_URL", "DIGITAL_REWARDS_INTERNAL_URL"];
@@ -187,7 +191,7 @@ impl Cluster {
     /// When there is no log of that name.
     #[must_use]
     pub fn log(&self, name: &str) -> String {
-        std::fs::read_to_string(self.folder.join(format!("{name}.log"))).expect("a log file")
+        std::fs::read_to_string(self.log_file(name)).expect("a log file")
     }
 
     /// The logs outlive this value; where they are.
@@ -227,27 +231,13 @@ impl Cluster {
     /// # Panics
     /// When a tender refuses.
     pub async fn fund(&self, customer: &str) -> String {
-        let mut reward = String::new();
-        let bodies = [
-            ("points", json!({ "points": OPENING, "kind": "earn" })),
-            ("store-credits", json!({ "amount": OPENING, "currency": "USD", "kind": "issue" })),
-            ("digital-rewards", json!({ "amount": OPENING, "currency": "USD", "kind": "issue" })),
-        ];
-        for (tender, (path, mut body)) in self.tenders.iter().zip(bodies) {
-            body["customer_id"] = json!(customer);
-            body["funding"] = json!("paid");
-            body["reference"] = json!(customer);
-            let request = self
-                .client
-                .post(format!("{}/api/v1/{path}/credits", tender.url))
-                .bearer_auth(self.tokens.staff(BUSINESS, "admin"));
-            let answer =
-                request.header("idempotency-key", customer).json(&body).send().await.expect("an answer");
-            assert_eq!(answer.status(), 201, "{path}");
-            let answer: Value = answer.json().await.expect("JSON");
-            reward = answer["reward_id"].as_str().unwrap_or(&reward).to_owned();
-        }
-        reward
+        fund(self, BUSINESS, customer).await
+    }
+
+    /// Where a process logs: `wallet-1`, `points`…
+    #[must_use]
+    pub fn log_file(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}.log"))
     }
 }
 

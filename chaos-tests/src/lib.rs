@@ -8,8 +8,12 @@
 
 pub mod check;
 pub mod cluster;
+mod consumer;
 pub mod disk;
+mod dumps;
+pub mod evidence;
 pub mod fault;
+mod funding;
 pub mod links;
 mod load;
 pub mod machine;
@@ -17,13 +21,17 @@ pub mod points;
 pub mod postgres;
 mod process;
 mod races;
+mod readers;
 pub mod redis;
 pub mod run;
 pub mod server;
+mod snapshots;
+mod subscribers;
 pub mod table;
+mod witnesses;
 
-pub use check::check;
 pub use cluster::Cluster;
+pub use evidence::Evidence;
 pub use links::Links;
 pub use load::{Load, Sale, Shop, Told};
 pub use process::Process;

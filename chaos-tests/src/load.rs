@@ -1,4 +1,4 @@
-//! Tills that sell, and remember what they were told.
+//! Tills that sell, and write down what they were told.
 
 use std::{
     sync::{
@@ -8,13 +8,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use checker::format::{Call, Leg};
+use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use testkit::Tokens;
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    Cluster,
+    Cluster, Evidence,
     cluster::{BUSINESS, client},
+    evidence::{Asked, CONTACT, canary},
+    readers::read_balance,
 };
 
 /// What a till was told in the end.
@@ -37,14 +41,12 @@ pub struct Sale {
     pub key: String,
     /// Whose wallet paid.
     pub customer: String,
-    /// Units taken from each tender, if it was completed.
-    pub units: i64,
+    /// What was asked of each tender, in this order.
+    pub legs: Vec<Leg>,
     /// What was asked, to be asked again.
     pub request: Value,
     /// What the till was told.
     pub told: Told,
-    /// The very bytes of a definite answer to a redeem.
-    pub answer: Option<Vec<u8>>,
     /// The longest that a single call took.
     pub slowest: Duration,
     /// Calls whose outcome the till had to ask for again.
@@ -81,10 +83,15 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// More than any customer has.
 const TOO_MUCH: i64 = 1_000_000;
 
+/// One sale in so many is followed by a look at the balance, through the other orchestrator.
+const LOOKS: usize = 3;
+/// Answers that are asked for again at the same time.
+const AT_ONCE: usize = 16;
+
 /// What one call came to.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Heard {
-    Told(Told, Option<Vec<u8>>),
+    Told(Told),
     Unknown,
     Wrong(String),
 }
@@ -92,6 +99,8 @@ pub(crate) enum Heard {
 /// Who sells.
 #[derive(Clone)]
 pub(crate) struct Till {
+    business: &'static str,
+    evidence: Evidence,
     shop: String,
     number: usize,
     wallets: Vec<String>,
@@ -104,9 +113,15 @@ impl Load {
     /// Starts tills that sell through all orchestrators, until they are stopped.
     #[must_use]
     pub fn start(cluster: &Cluster, shop: &Shop<'_>) -> Self {
+        Self::start_for(cluster, BUSINESS, shop)
+    }
+
+    /// The same, for a business.
+    #[must_use]
+    pub fn start_for(cluster: &Cluster, business: &'static str, shop: &Shop<'_>) -> Self {
         let (stop, answers) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let tracker = TaskTracker::new();
-        let first = Till::first(cluster, shop);
+        let first = Till::first(cluster, business, shop);
         let tasks = (0..shop.tills).map(|number| {
             let till = Till { number, ..first.clone() };
             let (stop, answers) = (stop.clone(), answers.clone());
@@ -143,8 +158,10 @@ impl Load {
 }
 
 impl Till {
-    pub(crate) fn first(cluster: &Cluster, shop: &Shop<'_>) -> Self {
+    pub(crate) fn first(cluster: &Cluster, business: &'static str, shop: &Shop<'_>) -> Self {
         Self {
+            business,
+            evidence: cluster.evidence.clone(),
             shop: shop.name.to_owned(),
             number: 0,
             wallets: cluster.wallets.iter().map(|node| node.url.clone()).collect(),
@@ -158,7 +175,7 @@ impl Till {
     pub(crate) async fn insist(&self, wallet: usize, sale: &Sale) -> Heard {
         let begun = Instant::now();
         loop {
-            let heard = redeem(&self.client, &self.tokens, &self.wallets[wallet], sale).await;
+            let heard = self.redeem(&self.wallets[wallet], sale).await;
             if heard != Heard::Unknown || begun.elapsed() > GIVES_UP {
                 return heard;
             }
@@ -174,19 +191,22 @@ impl Till {
         let (gives_up, takes_back) = (self.number % 8 == 7, self.number % 8 == 6 && nth % 3 == 2);
         let begun = Instant::now();
         loop {
-            let wallet = &self.wallets[(self.number + nth + sale.unknown as usize) % self.wallets.len()];
+            let place = self.number + nth + sale.unknown as usize;
+            let wallet = &self.wallets[place % self.wallets.len()];
             let called = Instant::now();
-            let is_back = takes_back && sale.answer.is_some();
+            let is_back = takes_back && sale.told == Told::Completed;
             let heard = if is_back || (gives_up && sale.unknown > 0) {
                 self.cancel(wallet, &sale.key).await
             } else {
-                redeem(&self.client, &self.tokens, wallet, &sale).await
+                self.redeem(wallet, &sale).await
             };
             sale.slowest = sale.slowest.max(called.elapsed());
             match heard {
-                Heard::Told(told, answer) => {
+                Heard::Told(told) => {
                     sale.told = told;
-                    sale.answer = answer;
+                    if told == Told::Completed && nth.is_multiple_of(LOOKS) {
+                        self.look(&self.wallets[(place + 1) % self.wallets.len()], &sale.customer).await;
+                    }
                     if told == Told::Completed && takes_back {
                         continue;
                     }
@@ -209,84 +229,120 @@ impl Till {
 
     /// The `nth` sale of this till.
     pub(crate) fn sale(&self, nth: usize) -> Sale {
+        self.sale_of(nth, 1, if nth % 5 == 4 { TOO_MUCH } else { 1 })
+    }
+
+    /// The same, of so many units of each tender, and so many of store credit.
+    pub(crate) fn sale_of(&self, nth: usize, units: i64, credit: i64) -> Sale {
         let (customer, reward) = &self.customers[(self.number + nth) % self.customers.len()];
         let key = format!("{}-{}-{nth}", self.shop, self.number);
-        let (units, credit) = (1, if nth % 5 == 4 { TOO_MUCH } else { 1 });
-        let mut tenders = vec![
-            json!({ "type": "points", "points": units }),
-            json!({ "type": "store_credit", "amount": credit }),
-            json!({ "type": "digital_reward", "reward_id": reward }),
-        ];
+        let mut legs = [("points", units), ("store_credit", credit), ("digital_reward", units)]
+            .map(|(tender, units)| Leg { tender: tender.to_owned(), units });
         // Not everybody names the tenders in the same order.
-        tenders.rotate_left(nth % 3);
-        if let Some(rest) = tenders.iter_mut().find(|tender| tender["type"] == "digital_reward") {
-            rest["amount"] = json!(units);
-        }
+        legs.rotate_left(nth % 3);
+        let tender = |Leg { tender, units }: &Leg| match tender.as_str() {
+            "points" => json!({ "type": tender, "points": units }),
+            "digital_reward" => json!({ "type": tender, "amount": units, "reward_id": reward }),
+            _ => json!({ "type": tender, "amount": units }),
+        };
         let request = json!({
-            "customer_id": customer, "order_id": key, "currency": "USD", "amount": 2 * units + credit,
-            "deadline_ms": DEADLINE_MS, "tenders": tenders,
+            "customer_id": customer, "order_id": format!("{}.{key}", canary(self.business)), "currency": "USD",
+            "amount": 2 * units + credit, "deadline_ms": DEADLINE_MS, "metadata": { "contact": CONTACT },
+            "tenders": legs.iter().map(tender).collect::<Vec<_>>(),
         });
         Sale {
             key,
             customer: customer.clone(),
-            units,
+            legs: legs.to_vec(),
             request,
             told: Told::Nothing,
-            answer: None,
             slowest: Duration::ZERO,
             unknown: 0,
             complaint: None,
         }
     }
 
+    /// Asks again for sales that have their answers. What comes has to be the same; the checker sees to that.
+    pub(crate) async fn replay(&self, sales: impl Iterator<Item = &Sale>) {
+        let again =
+            sales.enumerate().map(|(nth, sale)| self.redeem(&self.wallets[nth % self.wallets.len()], sale));
+        futures_util::stream::iter(again).buffer_unordered(AT_ONCE).for_each(async |_| ()).await;
+    }
+
+    fn ask(&self, call: Call) -> Asked {
+        self.evidence.ask(&format!("{}-{}-{}", self.business, self.shop, self.number), call)
+    }
+
+    async fn look(&self, wallet: &str, customer: &str) {
+        let call = Call::Balance { business: self.business.to_owned(), customer: customer.to_owned() };
+        let token = self.tokens.staff(self.business, "pos");
+        read_balance(&self.client, self.ask(call), wallet, &token, customer).await;
+    }
+
     async fn cancel(&self, wallet: &str, key: &str) -> Heard {
         let request = self
             .client
             .post(format!("{wallet}/api/v1/wallet/redemptions/cancel-by-key"))
-            .bearer_auth(self.tokens.staff(BUSINESS, "pos"));
-        let answer = request.json(&json!({ "idempotency_key": key })).send().await;
-        match answer {
-            Ok(answer) if answer.status() == 200 => Heard::Told(Told::Cancelled, None),
-            _ => Heard::Unknown,
+            .bearer_auth(self.tokens.staff(self.business, "pos"));
+        let asked = self.ask(Call::Cancel { business: self.business.to_owned(), key: key.to_owned() });
+        match whole(request.json(&json!({ "idempotency_key": key }))).await {
+            Some((200, body)) => {
+                asked.ok(200, &body);
+                Heard::Told(Told::Cancelled)
+            }
+            _ => {
+                asked.info();
+                Heard::Unknown
+            }
         }
+    }
+
+    /// Asks for a sale. What is not a whole answer is none.
+    async fn redeem(&self, wallet: &str, sale: &Sale) -> Heard {
+        let request = self
+            .client
+            .post(format!("{wallet}/api/v1/wallet/redeem"))
+            .bearer_auth(self.tokens.staff(self.business, "pos"))
+            .header("idempotency-key", &sale.key);
+        let asked = self.ask(Call::Redeem {
+            business: self.business.to_owned(),
+            key: sale.key.clone(),
+            customer: sale.customer.clone(),
+            legs: sale.legs.clone(),
+        });
+        let answer = whole(request.json(&sale.request)).await;
+        let said = answer
+            .and_then(|(status, body)| Some((status, serde_json::from_slice::<Value>(&body).ok()?, body)));
+        let Some((status, said, body)) = said else {
+            asked.info();
+            return Heard::Unknown;
+        };
+        let told = match status {
+            200 | 201 => Told::Completed,
+            422 => Told::Declined,
+            409 => Told::Cancelled,
+            _ => {
+                asked.info();
+                return not_definite(status, &said);
+            }
+        };
+        asked.ok(status, &body);
+        Heard::Told(told)
     }
 }
 
-/// Asks for a sale. What is not a whole answer is none.
-async fn redeem(client: &reqwest::Client, tokens: &Tokens, wallet: &str, sale: &Sale) -> Heard {
-    let request =
-        client.post(format!("{wallet}/api/v1/wallet/redeem")).bearer_auth(tokens.staff(BUSINESS, "pos"));
-    let Ok(answer) = request.header("idempotency-key", &sale.key).json(&sale.request).send().await else {
-        return Heard::Unknown;
-    };
+/// A whole answer: its status and its body.
+async fn whole(request: reqwest::RequestBuilder) -> Option<(u16, Vec<u8>)> {
+    let answer = request.send().await.ok()?;
     let status = answer.status().as_u16();
-    let Ok(body) = answer.bytes().await else { return Heard::Unknown };
-    let Ok(said) = serde_json::from_slice::<Value>(&body) else { return Heard::Unknown };
+    Some((status, answer.bytes().await.ok()?.to_vec()))
+}
+
+fn not_definite(status: u16, said: &Value) -> Heard {
     match status {
-        200 | 201 => Heard::Told(Told::Completed, Some(body.to_vec())),
-        422 => Heard::Told(Told::Declined, Some(body.to_vec())),
-        409 => Heard::Told(Told::Cancelled, None),
         202 | 503 => Heard::Unknown,
         // Something failed, and the service says itself that it does not know what became of it.
         500 if said["outcome"] == "unknown" => Heard::Unknown,
         _ => Heard::Wrong(format!("status {status}: {said}")),
-    }
-}
-
-/// Asks for a sale again that has its answer, and says what is wrong with what comes.
-pub(crate) async fn replay(cluster: &Cluster, sale: &Sale) -> Option<String> {
-    let first = sale.answer.as_ref()?;
-    let wallet = &cluster.wallets[sale.key.len() % cluster.wallets.len()].url;
-    match redeem(&cluster.client, &cluster.tokens, wallet, sale).await {
-        Heard::Told(told, Some(again)) if told == sale.told && again == *first => None,
-        Heard::Told(told, again) => Some(format!(
-            "{} was told {:?} {}, and then {told:?} {}",
-            sale.key,
-            sale.told,
-            String::from_utf8_lossy(first),
-            String::from_utf8_lossy(&again.unwrap_or_default())
-        )),
-        Heard::Unknown => Some(format!("{}: no answer to a replay", sale.key)),
-        Heard::Wrong(complaint) => Some(format!("{}: {complaint}", sale.key)),
     }
 }

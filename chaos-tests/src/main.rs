@@ -9,10 +9,11 @@ use std::{
 
 use chaos_tests::{
     Cluster,
-    check::Settle,
+    check::{Settle, changed_since},
     run::{Outcome, run},
     table::{JOINT, Scenario, matrix, pairs, parts, singles},
 };
+use checker::{Counts, Healing};
 use clap::Parser;
 use testkit::Dice;
 
@@ -57,6 +58,9 @@ struct Cli {
     /// Decides what chance decides.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Keep the evidence of every scenario, and say where it is; that of violations is kept anyway.
+    #[arg(long)]
+    keep: bool,
     /// Names of all scenarios.
     #[arg(long)]
     list: bool,
@@ -93,9 +97,17 @@ async fn main() -> io::Result<ExitCode> {
             let name = &outcome.name;
             writeln!(io::stdout(), "    again: script/chaos {again}--only '{name}' --seed {seed}")?;
         }
+        if cli.keep || !outcome.violations.is_empty() {
+            let folder = outcome.evidence.display();
+            writeln!(io::stdout(), "    evidence: cargo run -p checker -- {folder}")?;
+        } else {
+            outcome.forget()?;
+        }
         outcomes.push(outcome);
     }
-    let is_well = sum(&outcomes, cli.seed, begun.elapsed())?;
+    let lefts: Vec<_> = outcomes.iter().map(|outcome| &outcome.left).collect();
+    let changed = changed_since(&cluster, &lefts).await;
+    let is_well = sum(&outcomes, &changed, cli.seed, begun.elapsed())?;
     if !is_well {
         writeln!(io::stdout(), "logs: {}", cluster.keep_logs().display())?;
     }
@@ -191,13 +203,14 @@ fn draw(mut from: Vec<Scenario>, count: usize, dice: &mut Dice) -> Vec<Scenario>
 fn head() -> io::Result<()> {
     writeln!(
         io::stdout(),
-        "{:<72} {:>7} {:>6} {:>7} {:>6} {:>8} {:>8} {:>6} {:>10}",
+        "{:<72} {:>7} {:>6} {:>7} {:>6} {:>8} {:>8} {:>8} {:>6} {:>10}",
         "fault",
         "fired",
         "sagas",
         "unknown",
         "dead",
         "heal p50",
+        "heal p99",
         "heal max",
         "took",
         "violations"
@@ -207,30 +220,42 @@ fn head() -> io::Result<()> {
 fn line(outcome: &Outcome) -> io::Result<()> {
     writeln!(
         io::stdout(),
-        "{:<72} {:>7} {:>6} {:>7} {:>6} {:>6} ms {:>5} ms {:>4} s {:>10}",
+        "{:<72} {:>7} {:>6} {:>7} {:>6} {:>5} ms {:>5} ms {:>5} ms {:>4} s {:>10}",
         outcome.name,
         outcome.fired,
         outcome.sagas,
         outcome.unknown,
         outcome.dead_letters,
-        outcome.heal.0.as_millis(),
-        outcome.heal.1.as_millis(),
+        outcome.healing.percentile(50) / 1_000,
+        outcome.healing.percentile(99) / 1_000,
+        outcome.healing.percentile(100) / 1_000,
         outcome.took.as_secs(),
         outcome.violations.len()
     )
 }
 
-/// The last line; whether all is well.
-fn sum(outcomes: &[Outcome], seed: u64, took: Duration) -> io::Result<bool> {
+/// The last lines; whether all is well.
+fn sum(outcomes: &[Outcome], changed: &[String], seed: u64, took: Duration) -> io::Result<bool> {
     let sagas: usize = outcomes.iter().map(|outcome| outcome.sagas).sum();
-    let violations: usize = outcomes.iter().map(|outcome| outcome.violations.len()).sum();
-    let slowest = outcomes.iter().map(|outcome| outcome.heal.1).max().unwrap_or_default();
+    let (mut healing, mut counts) = (Healing::default(), Counts::default());
+    for outcome in outcomes {
+        healing.add(&outcome.healing);
+        counts += outcome.counts;
+    }
+    let slow = healing.too_slow().map(|violation| violation.to_string());
+    let over_all: Vec<&String> = changed.iter().chain(&slow).collect();
+    for violation in &over_all {
+        writeln!(io::stdout(), "VIOLATION {violation}")?;
+    }
+    let violations = outcomes.iter().map(|outcome| outcome.violations.len()).sum::<usize>() + over_all.len();
     writeln!(
         io::stdout(),
-        "{} scenarios, {sagas} sagas, {violations} violations; healed within {} ms; seed {seed}, {} s",
+        "{} scenarios, {sagas} sagas, {violations} violations; healed within {} ms (p99), {} ms (max); seed {seed}, {} s",
         outcomes.len(),
-        slowest.as_millis(),
+        healing.percentile(99) / 1_000,
+        healing.percentile(100) / 1_000,
         took.as_secs()
     )?;
+    writeln!(io::stdout(), "checked: {counts}")?;
     Ok(violations == 0 && !outcomes.is_empty())
 }

@@ -1,7 +1,8 @@
-//! What the suite says to Redis: a command a connection, past the proxies.
+//! What the suite says to Redis, and sees in it: past the proxies.
 
 use std::time::{Duration, Instant};
 
+use redis::{AsyncCommands as _, RedisResult};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -27,4 +28,18 @@ pub async fn refusals(port: u16, hold: Duration) -> u64 {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     refused
+}
+
+/// Every key that holds a text, with what it holds.
+pub(crate) async fn everything(port: u16) -> RedisResult<Vec<(String, String)>> {
+    let client = redis::Client::open(format!("redis://127.0.0.1:{port}"))?;
+    let mut connection = client.get_multiplexed_async_connection().await?;
+    let keys: Vec<String> = connection.keys("*").await?;
+    let mut everything = Vec::new();
+    for key in keys {
+        // What is no text, or is gone by now, has nothing to show.
+        let value: RedisResult<Option<String>> = connection.get(&key).await;
+        everything.push((key, value.ok().flatten().unwrap_or_default()));
+    }
+    Ok(everything)
 }

@@ -1,18 +1,32 @@
 //! One scenario: LOAD + FAULT, HEAL, QUIESCE, CHECK.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs, io,
+    path::PathBuf,
+    time::{Duration, Instant, SystemTime},
+};
 
+use checker::{Counts, Healing, format};
 use testkit::Dice;
 
 use crate::{
-    Cluster, Load, Sale, Shop, check,
-    check::{Moment, Settle},
-    fault::{Healed, Scene},
+    Cluster, Evidence, Load, Sale, Shop,
+    check::{Left, Moment, Played, Settle, check},
+    cluster::BUSINESS,
+    dumps::{Scope, What, dump},
+    evidence::{OTHER, canary},
+    fault::{Fault, Healed, Scene},
+    funding::fund,
+    links::Way,
+    load::Till,
     table::Scenario,
+    witnesses::{Witnesses, connect},
 };
 
 const TILLS: usize = 32;
 const CUSTOMERS: usize = 20;
+/// Of the other business: one has the same name as one of the first business's.
+const OTHER_CUSTOMERS: usize = 2;
 /// How long a till waits for a connection that says nothing.
 const PATIENCE: Duration = Duration::from_secs(4);
 /// Tills are at work for so long before anything breaks, and after it was healed.
@@ -33,12 +47,28 @@ pub struct Outcome {
     pub slowest: Duration,
     /// Dead letters, all replayed.
     pub dead_letters: i64,
-    /// After healing, how long sagas that were open then took: half of them, and the slowest of all.
-    pub heal: (Duration, Duration),
+    /// After healing, how long sagas took that were open then.
+    pub healing: Healing,
+    /// How much the checker looked at.
+    pub counts: Counts,
     /// How long it took, with its checks.
     pub took: Duration,
     /// What must not be.
     pub violations: Vec<String>,
+    /// What it left in the ledgers.
+    pub left: Left,
+    /// The folder of its evidence.
+    pub evidence: PathBuf,
+}
+
+impl Outcome {
+    /// Removes the evidence of what is well; that of what is not remains.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn forget(&self) -> io::Result<()> {
+        if self.violations.is_empty() { fs::remove_dir_all(&self.evidence) } else { Ok(()) }
+    }
 }
 
 /// Carries a scenario out. `tag` begins every key and customer, so that no two scenarios of a run share any.
@@ -54,15 +84,24 @@ pub async fn run(
 ) -> Outcome {
     let begun = Instant::now();
     let mut dice = Dice::new(seed);
-    let customers = fund(cluster, tag).await;
+    cluster.evidence =
+        Evidence::begin(scenario.faults.iter().any(takes_redis_away)).expect("room for evidence");
     let since = Moment::now(cluster).await;
+    let customers =
+        fund_all(cluster, BUSINESS, (0..CUSTOMERS).map(|number| format!("{tag}-c{number}"))).await;
+    let others = (0..OTHER_CUSTOMERS).map(|number| match number {
+        0 => format!("{tag}-c0"),
+        _ => format!("{tag}-{}-{number}", canary(OTHER)),
+    });
+    let others = fund_all(cluster, OTHER, others).await;
+    let witnesses = Witnesses::start(cluster, tag, &customers).await;
     let shop = Shop { name: tag, tills: TILLS, customers: &customers, patience: PATIENCE };
     let load = Load::start(cluster, &shop);
+    let other = Load::start_for(cluster, OTHER, &Shop { tills: 1, customers: &others, ..shop });
     let mut sales = Vec::new();
     let mut fired = vec![0; scenario.faults.len()];
-    let mut heals = Vec::new();
     let mut violations = Vec::new();
-    for _ in 0..scenario.times {
+    for time in 0..scenario.times {
         tokio::time::sleep(CALM).await;
         let mut scene = Scene { cluster, load: &load, name: tag, customers: &customers, dice: &mut dice };
         for (nth, healed) in break_and_heal(&mut scene, scenario).await.into_iter().enumerate() {
@@ -73,30 +112,80 @@ pub async fn run(
             sales.extend(healed.sales);
         }
         let healed = Moment::now(cluster).await;
+        cluster.evidence.mark(format::Moment::Healed, Some(healed.at_us));
         cluster.until_all_ready().await;
+        cluster.evidence.mark(format::Moment::Ready, None);
+        if time == 0 {
+            remember(cluster, Scope { since: &since.at, tag }).await;
+        }
         tokio::time::sleep(CALM).await;
-        heals.push(healed);
     }
     sales.extend(load.finish().await);
-    let report = check(cluster, &sales, &since, settle).await;
+    // Whoever asks again asks for the business; the other's sales are checked as well.
+    let mut all = other.finish().await;
+    let till = Till::first(cluster, BUSINESS, &shop);
+    let own = Played { tag, since: &since, sales: &sales, till, settle };
+    let report = check(cluster, &own, witnesses).await;
     violations.extend(report.violations);
+    all.append(&mut sales);
     Outcome {
         name: scenario.name.clone(),
         fired: fired.into_iter().min().unwrap_or(0),
-        sagas: sales.len(),
-        unknown: sales.iter().filter(|sale: &&Sale| sale.unknown > 0).count(),
-        slowest: sales.iter().map(|sale| sale.slowest).max().unwrap_or_default(),
+        sagas: all.len(),
+        unknown: all.iter().filter(|sale: &&Sale| sale.unknown > 0).count(),
+        slowest: all.iter().map(|sale| sale.slowest).max().unwrap_or_default(),
         dead_letters: report.dead_letters,
-        heal: slowest(cluster, &heals).await,
+        healing: report.healing,
+        counts: report.counts,
         took: begun.elapsed(),
         violations,
+        left: report.left,
+        evidence: report.evidence,
     }
+}
+
+/// Writes down what must not change from here on.
+async fn remember(cluster: &Cluster, scope: Scope<'_>) {
+    let Some(folder) = cluster.evidence.folder() else { return };
+    for (database, connection) in &mut connect(cluster).await {
+        dump(connection, *database, folder, (1, What::Lasting), scope).await.expect("a dump");
+    }
+}
+
+/// Balances may be old, and changes late, while it lasts.
+const fn takes_redis_away(fault: &Fault) -> bool {
+    matches!(
+        fault,
+        Fault::RedisKilled
+            | Fault::RedisFrozen
+            | Fault::RedisTold(_)
+            | Fault::Mode(Way::Caches, _)
+            | Fault::Weather(Way::Caches, _)
+            | Fault::Strike(Way::Caches, ..)
+            | Fault::Flap(Way::Caches, ..)
+            | Fault::Refuse(Way::Caches)
+    )
+}
+
+/// What is in Redis is lost while it lasts.
+fn empties_redis(fault: &Fault) -> bool {
+    matches!(fault, Fault::RedisKilled)
+        || matches!(fault, Fault::RedisTold(command) if command.starts_with("FLUSH"))
+}
+
+/// Now, in microseconds since 1970: databases are on this machine, and may be away.
+fn wall_clock_us() -> Option<i64> {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    i64::try_from(since.as_micros()).ok()
 }
 
 /// Begins the faults one after the other, and ends them in the opposite order; in the order of the scenario.
 async fn break_and_heal(scene: &mut Scene<'_>, scenario: &Scenario) -> Vec<Healed> {
     let mut armed = Vec::new();
     for fault in &scenario.faults {
+        if empties_redis(fault) {
+            scene.cluster.evidence.mark(format::Moment::RedisLoses, wall_clock_us());
+        }
         armed.push((fault, fault.arm(scene, scenario.hold).await));
         tokio::time::sleep(Duration::from_millis(scene.dice.below(300))).await;
     }
@@ -104,28 +193,22 @@ async fn break_and_heal(scene: &mut Scene<'_>, scenario: &Scenario) -> Vec<Heale
     let mut healed = Vec::new();
     while let Some((fault, armed)) = armed.pop() {
         healed.push(fault.heal(scene, armed).await);
+        if empties_redis(fault) {
+            scene.cluster.evidence.mark(format::Moment::RedisKeeps, wall_clock_us());
+        }
     }
     healed.reverse();
     healed
 }
 
-async fn fund(cluster: &Cluster, tag: &str) -> Vec<(String, String)> {
-    let funded = (0..CUSTOMERS).map(|number| {
-        let customer = format!("{tag}-c{number}");
-        async move {
-            let reward = cluster.fund(&customer).await;
-            (customer, reward)
-        }
+async fn fund_all(
+    cluster: &Cluster,
+    business: &str,
+    customers: impl Iterator<Item = String>,
+) -> Vec<(String, String)> {
+    let funded = customers.map(|customer| async move {
+        let reward = fund(cluster, business, &customer).await;
+        (customer, reward)
     });
     futures_util::future::join_all(funded).await
-}
-
-/// The slowest half, and the slowest.
-async fn slowest(cluster: &Cluster, heals: &[Moment]) -> (Duration, Duration) {
-    let mut most = (Duration::ZERO, Duration::ZERO);
-    for healed in heals {
-        let (half, all) = healed.healing(cluster).await;
-        most = (most.0.max(half), most.1.max(all));
-    }
-    most
 }

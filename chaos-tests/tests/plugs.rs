@@ -20,6 +20,7 @@ async fn survive(fault: Fault, lasts: Duration) -> Outcome {
     assert!(outcome.violations.is_empty(), "{:#?}", outcome.violations);
     assert!(outcome.sagas > 100, "the load did nothing");
     assert!(outcome.unknown > 0, "nobody noticed: the fault did not fire");
+    outcome.forget().expect("a folder");
     outcome
 }
 

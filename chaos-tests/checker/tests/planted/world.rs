@@ -354,8 +354,8 @@ impl World {
         let asked = self.line("history.jsonl", &format!("\"key\":\"{key}\"")).clone();
         assert_eq!(asked["business"], business);
         let number = asked["call"].clone();
-        let answers = self.files["history.jsonl"].iter().filter(|line| line["call"] == number);
-        let answer = answers.last().unwrap()["body"].as_str().unwrap().to_owned();
+        let mut answers = self.files["history.jsonl"].iter().rev().filter(|line| line["call"] == number);
+        let answer = answers.next().unwrap()["body"].as_str().unwrap().to_owned();
         let mut again = asked;
         for field in ["at", "process", "call", "type"] {
             again.as_object_mut().unwrap().remove(field);
