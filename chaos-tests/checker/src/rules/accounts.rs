@@ -4,7 +4,7 @@
 //! what it takes back. So the objects are the accounts, one a tender, and not the wallet as a whole. A history is
 //! linearizable if, and only if, that of each of its objects is.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use crate::{
     calls::{Key, Made, Sale, Told},
@@ -15,11 +15,17 @@ use crate::{
 };
 
 /// An account: what is in it, and what redeems have out of it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
 struct Account<'a> {
     free: i64,
     version: i64,
     taken: BTreeMap<Key<'a>, i64>,
+}
+
+impl fmt::Debug for Account<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} free at version {}", self.free, self.version)
+    }
 }
 
 #[derive(Debug, Clone)]
