@@ -13,7 +13,7 @@ use sqlx::{PgConnection, Row};
 use crate::{
     Cluster, Sale, Told,
     cluster::BUSINESS,
-    dumps::{Scope, What, dump, fingerprint},
+    dumps::{What, dump, fingerprint},
     evidence::OTHER,
     load::Till,
     witnesses::{Witnesses, clock, connect},
@@ -65,7 +65,7 @@ pub(crate) struct Played<'a> {
     pub(crate) tag: &'a str,
     /// When it began.
     pub(crate) since: &'a Moment,
-    /// What was sold in it.
+    /// What was sold in it, to be asked for again.
     pub(crate) sales: &'a [Sale],
     /// Who asks again.
     pub(crate) till: Till,
@@ -83,8 +83,6 @@ pub(crate) async fn check(cluster: &Cluster, played: &Played<'_>, witnesses: Wit
         report.violations.push(stuck);
     }
     report.dead_letters = played.since.dead_letters(&mut connections[0].1).await;
-    let complaints = played.sales.iter().filter_map(|sale| Some((sale, sale.complaint.as_ref()?)));
-    report.violations.extend(complaints.map(|(sale, complaint)| format!("{}: {complaint}", sale.key)));
     let is_definite = |sale: &&Sale| matches!(sale.told, Told::Completed | Told::Declined);
     played.till.replay(played.sales.iter().rev().filter(is_definite).take(REPLAYS)).await;
     witnesses.finish(cluster, &mut connections).await.expect("room for evidence");
@@ -121,9 +119,8 @@ async fn by_sql(connections: &mut [(Database, PgConnection)]) -> Vec<String> {
 /// Writes the last rows down, as they are.
 async fn dump_all(cluster: &Cluster, connections: &mut [(Database, PgConnection)], played: &Played<'_>) {
     let Some(folder) = cluster.evidence.folder() else { return };
-    let scope = Scope { since: &played.since.at, tag: played.tag };
     for (database, connection) in connections {
-        dump(connection, *database, folder, (2, What::All), scope).await.expect("a dump");
+        dump(connection, *database, folder, (2, What::All), played.tag).await.expect("a dump");
     }
 }
 

@@ -11,20 +11,19 @@ use futures_util::TryStreamExt as _;
 use schema::Database;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-/// Tables of the wallet, and which of their rows came since `$1`; `$2` is not asked for.
-const WALLET: [(&str, &str); 5] = [
-    ("saga", "saga.saga WHERE created_at >= $1::timestamptz"),
-    (
-        "dead_letter",
-        "saga.dead_letter WHERE saga_id IN (SELECT saga_id FROM saga.saga WHERE created_at >= $1::timestamptz)",
-    ),
-    ("operator_action", "saga.operator_action WHERE at >= $1::timestamptz"),
-    ("redemption", "wallet.redemption WHERE created_at >= $1::timestamptz"),
-    ("outbox", "wallet.outbox WHERE $1 IS NOT NULL"),
-];
-const ACCOUNTS: &str = "(SELECT account_no FROM tender.account WHERE starts_with(owner, $2))";
+/// Sagas of one scenario: by their keys, since clocks may have stepped in it.
+const SAGAS: &str = "(SELECT saga_id FROM saga.saga WHERE starts_with(key, $1))";
+const ACCOUNTS: &str = "(SELECT account_no FROM tender.account WHERE starts_with(owner, $1))";
 /// What must not change in a tender.
 const LASTING: [&str; 2] = ["allocation_reversal", "entry"];
+/// Tables of the wallet, and their schemas.
+const WALLET: [(&str, &str); 5] = [
+    ("saga", "saga"),
+    ("dead_letter", "saga"),
+    ("operator_action", "saga"),
+    ("redemption", "wallet"),
+    ("outbox", "wallet"),
+];
 const LEDGER: [&str; 6] = ["account", "lot", "operation", "allocation", "allocation_reversal", "entry"];
 
 /// How much to write down.
@@ -36,20 +35,13 @@ pub(crate) enum What {
     Lasting,
 }
 
-/// Which rows: those of customers whose names begin with a tag, and what came since a moment by the wallet's clock.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Scope<'a> {
-    pub(crate) since: &'a str,
-    pub(crate) tag: &'a str,
-}
-
-/// Writes the `number`th dump of one database.
+/// Writes the `number`th dump of one database: of everything that belongs to keys and customers which begin with a tag.
 pub(crate) async fn dump(
     connection: &mut PgConnection,
     database: Database,
     folder: &Path,
     (number, what): (u32, What),
-    scope: Scope<'_>,
+    tag: &str,
 ) -> sqlx::Result<()> {
     let folder = folder.join(files::DUMPS).join(number.to_string()).join(database.name());
     fs::create_dir_all(&folder)?;
@@ -58,8 +50,7 @@ pub(crate) async fn dump(
     for (table, rows) in tables(database, what) {
         let query = format!("SELECT to_jsonb(r)::text FROM (SELECT * FROM {rows}) r");
         let mut rows = sqlx::query_scalar::<_, String>(AssertSqlSafe(query))
-            .bind(scope.since)
-            .bind(format!("{}-", scope.tag))
+            .bind(format!("{tag}-"))
             .fetch(&mut *snapshot);
         let mut file = BufWriter::new(File::create(folder.join(format!("{table}.jsonl")))?);
         while let Some(row) = rows.try_next().await? {
@@ -71,18 +62,31 @@ pub(crate) async fn dump(
 }
 
 fn tables(database: Database, what: What) -> Vec<(&'static str, String)> {
-    if database == Database::Wallet {
-        let all = if what == What::All { &WALLET[..] } else { &[] };
-        return all.iter().map(|(table, rows)| (*table, format!("{rows} AND $2 IS NOT NULL"))).collect();
-    }
-    let tables = if what == What::All { &LEDGER[..] } else { &LASTING };
-    tables
-        .iter()
-        .map(|table| (*table, format!("tender.{table} WHERE $1 IS NOT NULL AND {}", of_accounts(table))))
-        .collect()
+    let tables = match (database, what) {
+        (Database::Wallet, What::All) => {
+            return WALLET.map(|(table, schema)| (table, of_sagas(table, schema))).to_vec();
+        }
+        (Database::Wallet, What::Lasting) => return Vec::new(),
+        (_, What::All) => &LEDGER[..],
+        (_, What::Lasting) => &LASTING[..],
+    };
+    tables.iter().map(|table| (*table, format!("tender.{table} WHERE {}", of_accounts(table)))).collect()
 }
 
-/// Accounts and their lots have the account's number, and everything else belongs to an operation.
+/// Everything belongs to a saga, but for events on their way.
+fn of_sagas(table: &str, schema: &str) -> String {
+    let rows = match table {
+        "outbox" => "$1 IS NOT NULL".to_owned(),
+        "redemption" => format!("redemption_id IN {SAGAS}"),
+        "operator_action" => format!(
+            "dead_letter_id IN (SELECT dead_letter_id FROM saga.dead_letter WHERE saga_id IN {SAGAS})"
+        ),
+        _ => format!("saga_id IN {SAGAS}"),
+    };
+    format!("{schema}.{table} WHERE {rows}")
+}
+
+/// Accounts, their lots and their operations have the account's number, and everything else belongs to an operation.
 fn of_accounts(table: &str) -> String {
     match table {
         "account" | "lot" | "operation" => format!("account_no IN {ACCOUNTS}"),

@@ -13,7 +13,7 @@ use crate::{
     Cluster, Evidence, Load, Sale, Shop,
     check::{Left, Moment, Played, Settle, check},
     cluster::BUSINESS,
-    dumps::{Scope, What, dump},
+    dumps::{What, dump},
     evidence::{OTHER, canary},
     fault::{Fault, Healed, Scene},
     funding::fund,
@@ -116,24 +116,24 @@ pub async fn run(
         cluster.until_all_ready().await;
         cluster.evidence.mark(format::Moment::Ready, None);
         if time == 0 {
-            remember(cluster, Scope { since: &since.at, tag }).await;
+            remember(cluster, tag).await;
         }
         tokio::time::sleep(CALM).await;
     }
     sales.extend(load.finish().await);
-    // Whoever asks again asks for the business; the other's sales are checked as well.
-    let mut all = other.finish().await;
+    let of_other = other.finish().await;
     let till = Till::first(cluster, BUSINESS, &shop);
-    let own = Played { tag, since: &since, sales: &sales, till, settle };
-    let report = check(cluster, &own, witnesses).await;
+    let report = check(cluster, &Played { tag, since: &since, sales: &sales, till, settle }, witnesses).await;
     violations.extend(report.violations);
-    all.append(&mut sales);
+    sales.extend(of_other);
+    let complaints = sales.iter().filter_map(|sale| Some((sale, sale.complaint.as_ref()?)));
+    violations.extend(complaints.map(|(sale, complaint)| format!("{}: {complaint}", sale.key)));
     Outcome {
         name: scenario.name.clone(),
         fired: fired.into_iter().min().unwrap_or(0),
-        sagas: all.len(),
-        unknown: all.iter().filter(|sale: &&Sale| sale.unknown > 0).count(),
-        slowest: all.iter().map(|sale| sale.slowest).max().unwrap_or_default(),
+        sagas: sales.len(),
+        unknown: sales.iter().filter(|sale: &&Sale| sale.unknown > 0).count(),
+        slowest: sales.iter().map(|sale| sale.slowest).max().unwrap_or_default(),
         dead_letters: report.dead_letters,
         healing: report.healing,
         counts: report.counts,
@@ -145,10 +145,10 @@ pub async fn run(
 }
 
 /// Writes down what must not change from here on.
-async fn remember(cluster: &Cluster, scope: Scope<'_>) {
+async fn remember(cluster: &Cluster, tag: &str) {
     let Some(folder) = cluster.evidence.folder() else { return };
     for (database, connection) in &mut connect(cluster).await {
-        dump(connection, *database, folder, (1, What::Lasting), scope).await.expect("a dump");
+        dump(connection, *database, folder, (1, What::Lasting), tag).await.expect("a dump");
     }
 }
 
@@ -157,6 +157,7 @@ const fn takes_redis_away(fault: &Fault) -> bool {
     matches!(
         fault,
         Fault::RedisKilled
+            | Fault::RedisFull
             | Fault::RedisFrozen
             | Fault::RedisTold(_)
             | Fault::Mode(Way::Caches, _)

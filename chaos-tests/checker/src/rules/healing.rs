@@ -50,8 +50,13 @@ impl Healing {
 pub fn healing(evidence: &Evidence) -> Healing {
     let marks = evidence.marks.iter().filter(|mark| mark.what == Moment::Healed);
     let healed: Vec<i64> = marks.filter_map(|mark| mark.db_us).collect();
+    // What ended later than the end did so before, while a clock was ahead.
+    let quiet = evidence.marks.iter().rfind(|mark| mark.what == Moment::Quiet).and_then(|mark| mark.db_us);
     let took = evidence.end.wallet.sagas.iter().filter_map(|saga| {
         let (begun, ended) = (saga.created_at.timestamp_micros(), saga.ended_at?.timestamp_micros());
+        if quiet.is_some_and(|quiet| ended > quiet) {
+            return None;
+        }
         let last = healed.iter().copied().filter(|healed| begun < *healed && *healed < ended).max()?;
         u64::try_from(ended - last).ok()
     });

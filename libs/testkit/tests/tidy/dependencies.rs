@@ -151,6 +151,20 @@ fn no_version_has_a_known_fault() {
     complain("too old", &old);
 }
 
+/// What checks the services must not share a defect with them.
+#[test]
+fn the_checker_depends_on_nothing_of_ours() {
+    let manifest = fs::read_to_string(root().join("chaos-tests/checker/Cargo.toml")).unwrap();
+    let ours = locked().into_iter().filter(|package| package.source.is_none());
+    let is_used = |name: &str| manifest.lines().any(|line| line.split(['.', ' ', '=']).next() == Some(name));
+    let used: Vec<String> = ours.map(|package| package.name).filter(|name| is_used(name)).collect();
+    complain("the checker uses", &used);
+    assert!(
+        is_used("serde_json") && !manifest.contains("path ="),
+        "its dependencies are not where they were"
+    );
+}
+
 #[test]
 fn dependencies_point_down() {
     let ours: Vec<&str> = LAYERS.iter().filter_map(|(path, _)| path.rsplit('/').next()).collect();
