@@ -61,11 +61,11 @@ pub(crate) struct Asked {
 }
 
 impl Evidence {
-    /// A new folder.
+    /// A new folder. `redis_was_away`, `database_forgot`: as in [`Meta`].
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn begin(redis_was_away: bool) -> io::Result<Self> {
+    pub fn begin(redis_was_away: bool, database_forgot: bool) -> io::Result<Self> {
         let folder = std::env::temp_dir().join(format!("chaos-evidence-{}", uuid::Uuid::new_v4()));
         fs::create_dir_all(&folder)?;
         let business = |name: &str| Business { name: name.to_owned(), canary: canary(name) };
@@ -73,6 +73,7 @@ impl Evidence {
             businesses: [BUSINESS, OTHER].map(business).to_vec(),
             secrets: vec![CONTACT.to_owned(), crate::cluster::PEPPER.to_owned()],
             redis_was_away,
+            database_forgot,
         };
         fs::write(folder.join(files::META), serde_json::to_vec(&meta)?)?;
         let topic =

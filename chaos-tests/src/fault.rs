@@ -61,6 +61,8 @@ pub enum Fault {
     PostgresDeadlocks(u32),
     /// Its clock is off by each of these, one after the other, and right in the end.
     PostgresClock(&'static [&'static str]),
+    /// The last half second of what it has acknowledged is lost, as in a failover: tills may have been told what is not so.
+    PostgresForgets,
     /// Its databases may only be read, as on a standby.
     PostgresReadOnly,
     /// No connection is left.
@@ -266,6 +268,7 @@ impl Fault {
             }
             Self::PostgresDeadlocks(times) => armed.fired = postgres::deadlock(scene.cluster, times).await,
             Self::PostgresClock(offsets) => armed.fired = clock(scene.cluster, offsets, hold).await,
+            Self::PostgresForgets => armed.fired = postgres::forget(scene.cluster).await,
             Self::PostgresReadOnly => armed.fired = postgres::set_read_only(scene.cluster, true).await,
             Self::PostgresExhausted => {
                 armed.taken = postgres::exhaust(scene.cluster).await;

@@ -5,7 +5,7 @@ use std::{process::Command, time::Duration};
 use schema::Database;
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 
-use crate::{Cluster, process::signal};
+use crate::{Cluster, process::signal, server};
 
 /// Sessions of the services.
 const SESSIONS: &str = "SELECT pid FROM pg_stat_activity
@@ -92,21 +92,52 @@ pub async fn deadlock(cluster: &Cluster, times: u32) -> u64 {
     let mut connection = admin(cluster).await;
     let before = deadlocks(&mut connection, cluster).await;
     // Found before anybody gives up waiting.
-    set_deadlock_timeout(&mut connection, "20ms").await;
+    set(&mut connection, &[("deadlock_timeout", "20ms")]).await;
     let lockers = cluster.databases.iter().skip(1).map(|(_, test)| lock_backwards(test.admin(), times));
     futures_util::future::join_all(lockers).await;
-    set_deadlock_timeout(&mut connection, "1s").await;
+    set(&mut connection, &[("deadlock_timeout", "1s")]).await;
     // Sessions count in their own time.
     tokio::time::sleep(Duration::from_secs(1)).await;
     deadlocks(&mut connection, cluster).await - before
 }
 
-async fn set_deadlock_timeout(connection: &mut PgConnection, timeout: &str) {
-    for statement in
-        [format!("ALTER SYSTEM SET deadlock_timeout = '{timeout}'"), "SELECT pg_reload_conf()".into()]
-    {
+/// Changes settings of the server for all sessions, at once.
+async fn set(connection: &mut PgConnection, settings: &[(&str, &str)]) {
+    let mut statements: Vec<String> =
+        settings.iter().map(|(name, value)| format!("ALTER SYSTEM SET {name} = '{value}'")).collect();
+    statements.push("SELECT pg_reload_conf()".to_owned());
+    for statement in statements {
         sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut *connection).await.expect("a setting");
     }
+}
+
+/// Loses the last half second of what it has acknowledged, as a standby does that takes over without having heard of it; how
+/// many bytes of its log.
+///
+/// # Panics
+/// When the server cannot be asked, or does not come back.
+pub async fn forget(cluster: &Cluster) -> u64 {
+    const LOST: &str =
+        "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn())::bigint
+        FROM (SELECT $1::text[]) AS unused";
+    let mut connection = admin(cluster).await;
+    set(
+        &mut connection,
+        &[("synchronous_commit", "off"), ("wal_writer_delay", "10s"), ("wal_writer_flush_after", "2GB")],
+    )
+    .await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let lost = count(&mut connection, LOST, cluster).await;
+    drop(connection);
+    server::restart().await;
+    until_ready(cluster).await;
+    let mut connection = admin(cluster).await;
+    set(
+        &mut connection,
+        &[("synchronous_commit", "on"), ("wal_writer_delay", "200ms"), ("wal_writer_flush_after", "1MB")],
+    )
+    .await;
+    lost
 }
 
 async fn lock_backwards(options: PgConnectOptions, times: u32) {

@@ -84,8 +84,9 @@ pub async fn run(
 ) -> Outcome {
     let begun = Instant::now();
     let mut dice = Dice::new(seed);
-    cluster.evidence =
-        Evidence::begin(scenario.faults.iter().any(takes_redis_away)).expect("room for evidence");
+    let database_forgot = scenario.faults.iter().any(|fault| matches!(fault, Fault::PostgresForgets));
+    cluster.evidence = Evidence::begin(scenario.faults.iter().any(takes_redis_away), database_forgot)
+        .expect("room for evidence");
     let since = Moment::now(cluster).await;
     let customers =
         fund_all(cluster, BUSINESS, (0..CUSTOMERS).map(|number| format!("{tag}-c{number}"))).await;

@@ -38,6 +38,9 @@ pub struct Meta {
     pub secrets: Vec<String>,
     /// Redis was away: balances may be five seconds old, and live streams as late.
     pub redis_was_away: bool,
+    /// A database has lost what it had acknowledged: what anybody was told before may not be so any more.
+    #[serde(default)]
+    pub database_forgot: bool,
 }
 
 /// A retailer.
