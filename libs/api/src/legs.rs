@@ -16,6 +16,9 @@ use uuid::Uuid;
 
 use crate::{BusinessId, LegsId, Problem};
 
+/// The header in which a caller says which tender it means. Any other answers 421, and does nothing.
+pub const TENDER: &str = "x-tender";
+
 /// Most legs in one [`Batch`].
 pub const BATCH_MAX: usize = 64;
 

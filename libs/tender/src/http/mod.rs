@@ -1,6 +1,7 @@
 //! The routes of a tender, public and internal.
 
 mod accounts;
+mod addressee;
 mod answer;
 mod credits;
 mod entries;
@@ -11,7 +12,7 @@ mod operations;
 mod versions;
 
 use axum::{
-    Router,
+    Router, middleware,
     routing::{get, post, put},
 };
 use service::openapi;
@@ -61,5 +62,6 @@ pub fn internal(app: App) -> Router {
         .route("/internal/v1/accounts/{customer_id}", get(accounts::show_account_to_peer))
         .route("/internal/v1/accounts/{customer_id}/entries", get(entries::list_entries_to_peer))
         .route("/internal/v1/account-versions", post(versions::show_versions))
+        .layer(middleware::from_fn_with_state(app.clone(), addressee::only_ours))
         .with_state(app)
 }

@@ -60,6 +60,27 @@ async fn a_leg_answers_with_the_same_bytes_until_it_is_cancelled() {
 }
 
 #[tokio::test]
+async fn what_was_meant_for_another_tender_does_nothing() {
+    let server = Server::points().await;
+    run(server.executor(), credit("cus", "c", 100, None)).await;
+    let url = format!("{}/internal/v1/legs/{}/0", server.tender.internal_url, legs_id("k"));
+    let body = forward("debit", 30, "exact").to_string();
+    let meant = async |tender| {
+        let headers = [(api::legs::TENDER, tender)];
+        server
+            .send(Method::PUT, &url, &server.tokens.peer(), &headers, Some(body.clone()))
+            .await
+            .status
+            .as_u16()
+    };
+    assert_eq!(meant("store_credit").await, 421);
+    assert_eq!(query(&server, "k").await.code(), "not_found");
+    assert_eq!(available(&server).await, 100);
+    assert_eq!(meant("points").await, 200);
+    assert_eq!(available(&server).await, 70);
+}
+
+#[tokio::test]
 async fn a_cancel_that_overtakes_its_leg_leaves_a_tombstone() {
     let server = Server::points().await;
     run(server.executor(), credit("cus", "c", 100, None)).await;

@@ -227,7 +227,7 @@ impl Inner {
     /// Sends a request; only a 2xx is a response.
     async fn send(&self, request: RequestBuilder) -> Result<Response, CallError> {
         let token = self.tokens.0.token().map_err(|error| CallError::Unknown(format!("token: {error}")))?;
-        let mut request = request.bearer_auth(token);
+        let mut request = request.bearer_auth(token).header(api::legs::TENDER, self.kind.as_str());
         if let Some(header) = trace::outgoing() {
             request = request.header(trace::TRACEPARENT, header);
         }

@@ -1,0 +1,23 @@
+//! Refuses what was meant for another tender: an address that leads astray must not take value from the wrong ledger, nor
+//! show one ledger's balance as another's.
+
+use api::legs::TENDER;
+use axum::{
+    extract::{Request, State},
+    http::StatusCode,
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+
+use crate::App;
+
+/// 421 where the caller names another tender. Who names none is not asked: versions of the wallet that do not say whom they
+/// mean may be running beside this one.
+pub(super) async fn only_ours(State(app): State<App>, request: Request, next: Next) -> Response {
+    let is_ours = |name: &axum::http::HeaderValue| name.as_bytes() == app.rules.name().as_bytes();
+    if request.headers().get(TENDER).is_none_or(is_ours) {
+        next.run(request).await
+    } else {
+        StatusCode::MISDIRECTED_REQUEST.into_response()
+    }
+}
