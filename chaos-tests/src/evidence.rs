@@ -38,6 +38,7 @@ pub struct Evidence(Option<Arc<Files>>);
 #[derive(Debug)]
 struct Files {
     folder: PathBuf,
+    meta: Mutex<Meta>,
     begun: Instant,
     calls: AtomicU64,
     connections: AtomicU64,
@@ -75,10 +76,10 @@ impl Evidence {
             redis_was_away,
             database_forgot,
         };
-        fs::write(folder.join(files::META), serde_json::to_vec(&meta)?)?;
         let topic =
             |name| Ok::<_, io::Error>(Topic(Mutex::new(BufWriter::new(File::create(folder.join(name))?))));
         Ok(Self(Some(Arc::new(Files {
+            meta: Mutex::new(meta),
             begun: Instant::now(),
             calls: AtomicU64::new(0),
             connections: AtomicU64::new(0),
@@ -119,6 +120,13 @@ impl Evidence {
         self.0.as_ref().map_or(0, |files| 1 + files.connections.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// Somebody could not use Redis, whether a fault was on it or not.
+    pub(crate) fn redis_was_away(&self) {
+        if let Some(files) = &self.0 {
+            files.meta.lock().unwrap_or_else(PoisonError::into_inner).redis_was_away = true;
+        }
+    }
+
     pub(crate) fn mark(&self, what: Moment, db_us: Option<i64>) {
         self.write(|files| &files.marks, &Mark { at: self.now(), db_us, what });
     }
@@ -145,7 +153,9 @@ impl Evidence {
     /// When it cannot be written.
     pub fn flush(&self) -> io::Result<()> {
         let Some(files) = &self.0 else { return Ok(()) };
-        let Files { history, snapshots, streams, events, marks, captures, .. } = &**files;
+        let Files { meta, folder, history, snapshots, streams, events, marks, captures, .. } = &**files;
+        let meta = serde_json::to_vec(&*meta.lock().unwrap_or_else(PoisonError::into_inner))?;
+        fs::write(folder.join(files::META), meta)?;
         for topic in [history, snapshots, streams, events, marks, captures] {
             topic.0.lock().unwrap_or_else(PoisonError::into_inner).flush()?;
         }

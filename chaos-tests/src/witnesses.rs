@@ -41,6 +41,8 @@ pub(crate) struct Witnesses {
     stop: CancellationToken,
     /// Each process's log, and how long it was.
     logs: Vec<(String, PathBuf, u64)>,
+    /// How often each process had failed to tell Redis of a change.
+    untold: Vec<u64>,
 }
 
 impl Witnesses {
@@ -80,7 +82,18 @@ impl Witnesses {
             (name.to_owned(), path, length)
         };
         let logs = cluster.nodes().map(|node| log(&node.name)).collect();
-        Self { readers, listeners, subscribers, observers: observer(tag), consumer, stop, logs, evidence }
+        let untold = metrics(cluster).await.iter().map(|text| untold(text)).collect();
+        Self {
+            untold,
+            readers,
+            listeners,
+            subscribers,
+            observers: observer(tag),
+            consumer,
+            stop,
+            logs,
+            evidence,
+        }
     }
 
     /// Waits for the last messages and events, has a last look, and goes.
@@ -141,19 +154,37 @@ impl Witnesses {
 
     /// What else might show one business to another: metrics, and what is in the cache.
     async fn capture(&self, cluster: &Cluster) {
-        for node in cluster.nodes() {
-            let request = cluster.client.get(format!("{}/metrics", node.internal));
-            if let Ok(answer) = request.timeout(LAST).send().await
-                && let Ok(text) = answer.text().await
-            {
-                self.evidence.capture(&Capture { from: Source::Metrics, text });
-            }
+        let metrics = metrics(cluster).await;
+        // A process that was started again counts from nothing.
+        let failed = |(text, before): (&String, &u64)| untold(text) != *before && untold(text) > 0;
+        if metrics.iter().zip(&self.untold).any(failed) {
+            self.evidence.redis_was_away();
+        }
+        for text in metrics {
+            self.evidence.capture(&Capture { from: Source::Metrics, text });
         }
         let cached = crate::redis::everything(cluster.redis_port).await;
         for (key, value) in cached.unwrap_or_default() {
             self.evidence.capture(&Capture { from: Source::Cache, text: format!("{key}\n{value}") });
         }
     }
+}
+
+/// The metrics of every process; nothing of one that gives none.
+async fn metrics(cluster: &Cluster) -> Vec<String> {
+    let mut all = Vec::new();
+    for node in cluster.nodes() {
+        let request = cluster.client.get(format!("{}/metrics", node.internal)).timeout(LAST);
+        let text = async { request.send().await?.text().await };
+        all.push(text.await.unwrap_or_default());
+    }
+    all
+}
+
+/// How often a process could not tell Redis of a change in time: what is cached may be shown for as long as it lives.
+fn untold(metrics: &str) -> u64 {
+    let line = metrics.lines().find_map(|line| line.strip_prefix("cache_raises_failed_total "));
+    line.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
 }
 
 /// The tender whose database it is, by the name that requests know it by.
