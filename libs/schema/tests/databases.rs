@@ -110,3 +110,92 @@ async fn what_a_superuser_edits_is_seen() {
         assert!(broken.map_or(names.is_empty(), |rule| names.contains(&rule)), "{edit}: {names:?}");
     }
 }
+
+/// A dead letter of a saga, an action on it and a redemption of a till, each as the wallet would have written it.
+const ONE_LETTER: &str = "
+    INSERT INTO saga.saga (saga_id, business_id, operation, scope, key, request_hash, kind, version, legs_id, plan, state,
+                           epoch, deadline_at, budget_from, due_at)
+    VALUES ('00000000-0000-0000-0000-000000000001', 'b', 'redeem', '', 'k', '', 0, 1, gen_random_uuid(), '{}', 4, 1,
+            now(), now(), now());
+    INSERT INTO saga.dead_letter (dead_letter_id, saga_id, business_id, code, detail)
+    VALUES ('00000000-0000-0000-0000-000000000002', '00000000-0000-0000-0000-000000000001', 'b', 'silent', '{}');
+    INSERT INTO saga.operator_action (business_id, operation_id, actor, action, dead_letter_id, reason, accepted, before, after)
+    VALUES ('b', 'one', 'o', 'replay', '00000000-0000-0000-0000-000000000002', 'r', true, '{}', '{}'),
+           ('b', 'one', 'o', 'pause', NULL, 'r', true, '{}', '{}');
+    INSERT INTO wallet.redemption (redemption_id, business_id, customer_id, order_id, location_id, terminal_id, sequence,
+                                   currency, amount, status)
+    VALUES ('00000000-0000-0000-0000-000000000001', 'b', 'c', 'o', 'l', 't', 7, 'USD', 10, 'under_review');";
+
+/// The last guard, should the code in front of it be wrong: each is tried, and not only looked up.
+#[tokio::test]
+async fn the_databases_refuse_what_must_not_be_there_twice_or_below_zero() {
+    let points = [
+        ("INSERT INTO tender.account (business_id, owner, asset) VALUES ('b', 'c', 'points')", "account_owner_once"),
+        ("UPDATE tender.account SET posted = -1", "account_held_within_posted"),
+        ("UPDATE tender.account SET held = 11", "account_held_within_posted"),
+        ("UPDATE tender.lot SET remaining = -1", "lot_remaining_not_negative"),
+        ("UPDATE tender.lot SET remaining = 11", "lot_remaining_within_original"),
+        ("UPDATE tender.lot SET remaining = 10, held = 1", "lot_remaining_within_original"),
+        ("INSERT INTO tender.operation SELECT * FROM tender.operation", "operation_pkey"),
+        ("INSERT INTO tender.entry SELECT * FROM tender.entry WHERE account_no = 1", "entry_version_once"),
+        (
+            "INSERT INTO tender.credit_reference VALUES ('b', 'earn', 'r', gen_random_uuid()), ('b', 'earn', 'r', gen_random_uuid())",
+            "credit_reference_once",
+        ),
+        (
+            "UPDATE tender.lot SET reward_id = '00000000-0000-0000-0000-000000000009';
+             INSERT INTO tender.lot (account_no, lot_id, original, remaining, funding, kind, operation_id, reward_id, created_at)
+             SELECT account_no, gen_random_uuid(), 1, 1, 'paid', 'earn', operation_id, reward_id, now() FROM tender.lot",
+            "lot_reward_once",
+        ),
+    ];
+    let wallet = [
+        (
+            "INSERT INTO saga.saga (saga_id, business_id, operation, scope, key, request_hash, kind, version, legs_id, plan, state,
+                                    epoch, deadline_at, budget_from, due_at)
+             SELECT gen_random_uuid(), business_id, operation, scope, key, request_hash, kind, version, legs_id, plan, state,
+                    epoch, deadline_at, budget_from, due_at FROM saga.saga",
+            "saga_key",
+        ),
+        (
+            "INSERT INTO saga.dead_letter (saga_id, business_id, code, detail) SELECT saga_id, business_id, code, detail FROM saga.dead_letter",
+            "dead_letter_open",
+        ),
+        (
+            "INSERT INTO saga.operator_action (business_id, operation_id, actor, action, dead_letter_id, reason, accepted, before, after)
+             SELECT business_id, operation_id, actor, 'resolve', dead_letter_id, reason, true, before, after
+             FROM saga.operator_action WHERE dead_letter_id IS NOT NULL",
+            "operator_action_once",
+        ),
+        (
+            "INSERT INTO saga.operator_action (business_id, operation_id, actor, action, reason, accepted, before, after)
+             SELECT business_id, operation_id, actor, 'resume', reason, true, before, after
+             FROM saga.operator_action WHERE dead_letter_id IS NULL",
+            "operator_action_alone",
+        ),
+        (
+            "INSERT INTO wallet.redemption (redemption_id, business_id, customer_id, order_id, location_id, terminal_id, sequence,
+                                            currency, amount, status)
+             SELECT gen_random_uuid(), business_id, customer_id, order_id, location_id, terminal_id, sequence, currency, amount, 'pending'
+             FROM wallet.redemption",
+            "redemption_sequence",
+        ),
+        ("UPDATE wallet.redemption SET redeemed = 11", "redemption_redeemed_within_amount"),
+        ("UPDATE wallet.redemption SET returned = 1", "redemption_returned_within_redeemed"),
+        ("UPDATE saga.saga SET state = 1", "saga_direction_fits"),
+    ];
+    refuses(Database::Points, ONE_CREDIT, &points).await;
+    refuses(Database::Wallet, ONE_LETTER, &wallet).await;
+}
+
+async fn refuses(database: Database, given: &str, edits: &[(&str, &str)]) {
+    let test = TestDatabase::create(database).await.without_checks();
+    let mut connection = PgConnection::connect_with(&test.admin()).await.unwrap();
+    run(&mut connection, given).await.unwrap();
+    for (edit, guard) in edits {
+        let error = run(&mut connection, &format!("BEGIN; {edit}; COMMIT")).await.expect_err(edit);
+        let refusal = error.as_database_error().expect("a refusal by the database");
+        assert_eq!(refusal.constraint(), Some(*guard), "{edit}: {refusal}");
+        run(&mut connection, "ROLLBACK").await.unwrap();
+    }
+}
