@@ -2,7 +2,7 @@
 
 use std::{
     process::{Child, Command},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -27,6 +27,8 @@ pub enum Machine {
 const CHAIN: &str = "chaos-loss";
 /// For how long a process may go on with the memory that it has.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How often that is looked at.
+const LOOK: Duration = Duration::from_millis(200);
 
 impl Machine {
     /// What this machine lacks for it.
@@ -43,10 +45,7 @@ impl Machine {
 
     pub(crate) async fn arm(&self, scene: &mut Scene<'_>, armed: &mut Armed) {
         match *self {
-            Self::OutOfMemory(who) => {
-                let process = &node(scene.cluster, who).process;
-                limit(process.id(), &format!("--data={}:", status(process.id(), "VmData:") * 1024));
-            }
+            Self::OutOfMemory(who) => tighten(node(scene.cluster, who).process.id()),
             Self::OutOfDescriptors(who) => {
                 let pid = node(scene.cluster, who).process.id();
                 let used = std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
@@ -66,7 +65,12 @@ impl Machine {
         match *self {
             Self::OutOfMemory(who) => {
                 let process = &mut node(scene.cluster, who).process;
-                let has_aborted = process.aborted(PATIENCE).await;
+                let (begun, mut has_aborted) = (Instant::now(), false);
+                while !has_aborted && begun.elapsed() < PATIENCE {
+                    // What it has given back meanwhile it does not get again.
+                    tighten(process.id());
+                    has_aborted = process.aborted(LOOK).await;
+                }
                 if has_aborted {
                     process.restart();
                 } else {
@@ -110,11 +114,13 @@ fn most_descriptors(pid: u32) -> String {
     line.split_whitespace().nth(4).expect("a hard limit").to_owned()
 }
 
-/// A line of `/proc/<pid>/status`, in KiB.
-fn status(pid: u32, line: &str) -> u64 {
+/// A process gets no more memory than it has now, unless it has just ended.
+fn tighten(pid: u32) {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let value = text.lines().find_map(|found| found.strip_prefix(line)).unwrap_or_default();
-    value.trim().trim_end_matches(" kB").parse().expect("a number")
+    let line = text.lines().find_map(|line| line.strip_prefix("VmData:")).unwrap_or_default();
+    if let Ok(used) = line.trim().trim_end_matches(" kB").parse::<u64>() {
+        works("prlimit", &["--pid", &pid.to_string(), &format!("--data={}:", used * 1024)]);
+    }
 }
 
 fn busy(count: usize) -> Undo {
