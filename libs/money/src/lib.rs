@@ -27,7 +27,7 @@ pub enum MoneyError {
     /// Not an ISO 4217 code, or not in capital letters.
     #[error("unknown currency")]
     UnknownCurrency,
-    /// A rate must be above zero and have at most nine decimal places.
+    /// A rate must be above zero, at most 10^9, and have at most nine decimal places.
     #[error("invalid rate")]
     InvalidRate,
 }

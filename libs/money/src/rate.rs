@@ -20,6 +20,13 @@ impl Rounding {
     }
 }
 
+/// Most decimal places of a rate.
+const SCALE_MAX: u32 = 9;
+
+/// Most that a point may be worth, in major units. With rates so bounded, no quotient that a conversion needs falls short of
+/// the 28 digits of a `Decimal`, so each is rounded once.
+const RATE_MAX: i64 = 1_000_000_000;
+
 /// What one point is worth, in major units of a currency (0.01 = one cent a point in USD).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PointValue {
@@ -31,9 +38,9 @@ impl PointValue {
     /// One point = `rate` major units of `currency`.
     ///
     /// # Errors
-    /// [`MoneyError::InvalidRate`] unless above zero with at most nine decimal places.
+    /// [`MoneyError::InvalidRate`] unless above zero, at most 10^9, with at most nine decimal places.
     pub fn try_new(rate: Decimal, currency: Currency) -> Result<Self, MoneyError> {
-        if rate <= Decimal::ZERO || rate.scale() > 9 {
+        if rate <= Decimal::ZERO || rate > Decimal::from(RATE_MAX) || rate.scale() > SCALE_MAX {
             return Err(MoneyError::InvalidRate);
         }
         Ok(Self { rate, currency })
@@ -102,7 +109,7 @@ mod tests {
 
     #[test]
     fn rates_that_mean_nothing_are_refused() {
-        for rate in ["0", "-0.01", "0.0000000001"] {
+        for rate in ["0", "-0.01", "0.0000000001", "1000000000.1", "8300000000000000000000000000"] {
             let rate = rate.parse().expect("decimal");
             assert_eq!(PointValue::try_new(rate, Currency::USD), Err(MoneyError::InvalidRate));
         }
