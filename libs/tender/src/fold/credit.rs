@@ -13,6 +13,10 @@ use super::{
 };
 use crate::command::{Command, Credit, Outcome, Rejection, State};
 
+/// Most units that a credit may leave in an account: what every reader of JSON keeps exactly. Far below what can be stored, so
+/// that there is always room for what was taken and comes back: a cancel never fails.
+pub const BALANCE_MAX: i64 = (1 << 53) - 1;
+
 pub fn credit(book: &mut Book, command: &Command, credit: &Credit) -> Decision {
     if let Some(operation) = stored(book, command)? {
         if operation.request_hash != Some(credit.request_hash) {
@@ -32,10 +36,12 @@ pub fn credit(book: &mut Book, command: &Command, credit: &Credit) -> Decision {
     if account.status == Status::Closed {
         return Ok(refuse(book, command, credit, Code::AccountFrozen));
     }
-    let movement = Movement::Credit { amount: credit.amount, funding: credit.funding };
-    let Ok(posting) = account.post(command.operation_id, movement) else {
+    let posted = account.balance.posted().checked_add(credit.amount);
+    if posted.is_none_or(|posted| posted > BALANCE_MAX) {
         return Ok(refuse(book, command, credit, Code::LimitExceeded));
-    };
+    }
+    let movement = Movement::Credit { amount: credit.amount, funding: credit.funding };
+    let posting = account.post(command.operation_id, movement).map_err(|_| Rejection::Broken)?;
     let lot = new_lot(command, credit);
     // A sum of lots within `posted`, which was just found to fit.
     account.available += credit.amount;
@@ -97,7 +103,7 @@ fn refuse(book: &mut Book, command: &Command, credit: &Credit, code: Code) -> Ou
         Code::AccountFrozen => {
             "The account is closed. Nothing new can enter it; a later try needs a new key."
         }
-        _ => "The balance would be larger than can be stored. A smaller credit needs a new key.",
+        _ => "The balance would be above 9007199254740991. A smaller credit needs a new key.",
     };
     let problem = Problem {
         instance: credit.request.instance.clone(),

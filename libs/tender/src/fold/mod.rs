@@ -17,6 +17,7 @@ mod tests;
 
 use api::legs::{BalanceAfter, Decline, LegAnswer, LotPart};
 use book::{AccountState, Book, Operation};
+pub use credit::BALANCE_MAX;
 pub use take::LOTS_MAX;
 use uuid::Uuid;
 

@@ -14,7 +14,7 @@ use money::Asset;
 use uuid::Uuid;
 
 use super::{
-    apply,
+    BALANCE_MAX, apply,
     book::{AccountState, Book, Mark, Status},
 };
 use crate::command::{
@@ -193,14 +193,20 @@ fn a_reference_is_used_once_and_the_refusal_is_kept() {
 }
 
 #[test]
-fn a_balance_too_large_to_store_is_refused() {
+fn a_balance_has_a_limit_but_what_was_taken_comes_back_above_it() {
     let mut book = book();
-    apply(&mut book, &credit(1, i64::MAX, None));
-    match apply(&mut book, &credit(2, 1, None)) {
-        Outcome::Recorded(answer) => assert!(answer.body.contains("limit_exceeded"), "{}", answer.body),
-        other => panic!("{other:?}"),
+    apply(&mut book, &credit(1, BALANCE_MAX, None));
+    for (number, amount) in [(2, 1), (3, i64::MAX)] {
+        match apply(&mut book, &credit(number, amount, None)) {
+            Outcome::Recorded(answer) => assert!(answer.body.contains("limit_exceeded"), "{}", answer.body),
+            other => panic!("{other:?}"),
+        }
     }
     assert_eq!(book.postings.len(), 1);
+    apply(&mut book, &forward(0, Mode::Debit, 5, Take::Exact, 1, None));
+    apply(&mut book, &credit(4, 5, None));
+    assert_eq!(answer(&apply(&mut book, &cancel(0))).amount, 5);
+    assert_eq!(book.accounts[&key()].available, BALANCE_MAX + 5);
 }
 
 #[test]
