@@ -1,6 +1,4 @@
-//! What the fold decides, by example; by a model in [`coins`].
-
-mod coins;
+//! What the fold decides, by example. Against a model: `tests/properties`.
 
 use std::collections::{BTreeMap, HashMap};
 
