@@ -95,17 +95,23 @@ pub struct Transaction {
 pub struct Place(Vec<(Asset, i64)>);
 
 impl Place {
-    /// The place that a text names; `None` if it names none.
+    /// The place that a text names; `None` if it is not what a place is written as, or names an account twice.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         if text.is_empty() {
             return Some(Self::default());
         }
-        let part = |part: &str| {
+        let mut place = Self::default();
+        for part in text.split(',') {
             let (asset, version) = part.split_once(':')?;
-            Some((asset.parse().ok()?, version.parse().ok().filter(|version| *version > 0)?))
-        };
-        text.split(',').map(part).collect::<Option<_>>().map(Self)
+            let (asset, version) =
+                (asset.parse().ok()?, version.parse().ok().filter(|version| *version > 0)?);
+            if place.iter().any(|(known, _)| known == asset) {
+                return None;
+            }
+            place.0.push((asset, version));
+        }
+        Some(place).filter(|place| place.to_string() == text)
     }
 
     /// Goes on below this entry.
@@ -157,8 +163,19 @@ mod tests {
         for text in ["", "USD:45,KHR:7"] {
             assert_eq!(Place::parse(text).unwrap().to_string(), text);
         }
-        for bad in ["USD", "USD:", "USD:x", "USD:0", "USD:-1", "usd:1", "USD:1,", "USD:99999999999999999999"]
-        {
+        for bad in [
+            "USD",
+            "USD:",
+            "USD:x",
+            "USD:0",
+            "USD:-1",
+            "USD:+1",
+            "USD:01",
+            "usd:1",
+            "USD:1,",
+            "USD:1,USD:2",
+            "USD:99999999999999999999",
+        ] {
             assert_eq!(Place::parse(bad), None, "{bad}");
         }
     }

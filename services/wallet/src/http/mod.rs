@@ -3,6 +3,7 @@
 mod balance;
 mod cancel_by_key;
 mod capture;
+pub mod cursors;
 mod held;
 mod ops;
 mod redeem;

@@ -3,11 +3,11 @@
 //! Each tender pages its own ledger by the versions of its accounts; a page here is the newest of what they have next, and its
 //! cursor says where each of them goes on. So pages are the same whatever is written meanwhile.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 
 use api::{
     BusinessId, Code, CustomerId, Problem,
-    history::{EntryKind, Place, Transaction},
+    history::{EntryKind, Transaction},
     tender::{EntryView, Page},
     wallet::TenderKind,
 };
@@ -24,10 +24,8 @@ use sqlx::{PgPool, Row};
 use utoipa::IntoParams;
 use uuid::Uuid;
 
+use super::cursors::{Places, Unread};
 use crate::app::App;
-
-/// In a cursor: this tender has been read to its end.
-const END: &str = "-";
 
 /// Whose history, and which part of it.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -95,9 +93,6 @@ pub(super) async fn list_transactions(
     let data = newest.into_iter().map(|(kind, entry)| transaction(kind, entry, &redemptions)).collect();
     Ok(Json(Page { data, next_cursor: has_more.then(|| places.write()) }))
 }
-
-/// What a tender has next.
-type Unread = (TenderKind, VecDeque<EntryView>);
 
 /// Takes the newest `limit` of all lists, each newest first. A list keeps its own order, whatever its tender's clock did;
 /// what happened at one moment keeps the order of tenders.
@@ -170,57 +165,4 @@ fn away(kind: TenderKind, error: &api::client::CallError) -> ApiError {
 
 fn bad_cursor() -> Problem {
     Problem::invalid("cursor", "is not a next_cursor of this list")
-}
-
-/// Where each tender's ledger goes on; `None` once it has been read to its end. As text:
-/// `points=points:12;digital_reward=-;store_credit=USD:45,KHR:7`.
-struct Places(HashMap<TenderKind, Option<Place>>);
-
-impl Places {
-    fn parse(cursor: Option<&str>) -> Option<Self> {
-        let mut places = HashMap::from(TenderKind::ALL.map(|kind| (kind, Some(Place::default()))));
-        for part in cursor.into_iter().flat_map(|cursor| cursor.split(';')) {
-            let (name, place) = part.split_once('=')?;
-            let kind = TenderKind::parse(name)?;
-            places.insert(kind, if place == END { None } else { Some(Place::parse(place)?) });
-        }
-        Some(Self(places))
-    }
-
-    fn of(&self, kind: TenderKind) -> Option<&Place> {
-        self.0.get(&kind).and_then(Option::as_ref)
-    }
-
-    /// Past what is on this page, and no further: what comes meanwhile is on no later page.
-    fn advance(&mut self, page: &[(TenderKind, EntryView)], unread: &[Unread]) {
-        for (kind, left) in unread {
-            let Some(Some(place)) = self.0.get_mut(kind) else { continue };
-            page.iter().filter(|(of, _)| of == kind).for_each(|(_, entry)| place.pass(entry));
-            left.iter().for_each(|entry| place.stay_at(entry));
-            if left.is_empty() {
-                // Fewer than were asked for, and all of them are on the page.
-                self.0.insert(*kind, None);
-            }
-        }
-    }
-
-    fn write(&self) -> String {
-        let place = |kind| self.of(kind).map_or_else(|| END.to_owned(), Place::to_string);
-        TenderKind::ALL.map(|kind| format!("{}={}", kind.as_str(), place(kind))).join(";")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_cursor_survives_and_garbage_is_refused() {
-        let cursor = "points=points:12;digital_reward=-;store_credit=USD:45,KHR:7";
-        assert_eq!(Places::parse(Some(cursor)).unwrap().write(), cursor);
-        assert!(Places::parse(None).is_some());
-        for bad in ["", "points", "points=USD", "coins=USD:1", "points=points:0", "points=--"] {
-            assert!(Places::parse(Some(bad)).is_none(), "{bad}");
-        }
-    }
 }

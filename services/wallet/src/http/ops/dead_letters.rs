@@ -7,8 +7,7 @@ use api::{
     wallet::TenderKind,
 };
 use axum::{Json, extract::State};
-use chrono::DateTime;
-use saga::ops::{self, LetterFilter, LetterPlace, Page};
+use saga::ops::{self, LetterFilter, Page};
 use serde::Deserialize;
 use service::{
     ApiError,
@@ -19,7 +18,13 @@ use utoipa::IntoParams;
 use uuid::Uuid;
 
 use super::{check_age, check_dead_letter_code, plan_filter, sagas};
-use crate::{app::App, http::listing};
+use crate::{
+    app::App,
+    http::{
+        cursors::{letter_cursor, letter_place},
+        listing,
+    },
+};
 
 /// Filters of the list.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -66,12 +71,16 @@ pub(super) async fn list_dead_letters(
         plan_contains: plan_filter(filters.customer.as_ref(), None),
         older_than_s: filters.older_than,
     };
-    let after = filters.cursor.as_deref().map(place).transpose()?;
+    let not_ours = || Problem::invalid("cursor", "is not one that this list gave");
+    let after = match filters.cursor {
+        None => None,
+        Some(cursor) => Some(letter_place(&cursor).ok_or_else(not_ours)?),
+    };
     let limit = page_size(filters.limit)?;
     let page = Page { after, limit: limit + 1 };
     let letters = app.engine.list_dead_letters(caller.business_id.as_str(), &filter, &page).await?;
     let lines = letters.into_iter().map(line).collect();
-    Ok(Json(listing(lines, limit, cursor)))
+    Ok(Json(listing(lines, limit, letter_cursor)))
 }
 
 /// A dead letter with its saga.
@@ -101,18 +110,4 @@ pub(super) fn line(letter: ops::DeadLetterLine) -> DeadLetterLine {
         closed_at: letter.closed_at,
         closed_as: letter.closed_as,
     }
-}
-
-/// Where a page ends: microseconds, as precise as the database keeps them, and the id.
-fn cursor(last: &DeadLetterLine) -> String {
-    format!("{}-{}", last.opened_at.timestamp_micros(), last.dead_letter_id.simple())
-}
-
-fn place(cursor: &str) -> Result<LetterPlace, ApiError> {
-    let parse = || {
-        let (micros, id) = cursor.split_once('-')?;
-        let opened_at = DateTime::from_timestamp_micros(micros.parse().ok()?)?;
-        Some(LetterPlace { opened_at, dead_letter_id: id.parse().ok()? })
-    };
-    parse().ok_or_else(|| Problem::invalid("cursor", "is not one that this list gave").into())
 }
