@@ -2,14 +2,17 @@
 //!
 //! | part | what it does |
 //! |---|---|
+//! | [`admit`] | refuses what makes no sense, whatever is stored |
 //! | `fold` | decides: one command after the other, pure |
 //! | [`executor`] | does: many commands, one transaction |
 //! | `store` | the SQL of both |
 //! | [`App`] | the public calls, and the leg protocol between services |
 //! | [`rules`] | what makes points, store credit and digital rewards differ |
 
+pub mod admit;
 mod app;
 pub mod command;
+pub mod cursor;
 pub mod executor;
 pub mod fold;
 mod http;

@@ -2,10 +2,7 @@
 
 use api::{
     LegsId, Problem,
-    id::is_visible_ascii,
-    legs::{
-        Account, BATCH_MAX, Batch, Forward, LegAction, LegCommand, LegKey, Mode, SingleCapture, SingleForward,
-    },
+    legs::{Account, BATCH_MAX, Batch, LegAction, LegCommand, SingleCapture, SingleForward},
 };
 use axum::{
     body::{Body as HttpBody, Bytes},
@@ -29,11 +26,7 @@ use service::{
 use tracing::Instrument as _;
 
 use super::answer;
-use crate::{
-    App,
-    command::{AccountKey, Action, Command, ForwardLeg, Outcome, leg_operation_id, leg_request_hash},
-    rules::Rules,
-};
+use crate::{App, admit, command::Outcome};
 
 /// `POST /internal/v1/legs/batch`
 pub async fn run_batch(
@@ -147,7 +140,7 @@ async fn run(app: &App, mut command: LegCommand) -> Result<(i64, String), ApiErr
 }
 
 async fn execute(app: &App, command: LegCommand, action: &'static str) -> Result<(i64, String), ApiError> {
-    let command = to_command(&*app.rules, command)?;
+    let command = admit::leg(&*app.rules, command).map_err(|refusal| ApiError::from(*refusal))?;
     let reply = app.executor.submit(command).await.map_err(answer::execute_error)?;
     let (answer, is_replayed) = match reply.outcome {
         Outcome::Recorded(answer) => (answer, false),
@@ -168,61 +161,4 @@ const fn action_name(action: &LegAction) -> &'static str {
         LegAction::Capture { .. } => "capture",
         LegAction::Query => "query",
     }
-}
-
-fn to_command(rules: &dyn Rules, command: LegCommand) -> Result<Command, ApiError> {
-    let LegCommand { legs_id, leg, account, action, epoch, trace: _ } = command;
-    if !is_visible_ascii(&account.customer_id, 128) {
-        return Err(
-            Problem::invalid("/account/customer_id", "must be 1 to 128 visible ASCII characters").into()
-        );
-    }
-    if !rules.accepts(account.asset) {
-        return Err(Problem::invalid("/account/asset", "is not what this tender holds").into());
-    }
-    let key = LegKey { legs_id, leg };
-    let action = match action {
-        LegAction::Forward(plan) => Action::Forward(forward(rules, key, &account, plan, epoch)?),
-        LegAction::Cancel => Action::Cancel(key),
-        LegAction::Capture { amount } if amount < 0 => {
-            return Err(Problem::invalid("/amount", "must not be below zero").into());
-        }
-        LegAction::Capture { amount } => Action::Capture { amount },
-        LegAction::Query => Action::Query,
-    };
-    let operation_id = leg_operation_id(&account.business_id, legs_id, leg);
-    Ok(Command { operation_id, account: AccountKey::from(account), action })
-}
-
-fn forward(
-    rules: &dyn Rules,
-    key: LegKey,
-    account: &Account,
-    plan: Forward,
-    epoch: Option<i64>,
-) -> Result<ForwardLeg, ApiError> {
-    let invalid =
-        |field: &str, detail: &str| Err(Problem::invalid(format!("/forward/{field}"), detail).into());
-    if plan.amount < 0 {
-        return invalid("amount", "must not be below zero");
-    }
-    if plan.step < 1 {
-        return invalid("step", "must be 1 or more");
-    }
-    if plan.order_id.as_deref().is_some_and(|id| !is_visible_ascii(id, 128)) {
-        return invalid("order_id", "must be 1 to 128 visible ASCII characters");
-    }
-    if (plan.mode == Mode::Reverse) != plan.of.is_some() {
-        return invalid("of", "names the leg whose value goes back, for mode reverse only");
-    }
-    let needs_reward = rules.takes_from_rewards() && plan.mode != Mode::Reverse;
-    if needs_reward && plan.reward_id.is_none() {
-        return invalid("reward_id", "is missing");
-    }
-    if !rules.takes_from_rewards() && plan.reward_id.is_some() {
-        return invalid("reward_id", "is for digital rewards only");
-    }
-    let reverses = plan.of.map(|of| leg_operation_id(&account.business_id, of.legs_id, of.leg));
-    let request_hash = leg_request_hash(account, &plan);
-    Ok(ForwardLeg { key, plan, reverses, request_hash, epoch })
 }

@@ -8,7 +8,7 @@ use api::{
     legs::{Account, LegInForce, LegKey, LegPage},
 };
 use axum::{Json, extract::State};
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use service::{
     ApiError,
@@ -18,7 +18,7 @@ use service::{
 use uuid::Uuid;
 
 use crate::{
-    App,
+    App, cursor,
     store::{
         operations::{self, StoredLeg},
         rows,
@@ -41,16 +41,16 @@ pub async fn list_legs(
     let limit = page_size(list.limit)?;
     let after = match list.after.as_deref() {
         None => (DateTime::<Utc>::UNIX_EPOCH, Uuid::nil()),
-        Some(cursor) => {
-            parse(cursor).ok_or_else(|| Problem::invalid("after", "is not a next_cursor of this list"))?
-        }
+        Some(cursor) => cursor::parse(cursor)
+            .ok_or_else(|| Problem::invalid("after", "is not a next_cursor of this list"))?,
     };
     let mut legs = operations::in_force(&app.pool, after, limit + 1).await?;
     let has_more = legs.len() > usize::try_from(limit).unwrap_or(usize::MAX);
     if has_more {
         legs.pop();
     }
-    let next_cursor = legs.last().filter(|_| has_more).map(|leg| write(leg.created_at, leg.operation_id));
+    let next_cursor =
+        legs.last().filter(|_| has_more).map(|leg| cursor::write(leg.created_at, leg.operation_id));
     let data = legs.into_iter().map(view).collect::<Result<_, _>>()?;
     Ok(Json(LegPage { data, next_cursor }))
 }
@@ -66,13 +66,4 @@ fn view(leg: StoredLeg) -> Result<LegInForce, ApiError> {
         amount: leg.amount,
         at: leg.created_at,
     })
-}
-
-fn write(at: DateTime<Utc>, id: Uuid) -> String {
-    format!("{}_{id}", at.to_rfc3339_opts(SecondsFormat::Micros, true))
-}
-
-fn parse(cursor: &str) -> Option<(DateTime<Utc>, Uuid)> {
-    let (at, id) = cursor.split_once('_')?;
-    Some((DateTime::parse_from_rfc3339(at).ok()?.to_utc(), id.parse().ok()?))
 }

@@ -1,0 +1,72 @@
+//! A leg's command that makes sense: everything that can be said without looking into the database.
+
+use api::{
+    Problem,
+    id::is_visible_ascii,
+    legs::{Account, Forward, LegAction, LegCommand, LegKey, Mode},
+};
+
+use crate::{
+    command::{AccountKey, Action, Command, ForwardLeg, leg_operation_id, leg_request_hash},
+    rules::Rules,
+};
+
+/// The command that a leg's command is.
+///
+/// # Errors
+/// A 400 that points at the field.
+pub fn leg(rules: &dyn Rules, command: LegCommand) -> Result<Command, Box<Problem>> {
+    let LegCommand { legs_id, leg, account, action, epoch, trace: _ } = command;
+    let invalid = |pointer: &str, detail: &str| Err(Box::new(Problem::invalid(pointer, detail)));
+    if !is_visible_ascii(&account.customer_id, 128) {
+        return invalid("/account/customer_id", "must be 1 to 128 visible ASCII characters");
+    }
+    if !rules.accepts(account.asset) {
+        return invalid("/account/asset", "is not what this tender holds");
+    }
+    let key = LegKey { legs_id, leg };
+    let action = match action {
+        LegAction::Forward(plan) => Action::Forward(forward(rules, key, &account, plan, epoch)?),
+        LegAction::Cancel => Action::Cancel(key),
+        LegAction::Capture { amount } if amount < 0 => {
+            return invalid("/amount", "must not be below zero");
+        }
+        LegAction::Capture { amount } => Action::Capture { amount },
+        LegAction::Query => Action::Query,
+    };
+    let operation_id = leg_operation_id(&account.business_id, legs_id, leg);
+    Ok(Command { operation_id, account: AccountKey::from(account), action })
+}
+
+fn forward(
+    rules: &dyn Rules,
+    key: LegKey,
+    account: &Account,
+    plan: Forward,
+    epoch: Option<i64>,
+) -> Result<ForwardLeg, Box<Problem>> {
+    let invalid =
+        |field: &str, detail: &str| Err(Box::new(Problem::invalid(format!("/forward/{field}"), detail)));
+    if plan.amount < 0 {
+        return invalid("amount", "must not be below zero");
+    }
+    if plan.step < 1 {
+        return invalid("step", "must be 1 or more");
+    }
+    if plan.order_id.as_deref().is_some_and(|id| !is_visible_ascii(id, 128)) {
+        return invalid("order_id", "must be 1 to 128 visible ASCII characters");
+    }
+    if (plan.mode == Mode::Reverse) != plan.of.is_some() {
+        return invalid("of", "names the leg whose value goes back, for mode reverse only");
+    }
+    let needs_reward = rules.takes_from_rewards() && plan.mode != Mode::Reverse;
+    if needs_reward && plan.reward_id.is_none() {
+        return invalid("reward_id", "is missing");
+    }
+    if !rules.takes_from_rewards() && plan.reward_id.is_some() {
+        return invalid("reward_id", "is for digital rewards only");
+    }
+    let reverses = plan.of.map(|of| leg_operation_id(&account.business_id, of.legs_id, of.leg));
+    let request_hash = leg_request_hash(account, &plan);
+    Ok(ForwardLeg { key, plan, reverses, request_hash, epoch })
+}
