@@ -95,8 +95,13 @@ pub async fn page(
         .bind(filter.asset)
         .bind(filter.kind)
         .bind(filter.order_id)
-        .bind(filter.from)
-        .bind(filter.to)
+        .bind(filter.from.map(within_history))
+        .bind(filter.to.map(within_history))
         .fetch_all(executor)
         .await
+}
+
+/// The time, or the first that any entry can have: Postgres fails on times that it cannot keep.
+fn within_history(time: DateTime<Utc>) -> DateTime<Utc> {
+    time.max(DateTime::UNIX_EPOCH)
 }

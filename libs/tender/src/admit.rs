@@ -5,6 +5,7 @@ use api::{
     id::is_visible_ascii,
     legs::{Account, Forward, LegAction, LegCommand, LegKey, Mode},
 };
+use chrono::DateTime;
 
 use crate::{
     command::{AccountKey, Action, Command, ForwardLeg, leg_operation_id, leg_request_hash},
@@ -55,6 +56,9 @@ fn forward(
     }
     if plan.order_id.as_deref().is_some_and(|id| !is_visible_ascii(id, 128)) {
         return invalid("order_id", "must be 1 to 128 visible ASCII characters");
+    }
+    if plan.hold_until.is_some_and(|end| end < DateTime::UNIX_EPOCH) {
+        return invalid("hold_until", "must not be before 1970");
     }
     if (plan.mode == Mode::Reverse) != plan.of.is_some() {
         return invalid("of", "names the leg whose value goes back, for mode reverse only");

@@ -163,6 +163,8 @@ pub async fn past(
     owner: &str,
     at: DateTime<Utc>,
 ) -> Result<Vec<PastBalance>, sqlx::Error> {
+    // Nothing is older, and Postgres fails on times that it cannot keep.
+    let at = at.max(DateTime::UNIX_EPOCH);
     let rows: Vec<PastRow> =
         sqlx::query_as(PAST).bind(business_id.as_str()).bind(owner).bind(at).fetch_all(pool).await?;
     Ok(rows.into_iter().map(PastBalance::from).collect())

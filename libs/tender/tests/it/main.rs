@@ -11,3 +11,4 @@ mod legs;
 mod plans;
 mod reading;
 mod support;
+mod times;

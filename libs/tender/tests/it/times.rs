@@ -1,0 +1,21 @@
+//! Times that no database keeps.
+
+use reqwest::StatusCode;
+
+use crate::support::Server;
+
+#[tokio::test]
+async fn a_time_before_all_history_is_a_time() {
+    let server = Server::points().await;
+    for time in [
+        "-262143-01-01T00:00:00Z",
+        "-200000-01-01T00:00:00Z",
+        "0000-01-01T00:00:00Z",
+        "%2B262142-12-31T23:59:59Z",
+    ] {
+        for query in [format!("/entries?from={time}"), format!("/entries?to={time}"), format!("?at={time}")] {
+            let reply = server.get("pos", &format!("/points/accounts/cus{query}")).await;
+            assert_eq!(reply.status, StatusCode::OK, "{query}: {}", reply.text);
+        }
+    }
+}
