@@ -116,4 +116,8 @@ fn check(book: &Book, command: &Command, outcome: &Outcome) {
     assert!(answer.body.len() < 1_000, "{}", answer.body);
     let moves = matches!(read.state, State::Applied | State::Held | State::Reversed);
     assert!(moves || read.amount == 0);
+    if let (Action::Forward(leg), Outcome::Recorded(_)) = (&command.action, outcome) {
+        assert!(read.amount == leg.plan.amount || read.amount % leg.plan.step == 0 || leg.plan.of.is_some());
+        assert!(read.amount <= leg.plan.amount);
+    }
 }
