@@ -221,3 +221,27 @@ fn lots_that_were_not_read_are_never_passed_over() {
     let applied = apply(&mut book, &forward(1, Mode::Debit, 2, Take::Exact, 1, None));
     assert_eq!(answer(&applied).state, State::Applied);
 }
+
+#[test]
+fn an_operation_is_kept_with_all_that_it_came_from() {
+    let mut book = book();
+    apply(&mut book, &credit(1, 10, None));
+    let mut held = forward(0, Mode::Hold, 5, Take::Exact, 1, None);
+    let Action::Forward(leg) = &mut held.action else { unreachable!() };
+    leg.plan.hold_until = Some(START + TimeDelta::days(1));
+    leg.plan.order_id = Some("order".to_owned());
+    leg.epoch = Some(7);
+    let back = forward(1, Mode::Reverse, 0, Take::Exact, 1, Some(0));
+    let tombstone = cancel(2);
+    for command in [&held, &back, &tombstone] {
+        assert!(matches!(apply(&mut book, command), Outcome::Recorded(_)));
+    }
+    let key = |leg| Some(LegKey { legs_id: legs_id(), leg });
+    let origin = |command: &Command| &book.operations[&command.operation_id].origin;
+    assert_eq!((origin(&held).leg, origin(&back).leg, origin(&tombstone).leg), (key(0), key(1), key(2)));
+    assert_eq!((origin(&held).reverses, origin(&back).reverses), (None, Some(held.operation_id)));
+    assert_eq!(origin(&held).hold_until, Some(START + TimeDelta::days(1)));
+    assert_eq!((origin(&held).order_id.as_deref(), origin(&held).epoch), (Some("order"), Some(7)));
+    let details = &book.operations[&credit(1, 10, None).operation_id].origin.details;
+    assert_eq!(*details, Some(serde_json::Value::Null));
+}

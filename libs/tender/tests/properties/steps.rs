@@ -62,18 +62,67 @@ impl fmt::Debug for Key {
 /// One step. Times are ticks since the world began.
 #[derive(Debug, Clone)]
 pub enum Step {
-    Credit { key: Key, amount: i64, kind: bool, shared_reference: bool, expires: Option<i64>, grace: i64 },
-    Forward { key: Key, hold: bool, amount: i64, take: Take, step: i64, reward: u8, late: bool },
-    Reverse { key: Key, number: u8, amount: i64, take: Take },
-    Capture { key: Key, amount: i64 },
-    Cancel { key: Key },
-    Query { key: Key },
-    Status { customer: u8, status: Status },
-    Wait { ticks: i64 },
+    Credit {
+        key: Key,
+        amount: i64,
+        kind: bool,
+        shared_reference: bool,
+        expires: Option<i64>,
+        grace: i64,
+    },
+    Forward {
+        key: Key,
+        hold: bool,
+        amount: i64,
+        take: Take,
+        step: i64,
+        reward: u8,
+        late: bool,
+    },
+    Reverse {
+        key: Key,
+        number: u8,
+        amount: i64,
+        take: Take,
+    },
+    Capture {
+        key: Key,
+        amount: i64,
+    },
+    Cancel {
+        key: Key,
+    },
+    Query {
+        key: Key,
+    },
+    Status {
+        customer: u8,
+        status: Status,
+    },
+    Wait {
+        ticks: i64,
+    },
+    /// What was asked so many steps before is asked again.
+    Again {
+        back: usize,
+    },
+}
+
+/// Steps, each with the instance that is asked.
+pub fn sequence(confusion: bool, longest: usize) -> impl Strategy<Value = Vec<(Step, bool)>> {
+    prop::collection::vec((step(confusion), any::<bool>()), 1..longest).prop_map(|mut steps| {
+        for place in 0..steps.len() {
+            if let (Step::Again { back }, _) = steps[place] {
+                steps[place].0 = steps[place.saturating_sub(back)].0.clone();
+            }
+        }
+        steps.retain(|(step, _)| !matches!(step, Step::Again { .. }));
+        steps
+    })
 }
 
 /// A step. With `confusion`, some callers name an account that is not their key's.
-pub fn step(confusion: bool) -> impl Strategy<Value = Step> {
+fn step(confusion: bool) -> impl Strategy<Value = Step> {
     let key = move |numbers: std::ops::Range<u8>| {
         let stranger = if confusion { prop::bool::weighted(0.04).boxed() } else { Just(false).boxed() };
         (0..CUSTOMERS, stranger, numbers).prop_map(|(customer, is_stranger, number)| {
@@ -98,6 +147,7 @@ pub fn step(confusion: bool) -> impl Strategy<Value = Step> {
         3 => key(0..12).prop_map(|key| Step::Cancel { key }),
         1 => key(0..12).prop_map(|key| Step::Query { key }),
         1 => (0..CUSTOMERS, status).prop_map(|(customer, status)| Step::Status { customer, status }),
+        3 => (1_usize..12).prop_map(|back| Step::Again { back }),
         2 => (0_i64..6).prop_map(|ticks| Step::Wait { ticks }),
     ]
 }
@@ -139,7 +189,7 @@ impl World {
             Step::Capture { key, amount } => self.leg(key, Action::Capture { amount }),
             Step::Cancel { key } => self.leg(key, Action::Cancel(self.leg_key(key))),
             Step::Query { key } => self.leg(key, Action::Query),
-            Step::Status { .. } | Step::Wait { .. } => return None,
+            Step::Status { .. } | Step::Wait { .. } | Step::Again { .. } => return None,
         })
     }
 

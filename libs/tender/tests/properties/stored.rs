@@ -31,7 +31,7 @@ use crate::{
     config,
     model::{Account, Entry, Model},
     observed::Listener,
-    steps::{Step, Tender, World, step},
+    steps::{Step, Tender, World, sequence},
 };
 
 /// Fewer than an executor takes into one batch, so that what is sent together runs together.
@@ -200,9 +200,9 @@ fn agree(tender: Tender) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let stop = CancellationToken::new();
     let bench = std::cell::RefCell::new(runtime.block_on(Bench::open(tender, &stop)));
-    let steps = prop::collection::vec((step(false), any::<bool>()), 1..100);
-    let result =
-        TestRunner::new(config(60)).run(&steps, |steps| runtime.block_on(bench.borrow_mut().agree(&steps)));
+
+    let result = TestRunner::new(config(60))
+        .run(&sequence(false, 100), |steps| runtime.block_on(bench.borrow_mut().agree(&steps)));
     stop.cancel();
     drop(runtime);
     if let Err(error) = result {
