@@ -52,6 +52,7 @@ fn traceparent(values: &[&[u8]]) {
         && only.starts_with(b"00-")
         && only[35] == b'-'
         && only[52] == b'-'
+        && is_hex(&only[53..])
         && [&only[3..35], &only[36..52]].iter().all(|part| is_hex(part) && !is_zero(part));
     if is_sound {
         assert_eq!(id.as_bytes(), &only[3..35]);

@@ -130,6 +130,7 @@ fn parse(header: &str) -> Option<(u128, u64)> {
         || parts.next().is_some()
         || !is_hex(trace)
         || !is_hex(parent)
+        || !is_hex(flags)
     {
         return None;
     }
@@ -159,6 +160,7 @@ mod tests {
             &format!("00-{}-b7ad6b7169203331-01", trace.to_uppercase()),
             &format!("ff-{trace}-b7ad6b7169203331-01"),
             &format!("00-{trace}-b7ad6b7169203331-01-x"),
+            &format!("00-{trace}-b7ad6b7169203331-zz"),
         ] {
             assert_ne!(header(bad), trace, "{bad}");
         }

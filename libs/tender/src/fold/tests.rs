@@ -183,6 +183,7 @@ fn a_reference_is_used_once_and_the_refusal_is_kept() {
             Outcome::Recorded(answer) | Outcome::Replayed(answer) => {
                 assert_eq!(answer.state, State::Declined);
                 assert!(answer.body.contains("duplicate_reference"), "{}", answer.body);
+                assert!(answer.body.contains("kind and reference"), "{}", answer.body);
             }
             Outcome::Rejected(reason) => panic!("{reason:?}"),
         }
@@ -220,6 +221,18 @@ fn lots_that_were_not_read_are_never_passed_over() {
     assert_eq!(answer(&declined).decline.unwrap().code, "limit_exceeded");
     let applied = apply(&mut book, &forward(1, Mode::Debit, 2, Take::Exact, 1, None));
     assert_eq!(answer(&applied).state, State::Applied);
+}
+
+#[test]
+fn nothing_new_enters_a_closed_account_and_the_refusal_says_so() {
+    let mut book = book();
+    book.accounts.get_mut(&key()).unwrap().status = Status::Closed;
+    match apply(&mut book, &credit(1, 10, None)) {
+        Outcome::Recorded(answer) => {
+            assert!(answer.body.contains("account_frozen") && answer.body.contains("is closed"));
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
