@@ -224,15 +224,17 @@ fn lots_that_were_not_read_are_never_passed_over() {
 }
 
 #[test]
-fn nothing_new_enters_a_closed_account_and_the_refusal_says_so() {
+fn nothing_new_enters_a_closed_account_and_the_refusal_names_reason_and_request() {
     let mut book = book();
     book.accounts.get_mut(&key()).unwrap().status = Status::Closed;
-    match apply(&mut book, &credit(1, 10, None)) {
-        Outcome::Recorded(answer) => {
-            assert!(answer.body.contains("account_frozen") && answer.body.contains("is closed"));
-        }
-        other => panic!("{other:?}"),
-    }
+    let mut refused = credit(1, 10, None);
+    let Action::Credit(asked) = &mut refused.action else { unreachable!() };
+    asked.request = RequestRef { instance: Some("/credits".into()), trace_id: Some("trace".into()) };
+    let Outcome::Recorded(answer) = apply(&mut book, &refused) else { panic!("not recorded") };
+    let problem: api::Problem = serde_json::from_str(&answer.body).unwrap();
+    assert_eq!(problem.code, "account_frozen");
+    assert!(problem.detail.contains("is closed"), "{}", problem.detail);
+    assert_eq!((problem.instance.as_deref(), problem.trace_id.as_deref()), (Some("/credits"), Some("trace")));
 }
 
 #[test]
