@@ -84,6 +84,16 @@ fn transient_failures_are_retried_until_the_deadline_and_no_longer() {
 }
 
 #[test]
+fn a_leg_that_waits_for_its_next_attempt_is_waited_for() {
+    let mut m = machine(Kind::Compensable, 2);
+    m.on(Event::Start, 0).expect("legal");
+    assert_eq!(forward(&mut m, 0, Reply::Unknown, 1), [Action::Backoff(0, Way::Forward, 1)]);
+    assert_eq!(forward(&mut m, 1, Reply::Done, 2), []);
+    m.on(Event::Wake(0, Way::Forward), 51).expect("legal");
+    assert_eq!(forward(&mut m, 0, Reply::Done, 52), write(State::Running, State::Completed, None));
+}
+
+#[test]
 fn refused_at_connect_for_a_second_counts_as_declined() {
     let mut m = machine(Kind::Compensable, 1);
     m.on(Event::Start, 0).expect("legal");
@@ -141,6 +151,20 @@ fn compensation_ends_in_a_dead_letter_only_past_its_budget() {
 }
 
 #[test]
+fn a_budget_counts_from_when_compensation_began() {
+    let clocks = Clocks { deadline: 10_000, budget_from: 5_000 };
+    let mut m = Machine::new(Kind::Compensable, State::Compensating, 1, clocks, true, LIMITS);
+    m.on(Event::Start, 5_000).expect("legal");
+    assert_eq!(cancel(&mut m, 0, Reply::Unknown, 64_999), [Action::Backoff(0, Way::Cancel, 1)]);
+    m.on(Event::Wake(0, Way::Cancel), 65_000).expect("legal");
+    let cause = Some(Cause::Silent(Some(0)));
+    assert_eq!(
+        cancel(&mut m, 0, Reply::Unknown, 65_000),
+        write(State::Compensating, State::DeadLetter, cause)
+    );
+}
+
+#[test]
 fn definite_wrong_answers_count_and_silence_does_not() {
     let mut m = recovered(State::Compensating, 1);
     m.on(Event::Start, 1).expect("legal");
@@ -173,12 +197,31 @@ fn forward_only_never_turns_back() {
 }
 
 #[test]
+fn a_wake_up_that_nobody_waits_for_sends_nothing() {
+    let mut m = machine(Kind::Compensable, 2);
+    m.on(Event::Start, 0).expect("legal");
+    assert_eq!(m.on(Event::Wake(0, Way::Forward), 1), Ok(vec![]), "it is in flight");
+    forward(&mut m, 0, Reply::Done, 1);
+    assert_eq!(m.on(Event::Wake(0, Way::Forward), 2), Ok(vec![]), "it has answered");
+    forward(&mut m, 1, Reply::Unknown, 2);
+    assert_eq!(m.on(Event::Wake(1, Way::Cancel), 3), Ok(vec![]), "it is another way");
+    m.on(Event::Deadline, 10_000).expect("legal");
+    assert_eq!(m.on(Event::Wake(1, Way::Forward), 10_001), Ok(vec![]), "the direction is being written");
+
+    let mut m = recovered(State::Compensating, 2);
+    m.on(Event::Start, 1).expect("legal");
+    cancel(&mut m, 0, Reply::Unknown, 60_000);
+    assert_eq!(m.on(Event::Wake(0, Way::Cancel), 60_001), Ok(vec![]), "it was given up");
+}
+
+#[test]
 fn events_that_do_not_fit_are_error_values() {
     let mut m = machine(Kind::Compensable, 1);
     let illegal = |event| Err(Illegal { event, state: State::Running });
     assert_eq!(m.on(Event::Written, 0), illegal(Event::Written));
-    let event = Event::Replied(7, Way::Forward, Reply::Done);
-    assert_eq!(m.on(event, 0), illegal(event));
+    for event in [Event::Replied(1, Way::Forward, Reply::Done), Event::Wake(1, Way::Forward)] {
+        assert_eq!(m.on(event, 0), illegal(event), "there is no such leg");
+    }
     let mut m = recovered(State::Completed, 1);
     assert_eq!(m.on(Event::Start, 0), Err(Illegal { event: Event::Start, state: State::Completed }));
 }

@@ -16,7 +16,7 @@ use super::{
     book::{AccountState, Book, Mark, Status},
 };
 use crate::command::{
-    AccountKey, Action, Command, Credit, ForwardLeg, Outcome, RequestRef, State, leg_operation_id,
+    AccountKey, Action, Command, Credit, ForwardLeg, Outcome, Rejection, RequestRef, State, leg_operation_id,
     leg_request_hash,
 };
 
@@ -170,6 +170,10 @@ fn too_late_is_expired_for_ever() {
     let retry = forward(0, Mode::Debit, 5, Take::Exact, 1, None);
     assert_eq!(answer(&apply(&mut book, &retry)).state, State::Expired);
     assert_eq!(book.accounts[&key()].available, 10);
+    let mut in_time = forward(1, Mode::Debit, 5, Take::Exact, 1, None);
+    let Action::Forward(plan) = &mut in_time.action else { unreachable!() };
+    plan.plan.not_after = Some(START);
+    assert_eq!(answer(&apply(&mut book, &in_time)).state, State::Applied);
 }
 
 #[test]
@@ -259,4 +263,21 @@ fn an_operation_is_kept_with_all_that_it_came_from() {
     assert_eq!((origin(&held).order_id.as_deref(), origin(&held).epoch), (Some("order"), Some(7)));
     let details = &book.operations[&credit(1, 10, None).operation_id].origin.details;
     assert_eq!(*details, Some(serde_json::Value::Null));
+}
+
+#[test]
+fn nothing_goes_back_to_a_lot_that_was_not_read() {
+    let mut book = book();
+    apply(&mut book, &credit(1, 10, None));
+    for leg in [0, 1] {
+        apply(&mut book, &forward(leg, Mode::Debit, 5, Take::Exact, 1, None));
+    }
+    apply(&mut book, &forward(2, Mode::Reverse, 5, Take::Exact, 1, Some(1)));
+    let account = book.accounts.get_mut(&key()).unwrap();
+    account.lots.clear();
+    account.ranks.clear();
+    let postings = book.postings.len();
+    assert_eq!(apply(&mut book, &cancel(0)), Outcome::Rejected(Rejection::Broken));
+    assert_eq!(answer(&apply(&mut book, &cancel(1))).amount, 0, "all of it is back already");
+    assert_eq!(book.postings.len(), postings);
 }
