@@ -50,12 +50,12 @@ pub struct Left {
     fingerprints: Vec<String>,
 }
 
-/// How long to wait before databases are compared with each other.
+/// Whether the product's own checks run, over everything that any scenario has left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settle {
-    /// Until every saga can be compared.
+    /// Yes, once every saga can be compared.
     All,
-    /// Not at all: what ended just now is compared after a later scenario.
+    /// After a later scenario: they take the longer the more there is.
     Later,
 }
 
@@ -88,10 +88,10 @@ pub(crate) async fn check(cluster: &Cluster, played: &Played<'_>, witnesses: Wit
     witnesses.finish(cluster, &mut connections).await.expect("room for evidence");
     if played.settle == Settle::All {
         tokio::time::sleep(SETTLED).await;
+        report.violations.extend(by_sql(&mut connections).await);
     }
     let at = clock(&mut connections[0].1).await.ok();
     cluster.evidence.mark(format::Moment::Quiet, at);
-    report.violations.extend(by_sql(&mut connections).await);
     report.left = left(&mut connections, played.tag).await;
     dump_all(cluster, &mut connections, played).await;
     judge(cluster, &mut report).await;

@@ -19,6 +19,8 @@ use testkit::Dice;
 
 /// Ordered pairs in a run.
 const PAIRS: usize = 20;
+/// The product's own checks, over all that is there, run after every so many scenarios and after the last.
+const SETTLES_EVERY: usize = 10;
 /// Violations of a scenario that are shown; a fault that breaks one sale breaks hundreds.
 const SHOWN: usize = 5;
 /// How often the crash matrix visits each point.
@@ -79,14 +81,14 @@ async fn main() -> io::Result<ExitCode> {
     let mut cluster = Cluster::start_with(&SETTINGS).await;
     let mut plan = Plan::new(&cli);
     let mut outcomes: Vec<Outcome> = Vec::new();
+    for (name, missing) in &plan.left_out {
+        writeln!(io::stdout(), "left out, since it needs {missing}: {name}")?;
+    }
     head()?;
     while let Some(Planned { scenario, seed, is_last }) = plan.next(begun.elapsed()) {
-        if let Some(missing) = scenario.lacks() {
-            writeln!(io::stdout(), "{:<72} left out: it needs {missing}", scenario.name)?;
-            continue;
-        }
         let tag = format!("s{}", outcomes.len());
-        let settle = if is_last { Settle::All } else { Settle::Later };
+        let is_turn = outcomes.len() % SETTLES_EVERY == SETTLES_EVERY - 1;
+        let settle = if is_last || is_turn { Settle::All } else { Settle::Later };
         let outcome = run(&mut cluster, &scenario, &tag, seed, settle).await;
         line(&outcome)?;
         for violation in outcome.violations.iter().take(SHOWN) {
@@ -125,6 +127,8 @@ struct Planned {
 /// Which scenarios are to come.
 struct Plan {
     listed: std::vec::IntoIter<Scenario>,
+    /// What this machine cannot do, and what it lacks.
+    left_out: Vec<(String, &'static str)>,
     seed: u64,
     soak: Option<Duration>,
     dice: Dice,
@@ -136,10 +140,7 @@ impl Plan {
         let listed = match cli {
             Cli { only: Some(name), matrix: is_matrix, .. } => {
                 let times = if *is_matrix { MATRIX_TIMES } else { 1 };
-                joined(name).map_or_else(
-                    || everything(times).filter(|scenario| scenario.name.contains(name)).collect(),
-                    |scenario| vec![scenario],
-                )
+                joined(name).map_or_else(|| named(name, times), |scenario| vec![scenario])
             }
             Cli { soak: Some(_), .. } => Vec::new(),
             Cli { matrix: true, .. } => matrix(MATRIX_TIMES),
@@ -151,8 +152,12 @@ impl Plan {
                 singles().into_iter().chain(matrix(1)).chain(some).collect()
             }
         };
+        let (able, unable): (Vec<_>, Vec<_>) =
+            listed.into_iter().partition(|scenario| scenario.lacks().is_none());
+        let missing = |scenario: Scenario| Some((scenario.name.clone(), scenario.lacks()?));
         Self {
-            listed: listed.into_iter(),
+            listed: able.into_iter(),
+            left_out: unable.into_iter().filter_map(missing).collect(),
             seed: cli.seed,
             soak: cli.soak.map(|minutes| Duration::from_secs(60 * minutes)),
             dice,
@@ -168,7 +173,8 @@ impl Plan {
             return None;
         }
         // A pair and a single make a triple; now and then a single alone.
-        let mut scenario = draw(singles(), 1, &mut self.dice).pop()?;
+        let able = singles().into_iter().filter(|scenario| scenario.lacks().is_none()).collect();
+        let mut scenario = draw(able, 1, &mut self.dice).pop()?;
         if self.dice.below(3) > 0 {
             let pair = draw(pairs(), 1, &mut self.dice).pop()?;
             let joins = scenario.is_compatible() && !pair.name.contains(&scenario.name);
@@ -181,6 +187,16 @@ impl Plan {
 
 fn everything(times: u32) -> impl Iterator<Item = Scenario> {
     singles().into_iter().chain(matrix(times)).chain(pairs())
+}
+
+/// The scenario of this name, or else all whose names contain it.
+fn named(name: &str, times: u32) -> Vec<Scenario> {
+    let exact: Vec<Scenario> = everything(times).filter(|scenario| scenario.name == name).collect();
+    if exact.is_empty() {
+        everything(times).filter(|scenario| scenario.name.contains(name)).collect()
+    } else {
+        exact
+    }
 }
 
 /// The scenario of a soak, by its name.
