@@ -222,8 +222,13 @@ fn events_that_do_not_fit_are_error_values() {
     for event in [Event::Replied(1, Way::Forward, Reply::Done), Event::Wake(1, Way::Forward)] {
         assert_eq!(m.on(event, 0), illegal(event), "there is no such leg");
     }
-    let mut m = recovered(State::Completed, 1);
-    assert_eq!(m.on(Event::Start, 0), Err(Illegal { event: Event::Start, state: State::Completed }));
+    let poisoned = Ok(write(State::Running, State::DeadLetter, Some(Cause::Poison)));
+    assert_eq!(m.on(Event::Poisoned, 0), poisoned);
+    for event in [Event::Poisoned, Event::Start] {
+        assert_eq!(m.on(event, 0), illegal(event), "one write at a time");
+        let over = Err(Illegal { event, state: State::Completed });
+        assert_eq!(recovered(State::Completed, 1).on(event, 0), over);
+    }
 }
 
 fn any_event(legs: usize) -> impl Strategy<Value = Event> {
