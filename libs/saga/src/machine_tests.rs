@@ -218,7 +218,9 @@ fn a_wake_up_that_nobody_waits_for_sends_nothing() {
 fn events_that_do_not_fit_are_error_values() {
     let mut m = machine(Kind::Compensable, 1);
     let illegal = |event| Err(Illegal { event, state: State::Running });
-    assert_eq!(m.on(Event::Written, 0), illegal(Event::Written));
+    let refused = m.on(Event::Written, 0);
+    assert_eq!(refused, illegal(Event::Written));
+    assert_eq!(refused.unwrap_err().to_string(), "Written does not fit a saga in Running");
     for event in [Event::Replied(1, Way::Forward, Reply::Done), Event::Wake(1, Way::Forward)] {
         assert_eq!(m.on(event, 0), illegal(event), "there is no such leg");
     }
