@@ -190,12 +190,12 @@ async fn the_databases_refuse_what_must_not_be_there_twice_or_below_zero() {
 
 async fn refuses(database: Database, given: &str, edits: &[(&str, &str)]) {
     let test = TestDatabase::create(database).await.without_checks();
-    let mut connection = PgConnection::connect_with(&test.admin()).await.unwrap();
-    run(&mut connection, given).await.unwrap();
+    let mut connection = PgConnection::connect_with(&test.admin()).await.expect("a connection");
+    run(&mut connection, given).await.expect("what is given");
     for (edit, guard) in edits {
         let error = run(&mut connection, &format!("BEGIN; {edit}; COMMIT")).await.expect_err(edit);
         let refusal = error.as_database_error().expect("a refusal by the database");
         assert_eq!(refusal.constraint(), Some(*guard), "{edit}: {refusal}");
-        run(&mut connection, "ROLLBACK").await.unwrap();
+        run(&mut connection, "ROLLBACK").await.expect("an end");
     }
 }
