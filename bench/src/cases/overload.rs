@@ -1,0 +1,67 @@
+//! More than there is room for: calls come at a steady rate, whether the last were answered or not. What is answered must stay
+//! near the peak, and the rest be turned away in good order.
+
+use std::time::Duration;
+
+use super::{
+    Effort,
+    redeem::{Mix, Pick, Till},
+};
+use crate::{
+    load::{Sample, closed, open},
+    report::Row,
+    system::System,
+};
+
+const CUSTOMERS: u64 = 100_000;
+/// Tills that wait for their turn to call: more than are ever under way.
+const TILLS: usize = 2_000;
+/// Of the capacity, in per cent.
+const LOADS: [u32; 5] = [50, 80, 100, 150, 300];
+/// Of the peak, what has to be answered under the heaviest load.
+const GOODPUT: f64 = 0.9;
+
+/// Finds the capacity in a closed loop, then offers parts and multiples of it.
+///
+/// # Errors
+/// When something does not start.
+pub async fn run(effort: Effort) -> anyhow::Result<Vec<Row>> {
+    let system = System::start(1).await?;
+    system.fund(CUSTOMERS).await?;
+    let mix = Mix::of(Pick::Uniform(CUSTOMERS));
+    closed(Till::many(&system, mix, 64), effort.warm).await;
+    let capacity = closed(Till::many(&system, mix, 64), effort.round).await.figures().rate;
+    let mut samples: Vec<(u32, Sample)> = Vec::new();
+    for load in LOADS {
+        let rate = capacity * f64::from(load) / 100.0;
+        samples.push((load, open(Till::many(&system, mix, TILLS), rate, effort.round).await));
+        // Whatever waits is done before the next.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+    let peak = samples.iter().map(|(_, sample)| sample.figures().rate).fold(capacity, f64::max);
+    Ok(samples.into_iter().map(|(load, sample)| row(load, &sample, capacity, peak)).collect())
+}
+
+fn row(load: u32, sample: &Sample, capacity: f64, peak: f64) -> Row {
+    let figures = sample.figures();
+    let is_overload = load > 100;
+    let goodput = figures.rate / peak;
+    Row {
+        name: format!("open loop at {load} % of {capacity:.0}/s"),
+        rival: String::new(),
+        goal: if is_overload {
+            format!("≥ {:.0} % of the peak, none failed", GOODPUT * 100.0)
+        } else {
+            "none failed".to_owned()
+        },
+        reached: format!("{:.0} % of the peak, {} failed", goodput * 100.0, figures.failed),
+        of_goal: match (figures.failed, is_overload) {
+            (0, true) => goodput / GOODPUT,
+            (0, false) => 1.0,
+            _ => 0.0,
+        },
+        ours: Some(figures),
+        theirs: None,
+        cost: None,
+    }
+}
