@@ -1,7 +1,7 @@
 //! The rule of one leg, taken from the real fold: every (stored state, command, circumstance) is folded once, on an account
 //! with one lot, and the results are the table that the model walks.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use api::{
     BusinessId, LegsId,
@@ -15,7 +15,7 @@ use tender::{
     command::{AccountKey, Action, Command, ForwardLeg, Outcome, State, leg_operation_id, leg_request_hash},
     fold::{
         apply,
-        book::{AccountState, Book, Lot, Mark, Status},
+        book::{AccountState, Book, Lot, Mark},
     },
 };
 use uuid::Uuid;
@@ -204,16 +204,7 @@ fn command(ask: Ask, mode: Mode, amount: i64, late: bool) -> Command {
 fn book(units: i64) -> Book {
     let mut book = Book::new(DateTime::UNIX_EPOCH);
     let reference = AccountRef { account_no: 1, business_id: "model".into(), asset: Asset::Points };
-    let account = AccountState {
-        reference,
-        balance: Balance::default(),
-        status: Status::Active,
-        available: 0,
-        lots: BTreeMap::new(),
-        ranks: HashMap::new(),
-        read_to: None,
-        mark: Mark::Stored,
-    };
+    let account = AccountState::empty(reference);
     book.accounts.insert(key(), account);
     fill(&mut book, units);
     book

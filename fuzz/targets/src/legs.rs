@@ -1,16 +1,14 @@
 //! A batch of leg commands, from its bytes through the fold of each tender.
 
-use std::collections::{BTreeMap, HashMap};
-
 use api::legs::{Batch, LegAnswer, LegCommand};
 use chrono::{DateTime, TimeDelta, Utc};
-use ledger::{AccountRef, Balance, Funding};
+use ledger::{AccountRef, Funding};
 use tender::{
     admit,
     command::{AccountKey, Action, Command, Credit, Outcome, Rejection, RequestRef, State},
     fold::{
         apply,
-        book::{AccountState, Book, Mark, Status},
+        book::{AccountState, Book},
     },
     rules::Rules,
 };
@@ -64,20 +62,11 @@ fn obey(rules: &dyn Rules, book: &mut Book, leg: LegCommand) {
 /// An account with two lots of a hundred units, one of them a reward.
 fn open(book: &mut Book, key: &AccountKey) {
     let number = i64::try_from(book.accounts.len()).expect("a batch is short");
-    let account = AccountState {
-        reference: AccountRef {
-            account_no: number,
-            business_id: key.business_id.as_str().into(),
-            asset: key.asset,
-        },
-        balance: Balance::default(),
-        status: Status::Active,
-        available: 0,
-        lots: BTreeMap::new(),
-        ranks: HashMap::new(),
-        read_to: None,
-        mark: Mark::Stored,
-    };
+    let account = AccountState::empty(AccountRef {
+        account_no: number,
+        business_id: key.business_id.as_str().into(),
+        asset: key.asset,
+    });
     book.accounts.insert(key.clone(), account);
     for (lot, reward_id, expires_at) in [(1, None, None), (2, Some(REWARD), Some(NOW + TimeDelta::days(1)))] {
         let credit = Credit {

@@ -246,6 +246,21 @@ pub struct Return {
 }
 
 impl AccountState {
+    /// An account as it is stored before anything has happened to it.
+    #[must_use]
+    pub fn empty(reference: AccountRef) -> Self {
+        Self {
+            reference,
+            balance: Balance::default(),
+            status: Status::Active,
+            available: 0,
+            lots: BTreeMap::new(),
+            ranks: HashMap::new(),
+            read_to: None,
+            mark: Mark::Stored,
+        }
+    }
+
     /// Adds a lot that was read, or is new. A lot that was read twice is kept once.
     pub fn insert(&mut self, lot: Lot) {
         let rank = lot.rank();

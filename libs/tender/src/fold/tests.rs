@@ -1,19 +1,17 @@
 //! What the fold decides, by example. Against a model: `tests/properties`.
 
-use std::collections::{BTreeMap, HashMap};
-
 use api::{
     BusinessId, LegsId,
     legs::{Account, Forward, LegAnswer, LegKey, Mode, Take},
 };
 use chrono::{DateTime, TimeDelta, Utc};
-use ledger::{AccountRef, Balance, Funding};
+use ledger::{AccountRef, Funding};
 use money::Asset;
 use uuid::Uuid;
 
 use super::{
     BALANCE_MAX, apply,
-    book::{AccountState, Book, Mark, Status},
+    book::{AccountState, Book, Status},
 };
 use crate::command::{
     AccountKey, Action, Command, Credit, ForwardLeg, Outcome, Rejection, RequestRef, State, leg_operation_id,
@@ -29,16 +27,8 @@ fn key() -> AccountKey {
 
 fn book() -> Book {
     let mut book = Book::new(START);
-    let account = AccountState {
-        reference: AccountRef { account_no: 1, business_id: "demo".into(), asset: Asset::Points },
-        balance: Balance::default(),
-        status: Status::Active,
-        available: 0,
-        lots: BTreeMap::new(),
-        ranks: HashMap::new(),
-        read_to: None,
-        mark: Mark::Stored,
-    };
+    let account =
+        AccountState::empty(AccountRef { account_no: 1, business_id: "demo".into(), asset: Asset::Points });
     book.accounts.insert(key(), account);
     book
 }

@@ -1,11 +1,7 @@
 //! The fold alone. A batch ends where time passes: then what is marked as new or changed is written, and that has to be all
 //! there is to write.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    hash::Hash,
-    sync::Arc,
-};
+use std::{collections::HashMap, hash::Hash, sync::Arc};
 
 use chrono::{DateTime, TimeDelta};
 use ledger::{AccountRef, Balance};
@@ -14,7 +10,7 @@ use tender::{
     command::State,
     fold::{
         apply,
-        book::{AccountState, Book, Mark, Status},
+        book::{AccountState, Book, Mark},
     },
 };
 use uuid::Uuid;
@@ -37,16 +33,7 @@ fn open(world: &World, customer: u8, book: &mut Book) {
         business_id: key.business_id.as_str().into(),
         asset: key.asset,
     };
-    let account = AccountState {
-        reference,
-        balance: Balance::default(),
-        status: Status::Active,
-        available: 0,
-        lots: BTreeMap::new(),
-        ranks: HashMap::new(),
-        read_to: None,
-        mark: Mark::Stored,
-    };
+    let account = AccountState::empty(reference);
     book.accounts.insert(key, account);
 }
 
