@@ -1,6 +1,9 @@
 //! `bench`: measures the services against rivals and floors, in one run on one machine, as ratios. `script/bench` builds what
 //! it needs and starts Postgres, with everything on that a crash could lose, and Redis.
 
+// Measurements are floats, and a till's task ends with the run that it is part of.
+#![allow(clippy::float_arithmetic, clippy::disallowed_methods)]
+
 mod cases;
 mod cost;
 mod database;

@@ -76,11 +76,19 @@ impl Till {
     fn customer(&mut self) -> u64 {
         match self.mix.pick {
             Pick::Uniform(count) => self.dice.random_range(0..count),
-            Pick::Zipf(count) => {
-                Zipf::new(count as f64, 1.0).map_or(0, |zipf| zipf.sample(&mut self.dice) as u64 - 1)
-            }
+            Pick::Zipf(count) => self.zipf_customer(count),
             Pick::One => 0,
         }
+    }
+
+    /// The first is called most often.
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a whole number from 1 to the count"
+    )]
+    fn zipf_customer(&mut self, count: u64) -> u64 {
+        Zipf::new(count as f64, 1.0).map_or(0, |zipf| zipf.sample(&mut self.dice) as u64 - 1)
     }
 }
 

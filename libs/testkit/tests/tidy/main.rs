@@ -116,3 +116,14 @@ fn every_crate_obeys_the_workspaces_lints() {
         .collect();
     complain("[lints] workspace = true", &lax);
 }
+
+#[test]
+fn the_benchmarks_workspace_has_the_same_lints() {
+    let lints = |path: &str| {
+        let text = fs::read_to_string(root().join(path)).unwrap();
+        let lines = text.lines().skip_while(|line| *line != "[workspace.lints.rust]");
+        let lines = lines.take_while(|line| !line.starts_with('#') && !line.starts_with("[profile"));
+        lines.filter(|line| !line.is_empty()).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(lints("Cargo.toml"), lints("bench/Cargo.toml"));
+}
