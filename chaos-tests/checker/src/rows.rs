@@ -148,8 +148,8 @@ pub struct Given {
 /// `wallet.outbox`: events that were not published yet.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Waiting {
-    /// The event.
-    pub payload: serde_json::Value,
+    /// The events of one batch.
+    pub payload: Vec<serde_json::Value>,
 }
 
 /// `tender.account`.

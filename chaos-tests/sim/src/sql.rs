@@ -3,7 +3,7 @@
 //!
 //! | here | there |
 //! |---|---|
-//! | [`Db::write`] | `libs/saga/src/write.rs` with `sql/insert_sagas.sql`, `sql/move_sagas.sql` |
+//! | [`Db::write`] | `libs/saga/src/write.rs` with `sql/write_sagas.sql` |
 //! | [`Db::claim`], [`Db::adopt`], [`Db::hand_over`] | `libs/saga/src/recovery.rs` |
 //! | [`Db::cancel_key`] | `libs/saga/src/cancel.rs` |
 //! | [`Db::freeze`] | `libs/saga/src/wait.rs` |

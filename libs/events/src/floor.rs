@@ -6,9 +6,10 @@
 //! the floor. It outlives every balance that was read before it was raised: those are kept for five
 //! seconds, and reading one is limited to one.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use redis::{Cmd, cmd};
+use serde::Deserialize;
 
 /// How long a floor is kept after it was raised last.
 pub const FLOOR_TTL: Duration = Duration::from_secs(15);
@@ -41,16 +42,20 @@ pub fn floor_key(business_id: &str, customer_id: &str, tender: &str) -> String {
 }
 
 /// An account that has changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Changed<'a> {
     /// The retailer.
-    pub business_id: &'a str,
+    #[serde(borrow)]
+    pub business_id: Cow<'a, str>,
     /// The owner.
-    pub customer_id: &'a str,
+    #[serde(borrow)]
+    pub customer_id: Cow<'a, str>,
     /// Which tender.
-    pub tender: &'a str,
+    #[serde(borrow)]
+    pub tender: Cow<'a, str>,
     /// What the account holds.
-    pub asset: &'a str,
+    #[serde(borrow)]
+    pub asset: Cow<'a, str>,
     /// The version that it has reached.
     pub version: i64,
 }
@@ -63,8 +68,8 @@ impl Changed<'_> {
         command
             .arg(RAISE)
             .arg(1)
-            .arg(floor_key(self.business_id, self.customer_id, self.tender))
-            .arg(self.asset)
+            .arg(floor_key(&self.business_id, &self.customer_id, &self.tender))
+            .arg(&*self.asset)
             .arg(self.version)
             .arg(FLOOR_TTL.as_millis().to_string());
         command

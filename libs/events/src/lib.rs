@@ -12,7 +12,7 @@ mod relay;
 
 pub use floor::{Changed, FLOOR_TTL, customer_key, floor_key, versions};
 pub use outbox::{Outbox, REDEMPTIONS};
-pub use relay::{Relay, RelayError};
+pub use relay::{Passed, Relay, RelayError};
 
 /// The channel on which the changes of one owner's accounts are published. The length keeps two ids from
 /// running together: `a` + `b:c` is not `a:b` + `c`.

@@ -9,14 +9,14 @@ use std::{sync::Arc, time::Duration};
 use deadpool_redis::{Pool, Runtime};
 use fail::fail_point;
 use redis::Pipeline;
-use sqlx::{PgPool, Row};
+use sqlx::PgPool;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::Outbox;
 
-/// Most rows of one pass.
-const BATCH: i64 = 500;
+/// Most rows of one pass; each holds the messages of one batch, of which a batch has 256 at most.
+const BATCH: i64 = 50;
 /// How often the outbox is looked at when nobody says that there is something: another process may have died with
 /// rows in it.
 const SCAN_INTERVAL: Duration = Duration::from_secs(1);
@@ -48,6 +48,18 @@ pub enum RelayError {
     /// The URL of Redis cannot be read.
     #[error("the URL of Redis cannot be read")]
     Url(#[from] deadpool_redis::CreatePoolError),
+    /// What is in the outbox is no list of messages.
+    #[error("a row of the outbox cannot be read")]
+    Row(#[from] serde_json::Error),
+}
+
+/// What a pass came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Passed {
+    /// So many messages were published.
+    pub messages: usize,
+    /// It took as much as a pass takes: there may be more.
+    pub is_full: bool,
 }
 
 /// Publishes one database's outbox. Several may work on the same one.
@@ -80,10 +92,10 @@ impl Relay {
         loop {
             let is_last = stop.is_cancelled();
             let wait = match self.pass().await {
-                Ok(published) => {
+                Ok(passed) => {
                     pause = PAUSE;
                     // A full pass says that there is more.
-                    if published == BATCH.unsigned_abs() { Duration::ZERO } else { SCAN_INTERVAL }
+                    if passed.is_full { Duration::ZERO } else { SCAN_INTERVAL }
                 }
                 Err(error) => {
                     self.report(&error).await;
@@ -104,33 +116,29 @@ impl Relay {
         }
     }
 
-    /// One pass; returns how many messages were published.
+    /// One pass.
     ///
     /// # Errors
-    /// When nothing was: the rows are still there.
-    pub async fn pass(&self) -> Result<u64, RelayError> {
-        let Some(redis) = &self.redis else {
-            let discarded = sqlx::query(self.outbox.take()).bind(BATCH).fetch_all(&self.database).await?;
-            return Ok(discarded.len() as u64);
-        };
+    /// When nothing was published: the rows are still there.
+    pub async fn pass(&self) -> Result<Passed, RelayError> {
         let mut transaction = self.database.begin().await?;
-        let rows = sqlx::query(self.outbox.take()).bind(BATCH).fetch_all(&mut *transaction).await?;
+        let rows: Vec<(String, f64)> =
+            sqlx::query_as(self.outbox.take()).bind(BATCH).fetch_all(&mut *transaction).await?;
         let mut pipeline = redis::pipe();
-        let mut oldest = 0.0_f64;
-        for row in &rows {
-            self.outbox.tell(row, &mut pipeline)?;
-            oldest = oldest.max(row.try_get("age")?);
+        let (mut messages, mut oldest) = (0, 0.0_f64);
+        for (payload, age) in &rows {
+            messages += self.outbox.tell(payload, &mut pipeline)?;
+            oldest = oldest.max(*age);
         }
-        if !rows.is_empty() {
+        if let (Some(redis), false) = (&self.redis, rows.is_empty()) {
             let publish = publish(redis, &pipeline);
             tokio::time::timeout(PUBLISH_LIMIT, publish).await.map_err(|_| RelayError::Late)??;
             fail_point!("events::published");
         }
         transaction.commit().await?;
         metrics::gauge!("outbox_lag_seconds").set(oldest);
-        let published = rows.len() as u64;
-        metrics::counter!("outbox_published_total").increment(published);
-        Ok(published)
+        metrics::counter!("outbox_published_total").increment(messages as u64);
+        Ok(Passed { messages, is_full: i64::try_from(rows.len()) == Ok(BATCH) })
     }
 
     async fn report(&self, error: &RelayError) {

@@ -3,7 +3,7 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use events::{Changed, Outbox, REDEMPTIONS, Relay, balance_channel, floor_key};
+use events::{Changed, Outbox, Passed, REDEMPTIONS, Relay, balance_channel, floor_key};
 use futures_util::StreamExt;
 use redis::AsyncCommands;
 use schema::Database;
@@ -26,8 +26,11 @@ fn pool(database: &TestDatabase) -> PgPool {
 
 async fn write(pool: &PgPool, business: &str, count: i32) {
     sqlx::query(
-        "INSERT INTO tender.outbox (business_id, owner, asset, version, payload)
-         SELECT $1, 'c', 'points', n, jsonb_build_object('tender', 'points', 'version', n) FROM generate_series(1, $2) n",
+        // As batches of three leave them.
+        "INSERT INTO tender.outbox (payload)
+         SELECT json_agg(json_build_object('tender', 'points', 'business_id', $1, 'customer_id', 'c', 'asset', 'points',
+                                           'version', n) ORDER BY n)
+         FROM generate_series(1, $2) n GROUP BY (n - 1) / 3",
     )
     .bind(business)
     .bind(count)
@@ -106,12 +109,12 @@ async fn while_redis_is_away_everything_waits_and_then_arrives() {
     write(&pool, &business, 3).await;
     let away = Relay::new(Outbox::Balances, pool.clone(), Some(CLOSED), Arc::new(Notify::new())).unwrap();
     away.pass().await.unwrap_err();
-    assert_eq!(waiting(&pool).await, 3);
+    assert_eq!(waiting(&pool).await, 1);
 
     let listener = subscribe(&business).await;
     let back =
         Relay::new(Outbox::Balances, pool.clone(), Some(&redis_url()), Arc::new(Notify::new())).unwrap();
-    assert_eq!(back.pass().await.unwrap(), 3);
+    assert_eq!(back.pass().await.unwrap(), Passed { messages: 3, is_full: false });
     assert_eq!(versions(listener, 3).await, [1, 2, 3]);
     assert_eq!(waiting(&pool).await, 0);
 }
@@ -122,7 +125,7 @@ async fn without_redis_messages_are_discarded() {
     let pool = pool(&database);
     write(&pool, "b", 3).await;
     let relay = Relay::new(Outbox::Balances, pool.clone(), None, Arc::new(Notify::new())).unwrap();
-    assert_eq!(relay.pass().await.unwrap(), 3);
+    assert_eq!(relay.pass().await.unwrap(), Passed { messages: 3, is_full: false });
     assert_eq!(waiting(&pool).await, 0);
 }
 
@@ -146,7 +149,13 @@ async fn a_change_raises_the_floor_before_it_is_published() {
     assert_eq!(floor(&mut redis).await, "points=3");
     // It never falls, and knows each account.
     for (asset, version) in [("points", 2), ("USD", 9_007_199_254_740_991), ("points", 4)] {
-        let changed = Changed { business_id: &business, customer_id: "c", tender: "points", asset, version };
+        let changed = Changed {
+            business_id: business.as_str().into(),
+            customer_id: "c".into(),
+            tender: "points".into(),
+            asset: asset.into(),
+            version,
+        };
         changed.raise().query_async::<i64>(&mut redis).await.unwrap();
     }
     assert_eq!(floor(&mut redis).await, "USD=9007199254740991,points=4");
@@ -161,7 +170,8 @@ async fn what_became_of_redemptions_is_appended_to_a_stream() {
     let ids: Vec<String> = (0..1200).map(|_| uuid::Uuid::new_v4().to_string()).collect();
     sqlx::query(
         "INSERT INTO wallet.outbox (payload)
-         SELECT jsonb_build_object('event_id', id, 'type', 'wallet.redemption_completed') FROM unnest($1::text[]) id",
+         SELECT json_agg(json_build_object('event_id', id, 'type', 'wallet.redemption_completed'))
+         FROM unnest($1::text[]) WITH ORDINALITY AS u(id, n) GROUP BY n / 7",
     )
     .bind(&ids)
     .execute(&pool)

@@ -1,8 +1,8 @@
 //! Balanced, append-only postings or nothing.
 //!
 //! A [`Balance`] is moved by a [`Movement`] and never goes below zero; each move raises the account's version by
-//! one and yields a [`Posting`], whose two sides sum to zero by construction. [`write()`] appends postings as one
-//! set, inside the transaction of its caller, who holds the lock of every account among them; [`read`] pages
+//! one and yields a [`Posting`], whose two sides sum to zero by construction. [`INSERT_ENTRIES`] appends postings as
+//! one set, inside the transaction of its caller, who holds the lock of every account among them; [`read`] pages
 //! through an account's history.
 //!
 //! | movement | posted | held | contra side |
@@ -25,4 +25,4 @@ mod write;
 
 pub use balance::{Balance, LedgerError};
 pub use movement::{Funding, Movement, UnknownFunding};
-pub use write::{AccountRef, Posting, write};
+pub use write::{AccountRef, Entries, INSERT_ENTRIES, Insert, Posting};

@@ -2,10 +2,13 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use money::Asset;
-use sqlx::PgConnection;
+use sqlx::{Postgres, postgres::PgArguments, query::Query};
 use uuid::Uuid;
 
 use crate::{Balance, LedgerError, Movement};
+
+/// A statement whose parameters are being bound.
+pub type Insert<'a> = Query<'a, Postgres, PgArguments>;
 
 /// The account that a posting belongs to.
 #[derive(Debug, Clone)]
@@ -52,16 +55,18 @@ impl Posting {
     }
 }
 
-const INSERT: &str = "
+/// Appends entries: the first eleven parameters of a statement, which [`Entries::bind`] binds. A batch makes it a part of the
+/// one statement that writes everything.
+pub const INSERT_ENTRIES: &str = "
 INSERT INTO tender.entry (operation_id, business_id, asset, kind, amount, account_no, version, balance_after,
                           held_after, contra, created_at)
 SELECT u.*, $11
 FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[],
             $8::bigint[], $9::bigint[], $10::text[]) u";
 
-/// Rows of `tender.entry` by column.
-#[derive(Default)]
-struct Columns<'a> {
+/// The entries of postings, by column: the account's row of each, and the programme's where value moved.
+#[derive(Debug, Default)]
+pub struct Entries<'a> {
     operation_id: Vec<Uuid>,
     business_id: Vec<&'a str>,
     asset: Vec<&'a str>,
@@ -74,7 +79,21 @@ struct Columns<'a> {
     contra: Vec<Option<&'a str>>,
 }
 
-impl<'a> Columns<'a> {
+impl<'a> Entries<'a> {
+    /// The entries of `postings`.
+    #[must_use]
+    pub fn of(postings: &'a [Posting]) -> Self {
+        let mut entries = Self::default();
+        for posting in postings {
+            entries.push(posting, posting.amount, Some(posting.after), None);
+            if posting.amount != 0 {
+                // A difference of two amounts that are not negative is never `i64::MIN`.
+                entries.push(posting, posting.amount.saturating_neg(), None, Some(posting.movement.contra()));
+            }
+        }
+        entries
+    }
+
     fn push(&mut self, posting: &'a Posting, amount: i64, balance: Option<Balance>, contra: Option<&'a str>) {
         self.operation_id.push(posting.operation_id);
         self.business_id.push(&posting.account.business_id);
@@ -87,40 +106,22 @@ impl<'a> Columns<'a> {
         self.held_after.push(balance.map(Balance::held));
         self.contra.push(contra);
     }
-}
 
-/// Appends the entries of `postings`: the account's row, and the programme's where value moved. One statement.
-///
-/// The caller is in a transaction that holds the locks of these accounts, and writes the balances after.
-///
-/// # Errors
-/// What the database says.
-pub async fn write(
-    connection: &mut PgConnection,
-    postings: &[Posting],
-    at: DateTime<Utc>,
-) -> Result<(), sqlx::Error> {
-    let mut rows = Columns::default();
-    for posting in postings {
-        rows.push(posting, posting.amount, Some(posting.after), None);
-        if posting.amount != 0 {
-            // A difference of two amounts that are not negative is never `i64::MIN`.
-            rows.push(posting, posting.amount.saturating_neg(), None, Some(posting.movement.contra()));
-        }
+    /// Binds the parameters of [`INSERT_ENTRIES`], the first of `statement`.
+    ///
+    /// Whoever runs it is in a transaction that holds the locks of these accounts, and writes the balances after.
+    pub fn bind(&'a self, statement: Insert<'a>, at: DateTime<Utc>) -> Insert<'a> {
+        statement
+            .bind(&self.operation_id)
+            .bind(&self.business_id)
+            .bind(&self.asset)
+            .bind(&self.kind)
+            .bind(&self.amount)
+            .bind(&self.account_no)
+            .bind(&self.version)
+            .bind(&self.balance_after)
+            .bind(&self.held_after)
+            .bind(&self.contra)
+            .bind(at)
     }
-    sqlx::query(INSERT)
-        .bind(&rows.operation_id)
-        .bind(&rows.business_id)
-        .bind(&rows.asset)
-        .bind(&rows.kind)
-        .bind(&rows.amount)
-        .bind(&rows.account_no)
-        .bind(&rows.version)
-        .bind(&rows.balance_after)
-        .bind(&rows.held_after)
-        .bind(&rows.contra)
-        .bind(at)
-        .execute(connection)
-        .await?;
-    Ok(())
 }

@@ -1,8 +1,8 @@
 //! What the store is asked to make durable, and the statements that do it for many sagas at once.
 //!
 //! One transaction, in this order of locks: parents and guards of new sagas (the domain's `admit`), inserts sorted by
-//! key, updates by id, the domain's rows, history. Sorting inserts by id would order nothing: two processes insert the
-//! same keys under different ids.
+//! key, updates by id, history, the domain's rows. Sorting inserts by id would order nothing: two processes insert the
+//! same keys under different ids. On the happy path that is two statements: the sagas', and the domain's.
 
 use std::collections::{HashMap, HashSet};
 
@@ -111,23 +111,42 @@ pub(crate) async fn write_batch<D: Domain>(
 ) -> sqlx::Result<Vec<Written>> {
     let mut outcome: HashMap<SagaId, Written> = HashMap::with_capacity(batch.len());
     let mut changes = Vec::new();
-
     let new: Vec<&NewSaga<D>> =
         batch.iter().filter_map(|w| if let Write::Insert(n) = w { Some(&**n) } else { None }).collect();
-    if !new.is_empty() {
-        insert(conn, domain, owner, &new, &mut outcome, &mut changes).await?;
-        if again {
-            recognise_inserts(conn, &new, &mut outcome).await?;
-        }
-    }
     let moves: Vec<&Move<D>> =
         batch.iter().filter_map(|w| if let Write::Move(m) = w { Some(&**m) } else { None }).collect();
-    if !moves.is_empty() {
-        transition(conn, &moves, &mut outcome, &mut changes).await?;
-        record_history(conn, owner, &moves, &outcome).await?;
-        if again {
-            recognise_moves(conn, &moves, &mut outcome).await?;
+    let inserts = if new.is_empty() { Vec::new() } else { admit(conn, domain, &new, &mut outcome).await? };
+
+    let done = write_sagas(conn, owner, &inserts, &moves).await?;
+    let inserted = inserts.iter().map(|insert| insert.new).filter(|new| done.contains_key(&new.id));
+    cancel_parent_keys(conn, inserted).await?;
+    for Insert { new, refusal, change } in inserts {
+        let written = match (done.get(&new.id), refusal) {
+            (Some(Done::Inserted { .. }), Some(response)) => Written::Refused(response),
+            (Some(&Done::Inserted { created_at, deadline_at }), None) => {
+                Written::Inserted { created_at, deadline_at }
+            }
+            _ => Written::KeyTaken,
+        };
+        if let (true, Some(change)) = (written != Written::KeyTaken, change) {
+            changes.push((new.id, change));
         }
+        outcome.insert(new.id, written);
+    }
+    for m in &moves {
+        let written = match done.get(&m.id) {
+            Some(&Done::Moved { answer_given }) => Written::Moved { answer_given },
+            _ => Written::Missed,
+        };
+        if let (Written::Moved { .. }, Some(change)) = (&written, &m.change) {
+            changes.push((m.id, change.clone()));
+        }
+        outcome.insert(m.id, written);
+    }
+    record_history(conn, owner, &moves, &outcome).await?;
+    if again {
+        recognise_inserts(conn, &new, &mut outcome).await?;
+        recognise_moves(conn, &moves, &mut outcome).await?;
     }
     if !changes.is_empty() {
         domain.record(conn, &changes).await?;
@@ -141,86 +160,109 @@ struct Insert<'a, D: Domain> {
     change: Option<D::Change>,
 }
 
-async fn insert<D: Domain>(
+impl<D: Domain> Insert<'_, D> {
+    /// Whether it is over as soon as it is there.
+    fn is_over(&self) -> bool {
+        self.refusal.is_some() || matches!(self.new.begin, Begin::Cancelled)
+    }
+}
+
+/// The new sagas that are to be written, in the order of their keys; the others have their outcome.
+async fn admit<'a, D: Domain>(
     conn: &mut PgConnection,
     domain: &D,
-    owner: Uuid,
-    new: &[&NewSaga<D>],
+    new: &[&'a NewSaga<D>],
     outcome: &mut HashMap<SagaId, Written>,
-    changes: &mut Vec<(SagaId, D::Change)>,
-) -> sqlx::Result<()> {
+) -> sqlx::Result<Vec<Insert<'a, D>>> {
     let verdicts = domain.admit(conn, new).await?;
-    let mut rows = Vec::with_capacity(new.len());
-    for (new, verdict) in new.iter().zip(verdicts) {
+    let mut inserts = Vec::with_capacity(new.len());
+    for (&new, verdict) in new.iter().zip(verdicts) {
         match verdict {
             Admission::Stale => {
                 outcome.insert(new.id, Written::Stale);
             }
             Admission::Refused(response, change) => {
-                rows.push(Insert { new, refusal: Some(response), change })
+                inserts.push(Insert { new, refusal: Some(response), change })
             }
             Admission::Admitted => {
                 let refusal =
                     if let Begin::Refused(response) = &new.begin { Some(response.clone()) } else { None };
-                rows.push(Insert { new, refusal, change: new.change.clone() });
+                inserts.push(Insert { new, refusal, change: new.change.clone() });
             }
         }
     }
-    if rows.is_empty() {
-        return Ok(());
-    }
-    rows.sort_by(|a, b| a.new.key.cmp(&b.new.key));
-    let inserted = insert_rows(conn, owner, &rows).await?;
-    cancel_parent_keys(conn, rows.iter().filter(|r| inserted.contains_key(&r.new.id)).map(|r| r.new)).await?;
-    for row in rows {
-        let written = match (inserted.get(&row.new.id), row.refusal) {
-            (None, _) => Written::KeyTaken,
-            (Some(_), Some(response)) => Written::Refused(response),
-            (Some(&(created_at, deadline_at)), None) => Written::Inserted { created_at, deadline_at },
-        };
-        if let (true, Some(change)) = (written != Written::KeyTaken, row.change) {
-            changes.push((row.new.id, change));
-        }
-        outcome.insert(row.new.id, written);
-    }
-    Ok(())
+    inserts.sort_by(|a, b| a.new.key.cmp(&b.new.key));
+    Ok(inserts)
 }
 
-async fn insert_rows<D: Domain>(
+/// What the statement did to a saga.
+enum Done {
+    Inserted { created_at: DateTime<Utc>, deadline_at: DateTime<Utc> },
+    Moved { answer_given: bool },
+}
+
+/// Inserts and moves, in one statement. What is not in its answer was not done: the key was taken, or the compare-and-set
+/// missed.
+async fn write_sagas<D: Domain>(
     conn: &mut PgConnection,
     owner: Uuid,
-    rows: &[Insert<'_, D>],
-) -> sqlx::Result<HashMap<SagaId, (DateTime<Utc>, DateTime<Utc>)>> {
-    let column = |f: fn(&NewSaga<D>) -> &str| rows.iter().map(|r| f(r.new).to_owned()).collect::<Vec<_>>();
-    let ended = |r: &Insert<'_, D>| r.refusal.is_some() || matches!(r.new.begin, Begin::Cancelled);
-    let plans = rows.iter().map(|r| encode(&*r.new.plan)).collect::<sqlx::Result<Vec<_>>>()?;
-    let state = |r: &Insert<'_, D>| if ended(r) { State::Compensated } else { State::Running }.code();
-    sqlx::query(include_str!("sql/insert_sagas.sql"))
-        .bind(rows.iter().map(|r| r.new.id.0).collect::<Vec<_>>())
-        .bind(column(|n| &n.key.business_id))
-        .bind(column(|n| &n.key.operation))
-        .bind(column(|n| &n.key.scope))
-        .bind(column(|n| &n.key.key))
-        .bind(rows.iter().map(|r| r.new.request_hash.clone()).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| kind_code(r.new.kind)).collect::<Vec<_>>())
+    inserts: &[Insert<'_, D>],
+    moves: &[&Move<D>],
+) -> sqlx::Result<HashMap<SagaId, Done>> {
+    let text = |f: fn(&NewSaga<D>) -> &str| inserts.iter().map(|r| f(r.new)).collect::<Vec<_>>();
+    let plans = inserts.iter().map(|r| encode(&*r.new.plan)).collect::<sqlx::Result<Vec<_>>>()?;
+    let state = |r: &Insert<'_, D>| if r.is_over() { State::Compensated } else { State::Running }.code();
+    let mut moves = moves.to_vec();
+    moves.sort_by_key(|m| m.id);
+    let causes =
+        moves.iter().map(|m| m.cause.as_ref().map(encode).transpose()).collect::<sqlx::Result<Vec<_>>>()?;
+    let rows = sqlx::query(include_str!("sql/write_sagas.sql"))
+        .bind(inserts.iter().map(|r| r.new.id.0).collect::<Vec<_>>())
+        .bind(text(|n| &n.key.business_id))
+        .bind(text(|n| &n.key.operation))
+        .bind(text(|n| &n.key.scope))
+        .bind(text(|n| &n.key.key))
+        .bind(inserts.iter().map(|r| &*r.new.request_hash).collect::<Vec<_>>())
+        .bind(inserts.iter().map(|r| kind_code(r.new.kind)).collect::<Vec<_>>())
         // A saga that never runs has no legs: it must not hide those of one that was lost.
-        .bind(rows.iter().map(|r| if ended(r) { r.new.id.0 } else { r.new.legs_id }).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.new.parent_id.map(|p| p.0)).collect::<Vec<_>>())
+        .bind(
+            inserts.iter().map(|r| if r.is_over() { r.new.id.0 } else { r.new.legs_id }).collect::<Vec<_>>(),
+        )
+        .bind(inserts.iter().map(|r| r.new.parent_id.map(|p| p.0)).collect::<Vec<_>>())
         .bind(plans)
-        .bind(rows.iter().map(state).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| matches!(r.new.begin, Begin::Cancelled)).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.refusal.as_ref().map(|x| status_code(x.status))).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.refusal.as_ref().map(|x| x.body.clone())).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.new.trace_id.clone()).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| millis(r.new.deadline)).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| millis(r.new.deadline).saturating_add(STUCK_AFTER_MS)).collect::<Vec<_>>())
+        .bind(inserts.iter().map(state).collect::<Vec<_>>())
+        .bind(inserts.iter().map(|r| matches!(r.new.begin, Begin::Cancelled)).collect::<Vec<_>>())
+        .bind(inserts.iter().map(|r| r.refusal.as_ref().map(|x| status_code(x.status))).collect::<Vec<_>>())
+        .bind(inserts.iter().map(|r| r.refusal.as_ref().map(|x| &*x.body)).collect::<Vec<_>>())
+        .bind(inserts.iter().map(|r| r.new.trace_id.as_deref()).collect::<Vec<_>>())
+        .bind(inserts.iter().map(|r| millis(r.new.deadline)).collect::<Vec<_>>())
+        .bind(
+            inserts.iter().map(|r| millis(r.new.deadline).saturating_add(STUCK_AFTER_MS)).collect::<Vec<_>>(),
+        )
         .bind(owner)
         .bind(D::PLAN_VERSION)
+        .bind(moves.iter().map(|m| m.id.0).collect::<Vec<_>>())
+        .bind(moves.iter().map(|m| m.from.code()).collect::<Vec<_>>())
+        .bind(moves.iter().map(|m| m.epoch).collect::<Vec<_>>())
+        .bind(moves.iter().map(|m| m.to.code()).collect::<Vec<_>>())
+        .bind(moves.iter().map(|m| m.take_over).collect::<Vec<_>>())
+        .bind(moves.iter().map(|m| goes_back(m.from, m.to)).collect::<Vec<_>>())
+        .bind(moves.iter().map(|m| m.cancel_key).collect::<Vec<_>>())
+        .bind(causes)
+        .bind(moves.iter().map(|m| m.response.as_ref().map(|r| status_code(r.status))).collect::<Vec<_>>())
+        .bind(moves.iter().map(|m| m.response.as_ref().map(|r| &*r.body)).collect::<Vec<_>>())
+        .bind(moves.iter().map(|m| m.due_ms).collect::<Vec<_>>())
         .fetch_all(conn)
-        .await?
-        .iter()
-        .map(|row| Ok((row.try_get(0)?, (row.try_get(1)?, row.try_get(2)?))))
-        .collect()
+        .await?;
+    let mut done = HashMap::with_capacity(rows.len());
+    for row in rows {
+        let what = match row.try_get(3)? {
+            Some(answer_given) => Done::Moved { answer_given },
+            None => Done::Inserted { created_at: row.try_get(1)?, deadline_at: row.try_get(2)? },
+        };
+        done.insert(row.try_get(0)?, what);
+    }
+    Ok(done)
 }
 
 async fn cancel_parent_keys<'a, D: Domain>(
@@ -243,46 +285,6 @@ async fn cancel_parent_keys<'a, D: Domain>(
 /// How long past its deadline, or past its last transition, a saga may go on without another before it is looked at: its
 /// run may be stuck.
 pub(crate) const STUCK_AFTER_MS: i64 = 10_000;
-
-async fn transition<D: Domain>(
-    conn: &mut PgConnection,
-    moves: &[&Move<D>],
-    outcome: &mut HashMap<SagaId, Written>,
-    changes: &mut Vec<(SagaId, D::Change)>,
-) -> sqlx::Result<()> {
-    let mut sorted = moves.to_vec();
-    sorted.sort_by_key(|m| m.id);
-    let causes =
-        sorted.iter().map(|m| m.cause.as_ref().map(encode).transpose()).collect::<sqlx::Result<Vec<_>>>()?;
-    let moved: HashMap<SagaId, bool> = sqlx::query(include_str!("sql/move_sagas.sql"))
-        .bind(sorted.iter().map(|m| m.id.0).collect::<Vec<_>>())
-        .bind(sorted.iter().map(|m| m.from.code()).collect::<Vec<_>>())
-        .bind(sorted.iter().map(|m| m.epoch).collect::<Vec<_>>())
-        .bind(sorted.iter().map(|m| m.to.code()).collect::<Vec<_>>())
-        .bind(sorted.iter().map(|m| m.take_over).collect::<Vec<_>>())
-        .bind(sorted.iter().map(|m| goes_back(m.from, m.to)).collect::<Vec<_>>())
-        .bind(sorted.iter().map(|m| m.cancel_key).collect::<Vec<_>>())
-        .bind(causes)
-        .bind(sorted.iter().map(|m| m.response.as_ref().map(|r| status_code(r.status))).collect::<Vec<_>>())
-        .bind(sorted.iter().map(|m| m.response.as_ref().map(|r| r.body.clone())).collect::<Vec<_>>())
-        .bind(sorted.iter().map(|m| m.due_ms).collect::<Vec<_>>())
-        .fetch_all(conn)
-        .await?
-        .iter()
-        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
-        .collect::<sqlx::Result<_>>()?;
-    for m in moves {
-        let written = match moved.get(&m.id) {
-            Some(&answer_given) => Written::Moved { answer_given },
-            None => Written::Missed,
-        };
-        if let (Written::Moved { .. }, Some(change)) = (&written, &m.change) {
-            changes.push((m.id, change.clone()));
-        }
-        outcome.insert(m.id, written);
-    }
-    Ok(())
-}
 
 /// Whether a transition decides, or follows, the backward direction.
 const fn goes_back(from: State, to: State) -> bool {

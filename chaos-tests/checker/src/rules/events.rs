@@ -40,7 +40,7 @@ pub(super) fn check(case: &Case<'_>) -> Vec<Violation> {
         }
     }
     let waiting: HashSet<Told<'_>> =
-        evidence.end.wallet.outbox.iter().map(|row| what(&row.payload)).collect();
+        evidence.end.wallet.outbox.iter().flat_map(|row| &row.payload).map(what).collect();
     let known: HashSet<Told<'_>> = told.into_keys().chain(waiting).collect();
     let silent = evidence.end.wallet.sagas.iter().filter(|saga| !may_be_lost(case, saga));
     found.extend(

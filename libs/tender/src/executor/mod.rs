@@ -5,12 +5,12 @@
 //! database, whose row locks decide between them.
 //!
 //! One batch, in order (`batch`):
-//! 1. BEGIN; lock the accounts in the order of their numbers, and read the clock behind the last lock;
+//! 1. BEGIN; lock the accounts in the order of their keys, and read the clock behind the last lock;
 //! 2. read operations, lots, and what reversals, rewards and credits need;
 //! 3. fold the commands, in the order in which they came: pure, nothing awaited (`fold`);
-//! 4. write what changed, one statement a table; COMMIT; answer every caller.
+//! 4. write what changed, in one statement for all that every batch has; COMMIT; answer every caller.
 //!
-//! That is 11 round trips for a batch of debits. What can go wrong, and what is done (`failure`, `shard`):
+//! That is six round trips for a batch of debits. What can go wrong, and what is done (`failure`, `shard`):
 //!
 //! | failure | before COMMIT | at COMMIT |
 //! |---|---|---|

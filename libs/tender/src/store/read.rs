@@ -17,8 +17,12 @@ use crate::{
 const OPERATIONS: &str = include_str!("operations.sql");
 const ALLOCATIONS: &str = include_str!("allocations.sql");
 const LOTS: &str = include_str!("lots.sql");
+const LOTS_UNTIL: &str = include_str!("lots_until.sql");
 const REWARDS: &str = include_str!("rewards.sql");
 const REFERENCES: &str = include_str!("references.sql");
+
+/// So many lots of an account are read without a look at what is needed.
+const FEW_LOTS: i64 = 32;
 
 /// What the commands of a batch need to know.
 #[derive(Debug, Default)]
@@ -128,6 +132,31 @@ async fn read_operations(
     Ok(())
 }
 
+/// The lots of most accounts are few: they come with one look into an index. Of an account with more, those that its batch
+/// needs are read, with the sum of them all.
+async fn read_lots(connection: &mut PgConnection, book: &mut Book, needs: &Needs) -> Result<(), sqlx::Error> {
+    let numbers: Vec<i64> = book.accounts.values().map(|account| account.reference.account_no).collect();
+    let query = sqlx::query_as(LOTS).bind(numbers).bind(book.now).bind(FEW_LOTS + 1);
+    let rows: Vec<LotRow> = query.fetch_all(&mut *connection).await?;
+    let mut lots: HashMap<i64, Vec<LotRow>> = HashMap::with_capacity(book.accounts.len());
+    for row in rows {
+        lots.entry(row.account_no).or_default().push(row);
+    }
+    let mut many = Vec::new();
+    for (number, account) in by_number(&mut book.accounts) {
+        let rows = lots.remove(&number).unwrap_or_default();
+        if i64::try_from(rows.len()).is_ok_and(|count| count <= FEW_LOTS) {
+            account.available = rows.iter().map(|row| row.remaining).sum();
+            for row in rows {
+                account.insert(row.try_into()?);
+            }
+        } else {
+            many.push(number);
+        }
+    }
+    if many.is_empty() { Ok(()) } else { read_many_lots(connection, book, needs, &many).await }
+}
+
 #[derive(FromRow)]
 struct OrderedLotRow {
     #[sqlx(flatten)]
@@ -135,14 +164,23 @@ struct OrderedLotRow {
     available: i64,
 }
 
-async fn read_lots(connection: &mut PgConnection, book: &mut Book, needs: &Needs) -> Result<(), sqlx::Error> {
-    let (mut numbers, mut units) = (Vec::new(), Vec::new());
-    for (key, account) in &book.accounts {
-        numbers.push(account.reference.account_no);
-        units.push(needs.accounts.get(key).copied().unwrap_or_default());
-    }
+async fn read_many_lots(
+    connection: &mut PgConnection,
+    book: &mut Book,
+    needs: &Needs,
+    numbers: &[i64],
+) -> Result<(), sqlx::Error> {
+    let units: HashMap<i64, i64> = book
+        .accounts
+        .iter()
+        .map(|(key, account)| {
+            (account.reference.account_no, needs.accounts.get(key).copied().unwrap_or_default())
+        })
+        .collect();
+    let units: Vec<i64> =
+        numbers.iter().map(|number| units.get(number).copied().unwrap_or_default()).collect();
     let limit = i64::try_from(LOTS_MAX).unwrap_or(i64::MAX);
-    let query = sqlx::query_as(LOTS).bind(numbers).bind(units).bind(book.now).bind(limit);
+    let query = sqlx::query_as(LOTS_UNTIL).bind(numbers).bind(units).bind(book.now).bind(limit);
     let rows: Vec<OrderedLotRow> = query.fetch_all(connection).await?;
     let mut by_number = by_number(&mut book.accounts);
     for row in rows {

@@ -15,7 +15,7 @@ pub struct LotRow {
     pub account_no: i64,
     lot_id: Uuid,
     original: i64,
-    remaining: i64,
+    pub remaining: i64,
     held: i64,
     expires_at: Option<DateTime<Utc>>,
     grace_until: Option<DateTime<Utc>>,

@@ -76,8 +76,13 @@ async fn the_executors_statements_use_the_index_made_for_them() {
     let server = Server::points().await;
     let options = db::connect_options(&server.tender.database.url(), "test").unwrap();
     let mut connection = PgConnection::connect_with(&db::for_executor(options)).await.unwrap();
+    let post =
+        format!("WITH entry AS ({}), {}", ledger::INSERT_ENTRIES, include_str!("../../src/store/post.sql"));
     for (statement, parameters, index) in [
-        (include_str!("../../src/store/lots.sql"), 4, "lot_unspent"),
+        (post.as_str(), 40, "lot_pkey"),
+        (post.as_str(), 40, "account_pkey"),
+        (include_str!("../../src/store/lots.sql"), 3, "lot_unspent"),
+        (include_str!("../../src/store/lots_until.sql"), 4, "lot_unspent"),
         (include_str!("../../src/store/operations.sql"), 1, "operation_pkey"),
         (include_str!("../../src/store/rewards.sql"), 2, "lot_reward_once"),
         (include_str!("../../src/store/references.sql"), 3, "credit_reference_once"),

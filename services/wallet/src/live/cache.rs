@@ -123,10 +123,10 @@ impl Cache {
     /// Redis is away; then what is cached is shown for at most as long as an entry lives.
     pub async fn raise(&self, kind: TenderKind, account: &Account, version: i64) {
         let changed = Changed {
-            business_id: account.business_id.as_str(),
-            customer_id: &account.customer_id,
-            tender: kind.as_str(),
-            asset: account.asset.as_str(),
+            business_id: account.business_id.as_str().into(),
+            customer_id: account.customer_id.as_str().into(),
+            tender: kind.as_str().into(),
+            asset: account.asset.as_str().into(),
             version,
         };
         if self.link.is_up() {

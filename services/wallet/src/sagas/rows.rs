@@ -70,114 +70,42 @@ pub struct Moved {
     pub trace_id: Option<String>,
 }
 
-/// What the outbox says of a redemption: of a row named `r` with an `event` and a `trace_id`. The id is drawn here, once,
-/// so that whoever hears of an event twice can tell.
-macro_rules! payload {
-    () => {
-        "jsonb_strip_nulls(jsonb_build_object(
-             'event_id', gen_random_uuid(), 'type', 'wallet.redemption_' || r.event,
-             'redemption_id', r.redemption_id, 'business_id', r.business_id, 'customer_id', r.customer_id,
-             'order_id', r.order_id, 'status', r.status, 'reversal', r.reversal, 'currency', r.currency,
-             'amount', r.amount, 'redeemed', r.redeemed, 'trace_id', r.trace_id,
-             'at', to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')))"
-    };
-}
-
-/// Applies changes: all new rows in one statement, all moves in another, each with the events that it makes.
+/// Applies changes and tells of them, all in one statement.
 pub(super) async fn record(conn: &mut PgConnection, changes: &[(SagaId, Change)]) -> sqlx::Result<()> {
-    let mut opened = Vec::new();
-    let mut moved = Vec::new();
+    let (mut opened, mut moved) = (Vec::new(), Vec::new());
     for (id, change) in changes {
         match change {
             Change::Opened(opening) => opened.push((id.0, &**opening)),
             Change::Moved(change) => moved.push(change),
         }
     }
-    if !opened.is_empty() {
-        insert(conn, &opened).await?;
-    }
-    if !moved.is_empty() {
-        moved.sort_by_key(|m| m.redemption_id);
-        update(conn, &moved).await?;
-    }
-    Ok(())
-}
-
-async fn insert(conn: &mut PgConnection, rows: &[(Uuid, &Opening)]) -> sqlx::Result<()> {
-    let text = |f: fn(&Opening) -> &String| rows.iter().map(|(_, r)| f(r).clone()).collect::<Vec<_>>();
-    let maybe =
-        |f: fn(&Opening) -> &Option<String>| rows.iter().map(|(_, r)| f(r).clone()).collect::<Vec<_>>();
-    sqlx::query(concat!(
-        "WITH opened AS (
-         INSERT INTO wallet.redemption (redemption_id, business_id, customer_id, order_id, location_id, terminal_id,
-             operator_id, sequence, currency, amount, status, reversal, metadata, created_at)
-         SELECT u.redemption_id, u.business_id, u.customer_id, u.order_id, u.location_id, u.terminal_id,
-             u.operator_id, u.sequence, u.currency, u.amount, u.status,
-             CASE WHEN u.status = 'declined' THEN 'done' END, u.metadata::jsonb, s.created_at
-         FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bigint[],
-             $9::text[], $10::bigint[], $11::text[], $12::text[])
-             AS u(redemption_id, business_id, customer_id, order_id, location_id, terminal_id, operator_id, sequence,
-                 currency, amount, status, metadata)
-         JOIN saga.saga s ON s.saga_id = u.redemption_id
-         RETURNING *)
-         -- What planning refuses is over as soon as it is there.
-         INSERT INTO wallet.outbox (payload) SELECT ",
-        payload!(),
-        " FROM (SELECT o.*, o.status AS event, s.trace_id
-                FROM opened o JOIN saga.saga s ON s.saga_id = o.redemption_id WHERE o.status = 'declined') r
-          ORDER BY r.redemption_id"
-    ))
-    .bind(rows.iter().map(|(id, _)| *id).collect::<Vec<_>>())
-    .bind(text(|r| &r.business_id))
-    .bind(text(|r| &r.customer_id))
-    .bind(text(|r| &r.order_id))
-    .bind(maybe(|r| &r.location_id))
-    .bind(maybe(|r| &r.terminal_id))
-    .bind(maybe(|r| &r.operator_id))
-    .bind(rows.iter().map(|(_, r)| r.sequence).collect::<Vec<_>>())
-    .bind(text(|r| &r.currency))
-    .bind(rows.iter().map(|(_, r)| r.amount).collect::<Vec<_>>())
-    .bind(rows.iter().map(|(_, r)| r.status.to_owned()).collect::<Vec<_>>())
-    .bind(text(|r| &r.metadata))
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
-async fn update(conn: &mut PgConnection, rows: &[&Moved]) -> sqlx::Result<()> {
-    sqlx::query(concat!(
-        "WITH moved AS (
-         UPDATE wallet.redemption AS r SET
-             status = u.status,
-             reversal = u.reversal,
-             redeemed = coalesce(u.redeemed, r.redeemed),
-             -- Being returned reserves everything, so that nothing else can give the same value back.
-             returned = CASE WHEN u.status IN ('reversing', 'reversed', 'voided', 'expired')
-                        THEN coalesce(u.redeemed, r.redeemed) ELSE r.returned END,
-             cancel_requested = r.cancel_requested AND u.status NOT IN ('reversed', 'voided', 'expired', 'resolved'),
-             tenders = coalesce(u.tenders::jsonb, r.tenders),
-             completed_at = coalesce(u.completed_at, r.completed_at),
-             hold_expires_at = coalesce(u.hold_expires_at, r.hold_expires_at)
-         FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::timestamptz[], $7::timestamptz[],
-             $8::text[], $9::text[])
-             AS u(redemption_id, status, reversal, redeemed, tenders, completed_at, hold_expires_at, event, trace_id)
-         WHERE r.redemption_id = u.redemption_id
-         RETURNING r.*, u.event, u.trace_id)
-         INSERT INTO wallet.outbox (payload) SELECT ",
-        payload!(),
-        " FROM moved r WHERE r.event IS NOT NULL ORDER BY r.redemption_id"
-    ))
-    .bind(rows.iter().map(|r| r.redemption_id).collect::<Vec<_>>())
-    .bind(rows.iter().map(|r| r.status.to_owned()).collect::<Vec<_>>())
-    .bind(rows.iter().map(|r| r.reversal.map(str::to_owned)).collect::<Vec<_>>())
-    .bind(rows.iter().map(|r| r.redeemed).collect::<Vec<_>>())
-    .bind(rows.iter().map(|r| r.tenders.clone()).collect::<Vec<_>>())
-    .bind(rows.iter().map(|r| r.completed_at).collect::<Vec<_>>())
-    .bind(rows.iter().map(|r| r.hold_expires_at).collect::<Vec<_>>())
-    .bind(rows.iter().map(|r| r.event.map(str::to_owned)).collect::<Vec<_>>())
-    .bind(rows.iter().map(|r| r.trace_id.clone()).collect::<Vec<_>>())
-    .execute(conn)
-    .await?;
+    moved.sort_by_key(|m| m.redemption_id);
+    let text = |f: fn(&Opening) -> &str| opened.iter().map(|(_, r)| f(r)).collect::<Vec<_>>();
+    let maybe = |f: fn(&Opening) -> Option<&str>| opened.iter().map(|(_, r)| f(r)).collect::<Vec<_>>();
+    sqlx::query(include_str!("record.sql"))
+        .bind(opened.iter().map(|(id, _)| *id).collect::<Vec<_>>())
+        .bind(text(|r| &r.business_id))
+        .bind(text(|r| &r.customer_id))
+        .bind(text(|r| &r.order_id))
+        .bind(maybe(|r| r.location_id.as_deref()))
+        .bind(maybe(|r| r.terminal_id.as_deref()))
+        .bind(maybe(|r| r.operator_id.as_deref()))
+        .bind(opened.iter().map(|(_, r)| r.sequence).collect::<Vec<_>>())
+        .bind(text(|r| &r.currency))
+        .bind(opened.iter().map(|(_, r)| r.amount).collect::<Vec<_>>())
+        .bind(text(|r| r.status))
+        .bind(text(|r| &r.metadata))
+        .bind(moved.iter().map(|r| r.redemption_id).collect::<Vec<_>>())
+        .bind(moved.iter().map(|r| r.status).collect::<Vec<_>>())
+        .bind(moved.iter().map(|r| r.reversal).collect::<Vec<_>>())
+        .bind(moved.iter().map(|r| r.redeemed).collect::<Vec<_>>())
+        .bind(moved.iter().map(|r| r.tenders.as_deref()).collect::<Vec<_>>())
+        .bind(moved.iter().map(|r| r.completed_at).collect::<Vec<_>>())
+        .bind(moved.iter().map(|r| r.hold_expires_at).collect::<Vec<_>>())
+        .bind(moved.iter().map(|r| r.event).collect::<Vec<_>>())
+        .bind(moved.iter().map(|r| r.trace_id.as_deref()).collect::<Vec<_>>())
+        .execute(conn)
+        .await?;
     Ok(())
 }
 

@@ -1,0 +1,148 @@
+//! What every batch writes, in one statement whatever its size: new operations, what they took from which lots, lots and
+//! accounts as they are now, entries, and one row of the outbox with a message an account.
+//!
+//! One statement, because a round trip costs both sides more than most of the rows in it. Rows of one table are written in the
+//! order of their keys.
+
+use std::sync::LazyLock;
+
+use api::tender::BalanceChanged;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::rows;
+use crate::command::AccountKey;
+use crate::fold::book::{AccountState, Allocation, Book, Lot, Mark, Operation};
+
+static POST: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "WITH entry AS ({entries}), {rest}",
+        entries = ledger::INSERT_ENTRIES,
+        rest = include_str!("post.sql")
+    )
+});
+
+/// What there is to write.
+pub struct Post<'a> {
+    book: &'a Book,
+    operations: Vec<(&'a Uuid, &'a Operation)>,
+    allocations: Vec<(&'a Uuid, i16, &'a Allocation)>,
+    lots: Vec<(i64, &'a Lot)>,
+    accounts: Vec<(&'a AccountKey, &'a AccountState)>,
+}
+
+impl<'a> Post<'a> {
+    /// Of a book.
+    pub fn of(book: &'a Book) -> Self {
+        let mut operations: Vec<_> =
+            book.operations.iter().filter(|(_, operation)| operation.mark == Mark::New).collect();
+        operations.sort_unstable_by_key(|(id, _)| **id);
+        let mut accounts: Vec<_> =
+            book.accounts.iter().filter(|(_, account)| account.mark != Mark::Stored).collect();
+        accounts.sort_unstable_by_key(|(_, account)| account.reference.account_no);
+        Self {
+            allocations: super::write::allocations(book, Mark::New),
+            lots: super::write::lots(book, Mark::Changed),
+            book,
+            operations,
+            accounts,
+        }
+    }
+
+    /// Writes it. Returns whether the outbox has something to publish.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn write(
+        &self,
+        connection: &mut PgConnection,
+        tender: &'static str,
+    ) -> Result<bool, sqlx::Error> {
+        if self.operations.is_empty() && self.accounts.is_empty() {
+            return Ok(false);
+        }
+        let entries = ledger::Entries::of(&self.book.postings);
+        let statement = entries.bind(sqlx::query(POST.as_str()), self.book.now);
+        let statement = self.bind_operations(statement);
+        let statement = self.bind_allocations(statement);
+        let statement = self.bind_lots(statement);
+        let statement = self.bind_accounts(statement);
+        statement.bind(self.messages(tender)).execute(connection).await?;
+        Ok(!self.accounts.is_empty())
+    }
+
+    fn bind_operations<'q>(&self, statement: ledger::Insert<'q>) -> ledger::Insert<'q>
+    where
+        'a: 'q,
+    {
+        let businesses: std::collections::HashMap<i64, &'a str> = self
+            .book
+            .accounts
+            .values()
+            .map(|account| (account.reference.account_no, &*account.reference.business_id))
+            .collect();
+        let business = |number| businesses.get(number).copied().unwrap_or_default();
+        let rows = &self.operations;
+        statement
+            .bind(rows.iter().map(|(id, _)| **id).collect::<Vec<_>>())
+            .bind(rows.iter().map(|(_, o)| business(&o.account_no)).collect::<Vec<_>>())
+            .bind(rows.iter().map(|(_, o)| o.account_no).collect::<Vec<_>>())
+            .bind(rows.iter().map(|(_, o)| rows::kind_name(o.kind)).collect::<Vec<_>>())
+            .bind(rows.iter().map(|(_, o)| rows::state_name(o.state)).collect::<Vec<_>>())
+            .bind(rows.iter().map(|(_, o)| o.amount).collect::<Vec<_>>())
+            .bind(rows.iter().map(|(_, o)| o.request_hash.map(|hash| hash.to_vec())).collect::<Vec<_>>())
+            .bind(rows.iter().map(|(_, o)| &*o.response).collect::<Vec<_>>())
+            .bind(rows.iter().map(|(_, o)| o.origin.leg.map(|leg| leg.legs_id.0)).collect::<Vec<_>>())
+            .bind(rows.iter().map(|(_, o)| o.origin.leg.map(|leg| i32::from(leg.leg))).collect::<Vec<_>>())
+            .bind(rows.iter().map(|(_, o)| o.origin.reverses).collect::<Vec<_>>())
+            .bind(rows.iter().map(|(_, o)| o.origin.hold_until).collect::<Vec<_>>())
+            .bind(rows.iter().map(|(_, o)| o.origin.epoch).collect::<Vec<_>>())
+            .bind(rows.iter().map(|(_, o)| o.origin.order_id.as_deref()).collect::<Vec<_>>())
+            .bind(rows.iter().map(|(_, o)| o.origin.details.clone()).collect::<Vec<_>>())
+    }
+
+    fn bind_allocations<'q>(&self, statement: ledger::Insert<'q>) -> ledger::Insert<'q> {
+        let rows = &self.allocations;
+        statement
+            .bind(rows.iter().map(|(id, ..)| **id).collect::<Vec<_>>())
+            .bind(rows.iter().map(|(_, position, _)| *position).collect::<Vec<_>>())
+            .bind(rows.iter().map(|(.., part)| part.lot_id).collect::<Vec<_>>())
+            .bind(rows.iter().map(|(.., part)| part.amount).collect::<Vec<_>>())
+            .bind(rows.iter().map(|(.., part)| part.reversed).collect::<Vec<_>>())
+    }
+
+    fn bind_lots<'q>(&self, statement: ledger::Insert<'q>) -> ledger::Insert<'q> {
+        let rows = &self.lots;
+        statement
+            .bind(rows.iter().map(|(number, _)| *number).collect::<Vec<_>>())
+            .bind(rows.iter().map(|(_, lot)| lot.lot_id).collect::<Vec<_>>())
+            .bind(rows.iter().map(|(_, lot)| lot.remaining).collect::<Vec<_>>())
+            .bind(rows.iter().map(|(_, lot)| lot.held).collect::<Vec<_>>())
+    }
+
+    fn bind_accounts<'q>(&self, statement: ledger::Insert<'q>) -> ledger::Insert<'q> {
+        let rows = &self.accounts;
+        statement
+            .bind(rows.iter().map(|(_, a)| a.reference.account_no).collect::<Vec<_>>())
+            .bind(rows.iter().map(|(_, a)| a.balance.posted()).collect::<Vec<_>>())
+            .bind(rows.iter().map(|(_, a)| a.balance.held()).collect::<Vec<_>>())
+            .bind(rows.iter().map(|(_, a)| a.balance.version()).collect::<Vec<_>>())
+    }
+
+    /// One message an account: whoever hears of its last version has heard of all before.
+    fn messages(&self, tender: &'static str) -> Option<String> {
+        let message = |(key, account): &(&AccountKey, &AccountState)| BalanceChanged {
+            tender: tender.into(),
+            business_id: key.business_id.clone(),
+            customer_id: key.owner.clone(),
+            asset: key.asset,
+            version: account.balance.version(),
+            posted: account.balance.posted(),
+            held: account.balance.held(),
+            available: account.available,
+            at: self.book.now,
+        };
+        let messages: Vec<_> = self.accounts.iter().map(message).collect();
+        (!messages.is_empty()).then(|| serde_json::to_string(&messages).expect("balances are plain data"))
+    }
+}

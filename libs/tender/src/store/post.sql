@@ -1,0 +1,24 @@
+operation AS (
+    INSERT INTO tender.operation (operation_id, business_id, account_no, kind, state, amount, request_hash, response,
+                                  legs_id, leg, reverses_id, hold_until, epoch, order_id, details, created_at,
+                                  updated_at)
+    SELECT u.id, u.business_id, u.account_no, u.kind, u.state, u.amount, u.request_hash, u.response::json, u.legs_id,
+           u.leg, u.reverses_id, u.hold_until, u.epoch, u.order_id, u.details, $11, $11
+    FROM unnest($12::uuid[], $13::text[], $14::bigint[], $15::text[], $16::text[], $17::bigint[], $18::bytea[],
+                $19::text[], $20::uuid[], $21::int[], $22::uuid[], $23::timestamptz[], $24::bigint[], $25::text[],
+                $26::jsonb[])
+         AS u(id, business_id, account_no, kind, state, amount, request_hash, response, legs_id, leg, reverses_id,
+              hold_until, epoch, order_id, details)
+), allocation AS (
+    INSERT INTO tender.allocation (operation_id, position, lot_id, amount, reversed)
+    SELECT * FROM unnest($27::uuid[], $28::smallint[], $29::uuid[], $30::bigint[], $31::bigint[])
+), lot AS (
+    UPDATE tender.lot l SET remaining = u.remaining, held = u.held
+    FROM unnest($32::bigint[], $33::uuid[], $34::bigint[], $35::bigint[]) AS u(account_no, lot_id, remaining, held)
+    WHERE l.account_no = u.account_no AND l.lot_id = u.lot_id
+), account AS (
+    UPDATE tender.account a SET posted = u.posted, held = u.held, version = u.version
+    FROM unnest($36::bigint[], $37::bigint[], $38::bigint[], $39::bigint[]) AS u(account_no, posted, held, version)
+    WHERE a.account_no = u.account_no
+)
+INSERT INTO tender.outbox (payload) SELECT $40::text::json WHERE $40 IS NOT NULL
