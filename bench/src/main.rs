@@ -52,8 +52,8 @@ const QUICK: Effort = Effort { rounds: 3, round: Duration::from_secs(3), warm: D
 const FULL: Effort = Effort { rounds: 5, round: Duration::from_secs(6), warm: Duration::from_secs(6) };
 /// What has a goal of its own.
 const CASES: [&str; 6] = ["engine", "redeem", "debit", "hot", "balance", "takeover"];
-/// What shows how figures move; left out when it has to be quick.
-const MORE: [&str; 2] = ["sweep", "overload"];
+/// What shows how figures move, or takes long; left out when it has to be quick.
+const MORE: [&str; 3] = ["sweep", "overload", "history"];
 
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
@@ -107,6 +107,7 @@ async fn run(case: &str, effort: Effort) -> anyhow::Result<Vec<Row>> {
         "hot" => cases::hot::run(effort).await,
         "balance" => cases::balance::run(effort).await,
         "sweep" => return cases::sweep::run(effort).await,
+        "history" => return cases::history::run(effort).await,
         "overload" => return cases::overload::run(effort).await,
         _ => cases::takeover::run().await,
     };

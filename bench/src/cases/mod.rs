@@ -3,6 +3,7 @@
 pub mod balance;
 pub mod debit;
 pub mod engine;
+pub mod history;
 pub mod hot;
 pub mod overload;
 pub mod redeem;
