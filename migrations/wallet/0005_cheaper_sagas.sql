@@ -17,8 +17,14 @@ CREATE TRIGGER saga_terminal_stays BEFORE UPDATE ON saga.saga FOR EACH ROW
     WHEN (OLD.state IN (2, 3, 5) AND NEW.state <> OLD.state)
     EXECUTE FUNCTION saga.refuse_transition('a terminal saga stays as it is');
 
--- Which legs operators are having taken back is asked once a batch.
-CREATE INDEX saga_orphans ON saga.saga (legs_id) WHERE operation = 'orphan' AND state IN (0, 1);
+-- Which legs operators are having taken back is asked once a batch; there are few, ever.
+CREATE INDEX saga_orphans ON saga.saga (legs_id) WHERE operation = 'orphan';
+
+-- Lists by state or status: of what did not simply complete. What completed is found at the end of the table, and pays for none
+-- of these.
+CREATE INDEX saga_of_state ON saga.saga (business_id, state, saga_id) WHERE state NOT IN (0, 1, 2);
+CREATE INDEX redemption_of_status ON wallet.redemption (business_id, status, redemption_id)
+    WHERE status NOT IN ('pending', 'completed');
 
 -- One row of the outbox for each batch: a list of its events.
 ALTER TABLE wallet.outbox ALTER COLUMN payload TYPE json USING json_build_array(payload);

@@ -1,7 +1,7 @@
 //! `GET /wallet/redemptions` and `GET /wallet/redemptions/{id}`: the truth, any time.
 
 use api::{
-    BusinessId, Problem,
+    BusinessId, CustomerId, Problem,
     tender::Page,
     wallet::{Links, Redemption, TenderResult},
 };
@@ -11,13 +11,14 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use saga::SagaId;
 use serde::Deserialize;
 use service::{
     ApiError,
     auth::{Allow, Read},
     extract::{Path, Query, page_size},
 };
-use sqlx::{PgPool, Row, postgres::PgRow};
+use sqlx::{PgPool, QueryBuilder, Row, postgres::PgRow};
 use utoipa::IntoParams;
 use uuid::Uuid;
 
@@ -92,24 +93,9 @@ pub(super) async fn list_redemptions(
     caller: Allow<Read>,
     Query(filters): Query<Filters>,
 ) -> Result<Json<Page<Redemption>>, ApiError> {
-    const SQL: &str = concat!(
-        "SELECT ",
-        columns!(),
-        " FROM wallet.redemption r
-          WHERE r.business_id = $1
-            AND ($2::text IS NULL OR r.customer_id = $2)
-            AND ($3::text IS NULL OR r.order_id = $3)
-            AND ($4::text IS NULL OR r.status = $4)
-            AND ($5::text IS NULL OR r.redemption_id IN (
-                SELECT s.saga_id FROM saga.saga s WHERE s.business_id = $1 AND s.operation = $6 AND s.scope = $7 AND s.key = $5))
-            AND ($8::uuid IS NULL OR r.redemption_id < $8)
-          ORDER BY r.redemption_id DESC LIMIT $9"
-    );
     app.admit_read(&caller)?;
     app.require_database()?;
-    if filters.status.as_ref().is_some_and(|status| !STATUSES.contains(&status.as_str())) {
-        return Err(Problem::invalid("status", "is no status of a redemption").into());
-    }
+    let status = filters.status.as_deref().map(status_of).transpose()?;
     let limit = page_size(filters.limit)?;
     let own = caller.own_customer.as_ref().map(|c| c.as_str().to_owned());
     if let (Some(own), Some(asked)) = (&own, &filters.customer_id)
@@ -127,20 +113,54 @@ pub(super) async fn list_redemptions(
         )
         .into());
     }
-    let rows = sqlx::query(SQL)
-        .bind(caller.business_id.as_str())
-        .bind(own.as_ref().or(filters.customer_id.as_ref()))
-        .bind(&filters.order_id)
-        .bind(&filters.status)
-        .bind(&filters.idempotency_key)
-        .bind(OPERATION)
-        .bind(own.as_deref().unwrap_or_default())
-        .bind(filters.cursor)
-        .bind(limit + 1)
-        .fetch_all(&app.pool)
-        .await?;
+    let mut sql =
+        QueryBuilder::new(concat!("SELECT ", columns!(), " FROM wallet.redemption r WHERE r.business_id = "));
+    // Only what is asked for is named, and a status as a literal: the planner then knows which of the partial indexes serves.
+    sql.push_bind(caller.business_id.as_str());
+    if let Some(customer) = own.as_ref().or(filters.customer_id.as_ref()) {
+        sql.push(" AND r.customer_id = ").push_bind(customer);
+    }
+    if let Some(order) = &filters.order_id {
+        sql.push(" AND r.order_id = ").push_bind(order);
+    }
+    if let Some(status) = status {
+        sql.push(" AND r.status = '").push(status).push("'");
+    }
+    if let Some(key) = &filters.idempotency_key {
+        sql.push(
+            " AND r.redemption_id IN (SELECT s.saga_id FROM saga.saga s WHERE s.business_id = r.business_id",
+        );
+        sql.push(" AND s.operation = ").push_bind(OPERATION);
+        sql.push(" AND s.scope = ").push_bind(own.as_deref().unwrap_or_default());
+        sql.push(" AND s.key = ").push_bind(key).push(")");
+    }
+    if let Some(cursor) = filters.cursor {
+        sql.push(" AND r.redemption_id < ").push_bind(cursor);
+    }
+    sql.push(" ORDER BY r.redemption_id DESC LIMIT ").push_bind(limit + 1);
+    let rows = sql.build().fetch_all(&app.pool).await?;
     let data = rows.iter().map(read).collect::<sqlx::Result<Vec<_>>>()?;
     Ok(Json(listing(data, limit, |redemption| redemption.id)))
+}
+
+fn status_of(name: &str) -> Result<&'static str, ApiError> {
+    let status = STATUSES.into_iter().find(|status| *status == name);
+    status.ok_or_else(|| Problem::invalid("status", "is no status of a redemption").into())
+}
+
+/// The ids of all redemptions of a customer.
+pub(super) async fn of_customer(
+    pool: &PgPool,
+    business: &BusinessId,
+    customer: &CustomerId,
+) -> sqlx::Result<Vec<SagaId>> {
+    sqlx::query_scalar(
+        "SELECT redemption_id FROM wallet.redemption WHERE business_id = $1 AND customer_id = $2",
+    )
+    .bind(business.as_str())
+    .bind(customer.as_str())
+    .fetch_all(pool)
+    .await
 }
 
 /// A redemption of a business, of `own` customer only if given.

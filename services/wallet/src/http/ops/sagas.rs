@@ -24,7 +24,10 @@ use utoipa::IntoParams;
 use uuid::Uuid;
 
 use super::{check_age, dead_letters, is_reason, legs, plan_filter};
-use crate::{app::App, http::listing};
+use crate::{
+    app::App,
+    http::{listing, redemptions},
+};
 
 /// Filters of the list.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -68,6 +71,10 @@ pub(super) async fn list_sagas(
         state: filters.status.as_deref().map(state_of).transpose()?,
         older_than_s: filters.older_than,
         plan_contains: plan_filter(filters.customer.as_ref(), filters.tender),
+        among: match &filters.customer {
+            Some(customer) => Some(redemptions::of_customer(&app.pool, &caller.business_id, customer).await?),
+            None => None,
+        },
         code: filters.code,
         key: filters.key,
     };
