@@ -21,7 +21,7 @@ const BATCH: i64 = 50;
 /// rows in it.
 const SCAN_INTERVAL: Duration = Duration::from_secs(1);
 /// Pause between two passes under load: changes that come within it share a pass, and nobody sees the delay.
-const COALESCE: Duration = Duration::from_millis(10);
+const COALESCE: Duration = Duration::from_millis(25);
 /// Longest time that publishing may take. It is well below the two seconds after which Postgres ends an idle
 /// transaction.
 const PUBLISH_LIMIT: Duration = Duration::from_millis(800);

@@ -84,7 +84,9 @@ impl<D: Domain> Engine<D> {
             .max_connections(8)
             .acquire_timeout(Duration::from_secs(1))
             .connect_lazy_with(options.clone());
-        let (store, writer) = Store::new(options.clone(), domain.clone(), process, config.write_batch);
+        let registry = Registry::default();
+        let (store, writer) =
+            Store::new(options.clone(), domain.clone(), process, config.write_batch, registry.clone());
         let engine = Arc::new(Self {
             lease: Lease::new(config.ttl),
             config,
@@ -93,7 +95,7 @@ impl<D: Domain> Engine<D> {
             pool,
             store,
             gate: Gate::default(),
-            registry: Registry::default(),
+            registry,
             draining: AtomicBool::new(false),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),

@@ -15,7 +15,7 @@ use service::{
 use tokio::sync::Notify;
 use wallet::{
     App, http,
-    live::{self, Live, origin::Origins},
+    live::{self, Live, cache::Cache, origin::Origins},
     reconcile, returning,
     sagas::Sagas,
     tenders::{Addresses, Tenders},
@@ -131,11 +131,13 @@ async fn main() -> anyhow::Result<()> {
     };
     let tokens =
         ServiceTokens::new(Signer::read(&cli.service_key_file).context("SERVICE_KEY_FILE")?, "wallet");
-    let tenders = Tenders::init(&addresses, tokens, process.tasks())?;
+    let redis = live::redis(redis_url(&process))?;
+    let cache = Cache::start(redis.clone(), process.tasks(), &process.stopping());
+    let tenders = Tenders::init(&addresses, tokens, &cache, process.tasks())?;
     let options = db::for_executor(db::connect_options(&url, "wallet-sagas")?);
-    let live = live(&process, cli.live, &tenders)?;
+    let live = live(&process, cli.live, redis, cache, &tenders);
     let written = Arc::new(Notify::new());
-    let sagas = Sagas::new(tenders.clone(), live.cache.clone(), written.clone());
+    let sagas = Sagas::new(tenders.clone(), written.clone());
     let engine = Engine::start(cli.saga.config()?, Arc::new(sagas), options);
     let app = App::new(engine.clone(), tenders, pool.clone(), live);
     let relayed = db::pool(db::connect_options(&url, "wallet-relay")?, RELAY_CONNECTIONS);
@@ -174,14 +176,20 @@ fn redis_url(process: &Process) -> Option<&str> {
     process.config().redis_url.as_ref().map(Secret::expose)
 }
 
-fn live(process: &Process, args: LiveArgs, tenders: &Tenders) -> anyhow::Result<Live> {
+fn live(
+    process: &Process,
+    args: LiveArgs,
+    redis: Option<redis::Client>,
+    cache: Cache,
+    tenders: &Tenders,
+) -> Live {
     let options = live::Options {
-        redis_url: redis_url(process).map(str::to_owned),
+        redis,
         clients_max: args.streams_max,
         origins: Origins::parse(&args.allowed_origins),
     };
-    let live =
-        Live::start(options, tenders.clone(), process.tasks(), process.draining(), &process.stopping())?;
+    let stop = process.stopping();
+    let live = Live::start(options, cache, tenders.clone(), process.tasks(), process.draining(), &stop);
     if redis_url(process).is_some() {
         let watched = live.clone();
         process.health().watch("redis", move || {
@@ -189,5 +197,5 @@ fn live(process: &Process, args: LiveArgs, tenders: &Tenders) -> anyhow::Result<
             async move { if is_up { Ok(()) } else { Err("away") } }
         });
     }
-    Ok(live)
+    live
 }

@@ -13,7 +13,8 @@ use std::time::Duration;
 use api::{legs::Account, tender::Owner, wallet::TenderKind};
 use events::{Changed, customer_key, floor_key, versions};
 use metrics::counter;
-use redis::cmd;
+use redis::{Client, cmd};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{line::Line, link::Link};
 
@@ -68,10 +69,11 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// A cache behind a connection.
+    /// A cache in this Redis, if there is one, with a connection that is kept until `stop`.
     #[must_use]
-    pub fn new(link: Link) -> Self {
-        Self { link }
+    pub fn start(redis: Option<Client>, tasks: &TaskTracker, stop: &CancellationToken) -> Self {
+        let link = redis.map(|redis| Link::start(redis, tasks, stop.clone()));
+        Self { link: link.unwrap_or_default() }
     }
 
     /// Whether Redis can be used, as far as is known.
@@ -119,23 +121,20 @@ impl Cache {
         let _: Option<i64> = self.link.call(async |connection| command.query_async(connection).await).await;
     }
 
-    /// Says that an account has reached a version: nothing older is shown from here on. Done when this returns, unless
-    /// Redis is away; then what is cached is shown for at most as long as an entry lives.
-    pub async fn raise(&self, kind: TenderKind, account: &Account, version: i64) {
-        let changed = Changed {
-            business_id: account.business_id.as_str().into(),
-            customer_id: account.customer_id.as_str().into(),
-            tender: kind.as_str().into(),
-            asset: account.asset.as_str().into(),
-            version,
-        };
-        if self.link.is_up() {
-            let command = changed.raise();
-            let raised: Option<i64> =
-                self.link.call(async |connection| command.query_async(connection).await).await;
-            if raised.is_none() {
-                counter!("cache_raises_failed_total").increment(1);
-            }
+    /// Says that accounts have reached versions: nothing older is shown from here on. Done when this returns, in one round trip,
+    /// unless Redis is away; then what is cached is shown for at most as long as an entry lives.
+    pub async fn raise(&self, kind: TenderKind, reached: &[(&Account, i64)]) {
+        if reached.is_empty() || !self.link.is_up() {
+            return;
+        }
+        let mut floors = redis::pipe();
+        for (account, version) in reached {
+            floors.add_command(changed(kind, account, *version).raise()).ignore();
+        }
+        let raised: Option<()> =
+            self.link.call(async |connection| floors.query_async(connection).await).await;
+        if raised.is_none() {
+            counter!("cache_raises_failed_total").increment(1);
         }
     }
 
@@ -151,6 +150,16 @@ impl Cache {
         let mut command = cmd("DEL");
         command.arg(doubt_key(owner));
         let _: Option<i64> = self.link.call(async |connection| command.query_async(connection).await).await;
+    }
+}
+
+fn changed(kind: TenderKind, account: &Account, version: i64) -> Changed<'_> {
+    Changed {
+        business_id: account.business_id.as_str().into(),
+        customer_id: account.customer_id.as_str().into(),
+        tender: kind.as_str().into(),
+        asset: account.asset.as_str().into(),
+        version,
     }
 }
 

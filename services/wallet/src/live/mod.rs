@@ -27,7 +27,7 @@ use redis::Client;
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{cache::Cache, hub::Hub, link::Link, origin::Origins};
+use self::{cache::Cache, hub::Hub, origin::Origins};
 use crate::tenders::Tenders;
 
 /// Most snapshots that are read at once.
@@ -37,7 +37,7 @@ const SNAPSHOTS: usize = 64;
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Redis, if there is one.
-    pub redis_url: Option<String>,
+    pub redis: Option<Client>,
     /// Most clients of this process.
     pub clients_max: usize,
     /// Pages that may open streams.
@@ -46,7 +46,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { redis_url: None, clients_max: 10_000, origins: Origins::default() }
+        Self { redis: None, clients_max: 10_000, origins: Origins::default() }
     }
 }
 
@@ -68,28 +68,32 @@ pub struct Live {
 }
 
 impl Live {
-    /// Starts what serves live balances; `stop` ends it, `draining` sends its clients away.
-    ///
-    /// # Errors
-    /// When the URL of Redis cannot be read. Whether Redis answers is not asked.
+    /// Starts what serves live balances, beside the cache that `tenders` keep up to date; `stop` ends it, `draining` sends its
+    /// clients away.
+    #[must_use]
     pub fn start(
         options: Options,
+        cache: Cache,
         tenders: Tenders,
         tasks: &TaskTracker,
         draining: CancellationToken,
         stop: &CancellationToken,
-    ) -> anyhow::Result<Self> {
+    ) -> Self {
         let hub = Hub::new(options.clients_max);
-        let mut link = Link::default();
-        if let Some(url) = options.redis_url {
-            // The URL may hold a password, and redis repeats it in its error.
-            let client = Client::open(url).ok().context("REDIS_URL cannot be read")?;
-            link = Link::start(client.clone(), tasks, stop.clone());
-            tasks.spawn(stop.clone().run_until_cancelled_owned(subscriber::run(hub.clone(), client)));
+        if let Some(redis) = options.redis {
+            tasks.spawn(stop.clone().run_until_cancelled_owned(subscriber::run(hub.clone(), redis)));
         }
         tasks.spawn(stop.clone().run_until_cancelled_owned(compare::run(hub.clone(), tenders)));
-        let cache = Cache::new(link);
         let snapshots = Arc::new(Semaphore::new(SNAPSHOTS));
-        Ok(Self { cache, hub, origins: options.origins, draining, snapshots, sockets: tasks.clone() })
+        Self { cache, hub, origins: options.origins, draining, snapshots, sockets: tasks.clone() }
     }
+}
+
+/// A client of the Redis at `url`. Whether Redis answers is not asked.
+///
+/// # Errors
+/// When the URL cannot be read.
+pub fn redis(url: Option<&str>) -> anyhow::Result<Option<Client>> {
+    // The URL may hold a password, and redis repeats it in its error.
+    url.map(|url| Client::open(url).ok().context("REDIS_URL cannot be read")).transpose()
 }

@@ -31,7 +31,6 @@ pub use redeem::{REDEEM_PATH, declined_response};
 pub use rows::{Change, Moved, Opening};
 
 use crate::{
-    live::cache::Cache,
     plan::{self, CaptureLeg, Plan, PlannedLeg, RedeemPlan, ReturnLeg, ReturnPlan},
     tenders::Tenders,
 };
@@ -47,17 +46,15 @@ const HOLD_SLACK: TimeDelta = TimeDelta::hours(24);
 #[derive(Debug)]
 pub struct Sagas {
     tenders: Tenders,
-    cache: Cache,
     outbox: Arc<Notify>,
     clock: Clock,
 }
 
 impl Sagas {
-    /// The wallet's sagas over these tenders. Every balance that a leg changes is known to `cache` before its saga goes
-    /// on; `outbox` is notified of events.
+    /// The wallet's sagas over these tenders; `outbox` is notified of events.
     #[must_use]
-    pub fn new(tenders: Tenders, cache: Cache, outbox: Arc<Notify>) -> Self {
-        Self { tenders, cache, outbox, clock: Clock }
+    pub fn new(tenders: Tenders, outbox: Arc<Notify>) -> Self {
+        Self { tenders, outbox, clock: Clock }
     }
 
     fn command(&self, saga: &Saga<Plan>, leg: usize, way: Way) -> Option<(TenderKind, LegCommand)> {
@@ -140,7 +137,6 @@ impl Domain for Sagas {
             tracing::info_span!("leg", trace_id = trace.id(), tender = tender.as_str(), leg = call.leg);
         otlp::follow(&span, &trace);
         let is_cancel = command.action == LegAction::Cancel;
-        let account = command.account.clone();
         let sending = async {
             command.trace = trace::outgoing().and_then(|header| header.to_str().map(str::to_owned).ok());
             self.tenders.get(tender).command(command).await
@@ -151,11 +147,6 @@ impl Domain for Sagas {
                 Way::Forward => fail_point!("wallet::leg_done"),
                 Way::Cancel => fail_point!("wallet::cancel_done"),
             }
-        }
-        // Before anybody hears of it, and whoever runs the saga: from here on no older balance is shown.
-        if let Some(after) = replied.answer.as_ref().and_then(|answer| answer.after) {
-            self.cache.raise(tender, &account, after.version).await;
-            fail_point!("wallet::floor_raised");
         }
         replied
     }

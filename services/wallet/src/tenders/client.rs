@@ -13,17 +13,19 @@ use api::{
     BusinessId, Problem,
     client::CallError,
     history::Place,
-    legs::{LegAnswer, LegCommand, LegPage},
+    legs::{Account, LegAnswer, LegCommand, LegPage},
     rewards::{Resolve, Resolved},
     tender::{AccountView, EntryView, Versions, VersionsRequest},
     wallet::TenderKind,
 };
+use fail::fail_point;
 use reqwest::{RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use service::{auth::ServiceTokens, trace};
 use tokio_util::task::TaskTracker;
 
 use super::{breaker::Breaker, lane::Lane};
+use crate::live::cache::Cache;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 /// Reads before a redemption: the till is waiting.
@@ -46,6 +48,7 @@ pub(super) struct Inner {
     http: reqwest::Client,
     tokens: Arc<TokenSource>,
     breaker: Breaker,
+    cache: Cache,
     /// The tender's database clock minus the wallet's, in milliseconds, as of its last answer.
     skew_ms: AtomicI64,
 }
@@ -64,6 +67,7 @@ impl Tender {
         kind: TenderKind,
         url: &str,
         tokens: Arc<ServiceTokens>,
+        cache: Cache,
         tasks: &TaskTracker,
     ) -> anyhow::Result<Self> {
         let http = reqwest::Client::builder()
@@ -78,6 +82,7 @@ impl Tender {
             http,
             tokens: Arc::new(TokenSource(tokens)),
             breaker: Breaker::new(),
+            cache,
             skew_ms: AtomicI64::new(0),
         });
         // Cancels have a lane of their own: they must not queue behind forwards to a tender that is slow.
@@ -240,6 +245,12 @@ impl Inner {
             status if status.is_client_error() => Err(rejected(status, response).await),
             status => Err(CallError::Unknown(format!("status {status}"))),
         }
+    }
+
+    /// Accounts of this tender have reached versions: whoever hears of it after this is shown nothing older.
+    pub(super) async fn reached(&self, versions: &[(&Account, i64)]) {
+        self.cache.raise(self.kind, versions).await;
+        fail_point!("wallet::floor_raised");
     }
 
     pub(super) fn note_clock(&self, at_ms: i64, wallet_now_ms: i64) {

@@ -1,8 +1,9 @@
 //! A lane: commands of concurrent sagas travel together.
 //!
 //! One task takes whatever waits, up to a limit and without a timer, and sends it as one batch, whose answers come as a stream of
-//! lines: each caller has its answer when its line is there. A batch that does not end soon is left to itself and the
-//! lane goes on, so that a slow leg delays nobody. After an error the next commands go singly: a batch must not fail
+//! lines: each caller has its answer when its line is there, and when the cache knows which versions the lines that came with it
+//! tell of: from then on no older balance is shown, whoever runs the saga. A batch that does not end soon is left to itself and
+//! the lane goes on, so that a slow leg delays nobody. After an error the next commands go singly: a batch must not fail
 //! for one bad command, nor for a tender that does not know batches.
 
 use std::{sync::Arc, time::Duration};
@@ -98,7 +99,8 @@ async fn run(tender: Arc<Inner>, mut items: mpsc::Receiver<Item>, tasks: TaskTra
 async fn send_batch(tender: &Inner, items: Vec<Item>) -> Result<(), ()> {
     let (commands, mut callers): (Vec<_>, Vec<_>) =
         items.into_iter().map(|item| (item.command, Some(item.done))).unzip();
-    let response = match tender.post(&["batch"], &Batch { commands }).await {
+    let batch = Batch { commands };
+    let response = match tender.post(&["batch"], &batch).await {
         Ok(response) => response,
         Err(CallError::Refused) => {
             answer_all(&mut callers, || CallError::Refused);
@@ -111,7 +113,7 @@ async fn send_batch(tender: &Inner, items: Vec<Item>) -> Result<(), ()> {
     };
     // The tender has begun to answer: it has the legs, and works on them.
     fail_point!("wallet::legs_sent");
-    let outcome = read_lines(tender, response, &mut callers).await;
+    let outcome = read_lines(tender, response, &batch.commands, &mut callers).await;
     let is_complete = callers.iter().all(Option::is_none);
     let error = outcome.err().unwrap_or_else(|| "no answer".to_owned());
     answer_all(&mut callers, || CallError::Unknown(error.clone()));
@@ -126,24 +128,41 @@ fn answer_all(callers: &mut [Caller], error: impl Fn() -> CallError) {
     }
 }
 
-async fn read_lines(tender: &Inner, response: Response, callers: &mut [Caller]) -> Result<(), String> {
+async fn read_lines(
+    tender: &Inner,
+    response: Response,
+    commands: &[LegCommand],
+    callers: &mut [Caller],
+) -> Result<(), String> {
     let mut chunks = response.bytes_stream();
     let mut buffer = Vec::new();
     while let Some(chunk) = chunks.next().await {
         buffer.extend_from_slice(&chunk.map_err(|error| unknown(&error).to_string())?);
-        let mut rest = buffer.as_slice();
-        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-            let line: BatchLine = serde_json::from_slice(&rest[..end]).map_err(|error| error.to_string())?;
-            rest = &rest[end + 1..];
+        let mut lines = Vec::new();
+        let taken = take_lines(&mut buffer, &mut lines);
+        let after = |line: &BatchLine| Some((line.index, line.answer.as_ref()?.after?.version));
+        let reached = lines.iter().filter_map(after);
+        let reached: Vec<_> =
+            reached.filter_map(|(index, version)| Some((&commands.get(index)?.account, version))).collect();
+        tender.reached(&reached).await;
+        for line in lines {
             answer(tender, line, callers);
         }
-        let used = buffer.len() - rest.len();
-        buffer.drain(..used);
-        if buffer.len() > LINE_LIMIT {
-            return Err("a line is too long".to_owned());
-        }
+        taken?;
     }
     Ok(())
+}
+
+/// Moves whole lines from the buffer.
+fn take_lines(buffer: &mut Vec<u8>, lines: &mut Vec<BatchLine>) -> Result<(), String> {
+    let mut rest = buffer.as_slice();
+    while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+        lines.push(serde_json::from_slice(&rest[..end]).map_err(|error| error.to_string())?);
+        rest = &rest[end + 1..];
+    }
+    let used = buffer.len() - rest.len();
+    buffer.drain(..used);
+    if buffer.len() > LINE_LIMIT { Err("a line is too long".to_owned()) } else { Ok(()) }
 }
 
 fn answer(tender: &Inner, line: BatchLine, callers: &mut [Caller]) {
@@ -170,13 +189,19 @@ async fn single(tender: &Inner, command: LegCommand) -> Result<LegAnswer, CallEr
     let (legs_id, leg) = (legs_id.to_string(), leg.to_string());
     let response = match action {
         LegAction::Forward(forward) => {
+            let account = account.clone();
             tender.put(&[&legs_id, &leg], &SingleForward { account, forward, epoch }).await?
         }
         LegAction::Cancel => tender.post(&[&legs_id, &leg, "cancel"], &account).await?,
         LegAction::Capture { amount } => {
+            let account = account.clone();
             tender.post(&[&legs_id, &leg, "capture"], &SingleCapture { account, amount }).await?
         }
         LegAction::Query => return Err(CallError::Unknown("a query does not travel in a lane".to_owned())),
     };
-    response.json().await.map_err(|error| unknown(&error))
+    let answer: LegAnswer = response.json().await.map_err(|error| unknown(&error))?;
+    if let Some(after) = answer.after {
+        tender.reached(&[(&account, after.version)]).await;
+    }
+    Ok(answer)
 }

@@ -10,6 +10,8 @@ use api::wallet::TenderKind;
 use service::auth::ServiceTokens;
 use tokio_util::task::TaskTracker;
 
+use crate::live::cache::Cache;
+
 pub use client::Tender;
 
 /// Where the internal listeners of the tenders are.
@@ -28,13 +30,21 @@ pub struct Addresses {
 pub struct Tenders(Arc<HashMap<TenderKind, Tender>>);
 
 impl Tenders {
-    /// Clients with a lane each, whose tasks `tasks` owns.
+    /// Clients with a lane each, whose tasks `tasks` owns. `cache` knows of every balance that a leg changes before its saga
+    /// goes on.
     ///
     /// # Errors
     /// When an HTTP client cannot be made.
-    pub fn init(addresses: &Addresses, tokens: ServiceTokens, tasks: &TaskTracker) -> anyhow::Result<Self> {
+    pub fn init(
+        addresses: &Addresses,
+        tokens: ServiceTokens,
+        cache: &Cache,
+        tasks: &TaskTracker,
+    ) -> anyhow::Result<Self> {
         let tokens = Arc::new(tokens);
-        let tender = |kind, url: &str| anyhow::Ok((kind, Tender::init(kind, url, tokens.clone(), tasks)?));
+        let tender = |kind, url: &str| {
+            anyhow::Ok((kind, Tender::init(kind, url, tokens.clone(), cache.clone(), tasks)?))
+        };
         Ok(Self(Arc::new(HashMap::from([
             tender(TenderKind::Points, &addresses.points)?,
             tender(TenderKind::StoreCredit, &addresses.store_credit)?,

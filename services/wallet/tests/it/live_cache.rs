@@ -125,15 +125,15 @@ async fn a_slow_reader_cannot_bring_an_older_balance_back() {
     store(&[line(Some(usd), 3)]).await;
     assert_eq!(versions().await, Some(vec![4]), "an older one does not replace it");
 
-    cache.raise(credit, &account(Asset::Money(usd)), 6).await;
-    cache.raise(credit, &account(Asset::Money(usd)), 5).await;
+    cache.raise(credit, &[(&account(Asset::Money(usd)), 6)]).await;
+    cache.raise(credit, &[(&account(Asset::Money(usd)), 5)]).await;
     assert_eq!(versions().await, None, "it is below the floor");
     store(&[line(Some(usd), 5)]).await;
     assert_eq!(versions().await, None, "and nothing below is stored");
     store(&[line(Some(usd), 6)]).await;
     assert_eq!(versions().await, Some(vec![6]));
 
-    cache.raise(credit, &account(Asset::Money(eur)), 1).await;
+    cache.raise(credit, &[(&account(Asset::Money(eur)), 1)]).await;
     assert_eq!(versions().await, None, "an account has come");
     store(&[line(Some(usd), 6)]).await;
     assert_eq!(versions().await, None);

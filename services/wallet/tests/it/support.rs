@@ -19,7 +19,7 @@ use tokio_util::{
 };
 use wallet::{
     App,
-    live::{self, Live},
+    live::{self, Live, cache::Cache},
     sagas::Sagas,
     tenders::{Addresses, Tenders},
 };
@@ -141,14 +141,15 @@ impl System {
             store_credit: self.credit.address(),
             digital_rewards: self.rewards.address(),
         };
-        let tenders =
-            Tenders::init(&addresses, self.tokens.service("wallet"), &TaskTracker::new()).expect("clients");
-        let stop = CancellationToken::new();
-        let draining = stop.child_token();
-        let live = live::Options { redis_url: self.redis_url.clone(), ..live::Options::default() };
-        let live = Live::start(live, tenders.clone(), &TaskTracker::new(), draining, &stop).expect("a URL");
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let redis = live::redis(self.redis_url.as_deref()).expect("a URL");
+        let cache = Cache::start(redis.clone(), &tasks, &stop);
+        let tokens = self.tokens.service("wallet");
+        let tenders = Tenders::init(&addresses, tokens, &cache, &tasks).expect("clients");
+        let live = live::Options { redis, ..live::Options::default() };
+        let live = Live::start(live, cache, tenders.clone(), &tasks, stop.child_token(), &stop);
         let written = Arc::new(Notify::new());
-        let sagas = Sagas::new(tenders.clone(), live.cache.clone(), written.clone());
+        let sagas = Sagas::new(tenders.clone(), written.clone());
         let engine = Engine::start(config, Arc::new(sagas), db::for_executor(options.clone()));
         let app = App::new(engine.clone(), tenders, db::pool(options.clone(), 4), live);
         let redis_url = self.redis_url.as_deref();
