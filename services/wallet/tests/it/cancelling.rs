@@ -1,7 +1,7 @@
 use serde_json::json;
 use testkit::Mode;
 
-use crate::support::{System, order};
+use crate::support::{System, order, redeem};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn before_the_redeem_it_leaves_a_tombstone() {
@@ -15,6 +15,25 @@ async fn before_the_redeem_it_leaves_a_tombstone() {
         assert_eq!((late.status.as_u16(), late.code()), (409, "key_cancelled".to_owned()));
     }
     assert_eq!(system.balances(&wallet, "c").await, (620, 5000, 2250));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_redeem_is_being_written_it_is_waited_for() {
+    let system = System::start().await;
+    let (wallet, other) = (system.wallet().await, system.wallet().await);
+    let reward = system.fund("c", 620, 5000, 2250).await;
+    let before = system.lots("c").await;
+    system.slow_t1().await;
+    system.credit.proxy.set(Mode::HoldReplies);
+    let till = redeem(&system, &wallet, "k1", order("c", &reward));
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    // Nobody can see the redeem yet; the tombstone meets its key and waits for its COMMIT.
+    assert_eq!(system.cancel(&other, "k1").await["result"], "will_reverse");
+    system.credit.proxy.set(Mode::Pass);
+    let told = till.await.expect("a till");
+    assert_eq!((told.status.as_u16(), told.code()), (409, "key_cancelled".to_owned()), "{}", told.text());
+    system.until_status(&wallet, "k1", "declined").await;
+    assert_eq!(system.lots("c").await, before);
 }
 
 #[tokio::test(flavor = "multi_thread")]

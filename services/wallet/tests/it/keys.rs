@@ -144,12 +144,13 @@ async fn a_till_that_does_not_wait_may_ask_for_everything_back() {
     let mut body = order("c", &reward);
     body["deadline_ms"] = json!(500);
     body["on_deadline"] = json!("cancel");
-    let pending = system.redeem(&wallet, "k1", &body).await;
-    assert_eq!(
-        (pending.status.as_u16(), &pending.json()["status"]),
-        (202, &json!("declined")),
+    let told = system.redeem(&wallet, "k1", &body).await;
+    assert_eq!(told.status, 202, "{}", told.text());
+    // Where the way back could not be written within the grace, the till hears that nothing is decided.
+    assert!(
+        ["declined", "pending"].map(|status| json!(status)).contains(&told.json()["status"]),
         "{}",
-        pending.text()
+        told.text()
     );
     system.credit.proxy.set(Mode::Pass);
     system.until_status(&wallet, "k1", "declined").await;

@@ -186,18 +186,7 @@ async fn a_till_that_goes_away_during_t1_leaves_its_saga_running() {
     let system = System::start().await;
     let wallet = system.wallet().await;
     let reward = system.fund("c", 620, 5000, 2250).await;
-    system
-        .execute(
-            "CREATE FUNCTION saga.planted() RETURNS trigger LANGUAGE plpgsql AS $$
-             BEGIN PERFORM pg_sleep(0.4); RETURN NULL; END $$",
-        )
-        .await;
-    system
-        .execute(
-            "CREATE CONSTRAINT TRIGGER planted AFTER INSERT ON saga.saga DEFERRABLE INITIALLY DEFERRED
-             FOR EACH ROW EXECUTE FUNCTION saga.planted()",
-        )
-        .await;
+    system.slow_t1().await;
     let till = redeem(&system, &wallet, "k", order("c", &reward));
     tokio::time::sleep(Duration::from_millis(200)).await;
     till.abort();

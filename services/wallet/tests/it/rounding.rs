@@ -49,3 +49,28 @@ async fn a_cap_takes_no_points_that_cover_nothing() {
         answer.text()
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn points_cover_only_what_they_buy_in_full() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    system.fund("c", 1000, 0, 0).await;
+    let body = |points: i64| {
+        json!({ "customer_id": "c", "order_id": "o", "currency": "JPY", "amount": 2,
+            "tenders": [{ "type": "points", "points": points }] })
+    };
+    let short = system.redeem(&wallet, "k1", &body(199)).await;
+    assert_eq!(
+        (short.status.as_u16(), short.code(), system.balances(&wallet, "c").await.0),
+        (422, "tenders_do_not_cover".to_owned(), 1000),
+        "1.99 JPY is not 2: {}",
+        short.text()
+    );
+    let enough = system.redeem(&wallet, "k2", &body(200)).await;
+    assert_eq!(
+        (enough.status.as_u16(), system.balances(&wallet, "c").await.0),
+        (201, 800),
+        "{}",
+        enough.text()
+    );
+}

@@ -327,6 +327,20 @@ impl System {
         pool.close().await;
     }
 
+    /// From now on the COMMIT of a new saga takes 400 ms.
+    pub async fn slow_t1(&self) {
+        self.execute(
+            "CREATE FUNCTION saga.slow() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN PERFORM pg_sleep(0.4); RETURN NULL; END $$",
+        )
+        .await;
+        self.execute(
+            "CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON saga.saga DEFERRABLE INITIALLY DEFERRED
+             FOR EACH ROW EXECUTE FUNCTION saga.slow()",
+        )
+        .await;
+    }
+
     pub async fn execute(&self, statement: &'static str) {
         let pool = sqlx::PgPool::connect_with(self.database.admin()).await.expect("a pool");
         sqlx::query(statement).execute(&pool).await.expect("done");
