@@ -16,6 +16,7 @@ use crate::{
     dumps::{What, dump, fingerprint},
     evidence::OTHER,
     load::Till,
+    spent::Watch,
     witnesses::{Witnesses, clock, connect},
 };
 
@@ -35,6 +36,8 @@ pub struct Report {
     pub dead_letters: i64,
     /// How long sagas took that were open when faults ended.
     pub healing: Healing,
+    /// How long it took to become quiet.
+    pub quiet_after: Duration,
     /// How much the checker looked at.
     pub counts: Counts,
     /// Where the evidence is.
@@ -77,6 +80,7 @@ pub(crate) struct Played<'a> {
 /// # Panics
 /// When a database cannot be read, or evidence not be written.
 pub(crate) async fn check(cluster: &Cluster, played: &Played<'_>, witnesses: Witnesses) -> Report {
+    let mut watch = Watch::start();
     let mut connections = connect(cluster).await;
     let mut report = Report::default();
     if let Err(stuck) = until_quiet(cluster, &mut connections[0].1, played.since).await {
@@ -86,6 +90,7 @@ pub(crate) async fn check(cluster: &Cluster, played: &Played<'_>, witnesses: Wit
     let is_definite = |sale: &&Sale| matches!(sale.told, Told::Completed | Told::Declined);
     played.till.replay(played.sales.iter().rev().filter(is_definite).take(REPLAYS)).await;
     witnesses.finish(cluster, &mut connections).await.expect("room for evidence");
+    report.quiet_after = watch.lap();
     if played.settle == Settle::All {
         tokio::time::sleep(SETTLED).await;
         report.violations.extend(by_sql(&mut connections).await);

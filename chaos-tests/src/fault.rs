@@ -163,6 +163,15 @@ impl Fault {
         }
     }
 
+    /// Whether it has lasted for as long as it is to last once it has begun.
+    #[must_use]
+    pub const fn takes_its_time(&self) -> bool {
+        matches!(
+            self,
+            Self::Flap(..) | Self::PostgresClock(_) | Self::RedisFull | Self::RedisTold(_) | Self::Replays
+        )
+    }
+
     /// Begins it. `hold`: how long it is to last, for faults that take their time here.
     pub async fn arm(&self, scene: &mut Scene<'_>, hold: Duration) -> Armed {
         let mut armed = Armed::default();

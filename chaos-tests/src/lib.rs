@@ -26,6 +26,7 @@ pub mod redis;
 pub mod run;
 pub mod server;
 mod snapshots;
+pub mod spent;
 mod subscribers;
 pub mod table;
 mod witnesses;

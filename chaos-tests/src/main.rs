@@ -11,6 +11,7 @@ use chaos_tests::{
     Cluster,
     check::{Settle, changed_since},
     run::{Outcome, run},
+    spent::Spent,
     table::{JOINT, Scenario, matrix, pairs, parts, singles},
 };
 use checker::{Counts, Healing};
@@ -245,7 +246,7 @@ fn line(outcome: &Outcome) -> io::Result<()> {
         outcome.healing.percentile(50) / 1_000,
         outcome.healing.percentile(99) / 1_000,
         outcome.healing.percentile(100) / 1_000,
-        outcome.took.as_secs(),
+        outcome.spent.total().as_secs(),
         outcome.violations.len()
     )
 }
@@ -253,10 +254,11 @@ fn line(outcome: &Outcome) -> io::Result<()> {
 /// The last lines; whether all is well.
 fn sum(outcomes: &[Outcome], changed: &[String], seed: u64, took: Duration) -> io::Result<bool> {
     let sagas: usize = outcomes.iter().map(|outcome| outcome.sagas).sum();
-    let (mut healing, mut counts) = (Healing::default(), Counts::default());
+    let (mut healing, mut counts, mut spent) = (Healing::default(), Counts::default(), Spent::default());
     for outcome in outcomes {
         healing.add(&outcome.healing);
         counts += outcome.counts;
+        spent += outcome.spent;
     }
     let slow = healing.too_slow().map(|violation| violation.to_string());
     let over_all: Vec<&String> = changed.iter().chain(&slow).collect();
@@ -273,5 +275,6 @@ fn sum(outcomes: &[Outcome], changed: &[String], seed: u64, took: Duration) -> i
         took.as_secs()
     )?;
     writeln!(io::stdout(), "checked: {counts}")?;
+    writeln!(io::stdout(), "time: {spent}")?;
     Ok(violations == 0 && !outcomes.is_empty())
 }

@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     path::PathBuf,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use checker::{Counts, Healing, format};
@@ -15,17 +15,18 @@ use crate::{
     cluster::BUSINESS,
     dumps::{What, dump},
     evidence::{OTHER, canary},
-    fault::{Fault, Healed, Scene},
+    fault::{Armed, Fault, Healed, Scene},
     funding::fund,
     links::Way,
     load::Till,
+    spent::{Spent, Watch},
     table::Scenario,
     witnesses::{Witnesses, connect},
 };
 
 const TILLS: usize = 32;
 const CUSTOMERS: usize = 20;
-/// Of the other business: one has the same name as one of the first business's.
+/// Of the other business.
 const OTHER_CUSTOMERS: usize = 2;
 /// How long a till waits for a connection that says nothing.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -52,7 +53,7 @@ pub struct Outcome {
     /// How much the checker looked at.
     pub counts: Counts,
     /// How long it took, with its checks.
-    pub took: Duration,
+    pub spent: Spent,
     /// What must not be.
     pub violations: Vec<String>,
     /// What it left in the ledgers.
@@ -82,7 +83,7 @@ pub async fn run(
     seed: u64,
     settle: Settle,
 ) -> Outcome {
-    let begun = Instant::now();
+    let (mut watch, mut spent) = (Watch::start(), Spent::default());
     let mut dice = Dice::new(seed);
     let database_forgot = scenario.faults.iter().any(|fault| matches!(fault, Fault::PostgresForgets));
     cluster.evidence = Evidence::begin(scenario.faults.iter().any(takes_redis_away), database_forgot)
@@ -90,11 +91,8 @@ pub async fn run(
     let since = Moment::now(cluster).await;
     let customers =
         fund_all(cluster, BUSINESS, (0..CUSTOMERS).map(|number| format!("{tag}-c{number}"))).await;
-    let others = (0..OTHER_CUSTOMERS).map(|number| match number {
-        0 => format!("{tag}-c0"),
-        _ => format!("{tag}-{}-{number}", canary(OTHER)),
-    });
-    let others = fund_all(cluster, OTHER, others).await;
+    let others =
+        fund_all(cluster, OTHER, (0..OTHER_CUSTOMERS).map(|number| other_customer(tag, number))).await;
     let witnesses = Witnesses::start(cluster, tag, &customers).await;
     let shop = Shop { name: tag, tills: TILLS, customers: &customers, patience: PATIENCE };
     let load = Load::start(cluster, &shop);
@@ -102,10 +100,13 @@ pub async fn run(
     let mut sales = Vec::new();
     let mut fired = vec![0; scenario.faults.len()];
     let mut violations = Vec::new();
+    spent.begun = watch.lap();
     for time in 0..scenario.times {
         tokio::time::sleep(CALM).await;
         let mut scene = Scene { cluster, load: &load, name: tag, customers: &customers, dice: &mut dice };
-        for (nth, healed) in break_and_heal(&mut scene, scenario).await.into_iter().enumerate() {
+        let armed = break_down(&mut scene, scenario).await;
+        spent.load += watch.lap();
+        for (nth, healed) in heal(&mut scene, armed).await.into_iter().enumerate() {
             if healed.fired == 0 {
                 violations.push(format!("{:?} did not fire", scenario.faults[nth]));
             }
@@ -116,15 +117,20 @@ pub async fn run(
         cluster.evidence.mark(format::Moment::Healed, Some(healed.at_us));
         cluster.until_all_ready().await;
         cluster.evidence.mark(format::Moment::Ready, None);
+        spent.healed += watch.lap();
         if time == 0 {
             remember(cluster, tag).await;
         }
         tokio::time::sleep(CALM).await;
+        spent.load += watch.lap();
     }
     sales.extend(load.finish().await);
     let of_other = other.finish().await;
     let till = Till::first(cluster, BUSINESS, &shop);
+    spent.quiet = watch.lap();
     let report = check(cluster, &Played { tag, since: &since, sales: &sales, till, settle }, witnesses).await;
+    spent.quiet += report.quiet_after;
+    spent.checked = watch.lap() - report.quiet_after;
     violations.extend(report.violations);
     sales.extend(of_other);
     let complaints = sales.iter().filter_map(|sale| Some((sale, sale.complaint.as_ref()?)));
@@ -138,7 +144,7 @@ pub async fn run(
         dead_letters: report.dead_letters,
         healing: report.healing,
         counts: report.counts,
-        took: begun.elapsed(),
+        spent,
         violations,
         left: report.left,
         evidence: report.evidence,
@@ -181,8 +187,8 @@ fn wall_clock_us() -> Option<i64> {
     i64::try_from(since.as_micros()).ok()
 }
 
-/// Begins the faults one after the other, and ends them in the opposite order; in the order of the scenario.
-async fn break_and_heal(scene: &mut Scene<'_>, scenario: &Scenario) -> Vec<Healed> {
+/// Begins the faults one after the other, and lets the last one last.
+async fn break_down<'a>(scene: &mut Scene<'_>, scenario: &'a Scenario) -> Vec<(&'a Fault, Armed)> {
     let mut armed = Vec::new();
     for fault in &scenario.faults {
         if empties_redis(fault) {
@@ -191,7 +197,14 @@ async fn break_and_heal(scene: &mut Scene<'_>, scenario: &Scenario) -> Vec<Heale
         armed.push((fault, fault.arm(scene, scenario.hold).await));
         tokio::time::sleep(Duration::from_millis(scene.dice.below(300))).await;
     }
-    tokio::time::sleep(scenario.hold).await;
+    if !scenario.faults.last().is_some_and(Fault::takes_its_time) {
+        tokio::time::sleep(scenario.hold).await;
+    }
+    armed
+}
+
+/// Ends the faults, the last one first; what came of them, in the order in which they began.
+async fn heal(scene: &mut Scene<'_>, mut armed: Vec<(&Fault, Armed)>) -> Vec<Healed> {
     let mut healed = Vec::new();
     while let Some((fault, armed)) = armed.pop() {
         healed.push(fault.heal(scene, armed).await);
@@ -201,6 +214,14 @@ async fn break_and_heal(scene: &mut Scene<'_>, scenario: &Scenario) -> Vec<Heale
     }
     healed.reverse();
     healed
+}
+
+/// The first has the name of a customer of the first business.
+fn other_customer(tag: &str, number: usize) -> String {
+    match number {
+        0 => format!("{tag}-c0"),
+        _ => format!("{tag}-{}-{number}", canary(OTHER)),
+    }
 }
 
 async fn fund_all(
