@@ -21,3 +21,4 @@ mod recovery;
 mod redeeming;
 mod rounding;
 mod support;
+mod tenancy;

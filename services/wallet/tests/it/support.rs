@@ -356,7 +356,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    async fn read(response: reqwest::Response) -> Self {
+    pub async fn read(response: reqwest::Response) -> Self {
         let (status, replayed) = (response.status(), response.headers().contains_key("idempotent-replayed"));
         Self { status, replayed, bytes: response.bytes().await.expect("a body").to_vec() }
     }
