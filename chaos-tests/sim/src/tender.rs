@@ -15,7 +15,7 @@ use tender::{
     command::{AccountKey, Action, Command, Outcome, State},
     fold::{
         self,
-        book::{AccountState, Book, Kind, Lot, Mark, Operation, Return, Status},
+        book::{AccountState, Book, Kind, Lot, Mark, Operation, Return},
     },
 };
 use uuid::Uuid;
@@ -274,20 +274,11 @@ impl Tender {
 
 /// An account as a batch locks and reads it.
 fn locked(account: &Account, book: &Book) -> AccountState {
+    let spendable = account.lots.values().filter(|lot| lot.is_spendable(book.now));
     let mut state = AccountState {
-        reference: account.reference.clone(),
         balance: account.balance,
-        status: Status::Active,
-        available: account
-            .lots
-            .values()
-            .filter(|lot| lot.is_spendable(book.now))
-            .map(|lot| lot.remaining)
-            .sum(),
-        lots: BTreeMap::new(),
-        ranks: std::collections::HashMap::new(),
-        read_to: None,
-        mark: Mark::Stored,
+        available: spendable.map(|lot| lot.remaining).sum(),
+        ..AccountState::empty(account.reference.clone())
     };
     account.lots.values().for_each(|lot| state.insert(lot.clone()));
     state

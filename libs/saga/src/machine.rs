@@ -336,7 +336,7 @@ impl Machine {
             (false, Reply::Refused) | (_, Reply::Wrong | Reply::Foreign) => return self.wrong(leg, now),
             (_, Reply::NotSent | Reply::Unknown) => return self.unreachable(leg, reply, now),
         }
-        self.decide(leg)
+        self.decide()
     }
 
     /// Whether the way that we are on may end in failure: only forward, and only if it can be undone.
@@ -345,7 +345,7 @@ impl Machine {
     }
 
     /// A leg has its final answer: is the saga decided?
-    fn decide(&mut self, leg: usize) -> Vec<Action> {
+    fn decide(&mut self) -> Vec<Action> {
         let all = self.legs.iter().all(|leg| leg.answer.is_some());
         if !self.may_fail() {
             return match (all, self.state) {
@@ -362,11 +362,7 @@ impl Machine {
             (Some(refused), _, _) => self.write(State::Compensating, Some(Cause::Refused(refused))),
             (None, true, true) => self.write(State::Completed, None),
             (None, true, false) => self.write(State::Compensated, Some(Cause::TookNothing)),
-            (None, false, _) if self.last_attempt => self.settle_last_attempts(),
-            (None, false, _) => {
-                debug_assert!(self.legs[leg].answer.is_some());
-                Vec::new()
-            }
+            (None, false, _) => Vec::new(),
         }
     }
 
