@@ -96,6 +96,8 @@ codes! {
     LegConflict = "leg_conflict", 409, "This leg exists with another plan", "Report it: two different requests share a leg.";
     /// The body is larger than allowed.
     BodyTooLarge = "body_too_large", 413, "The body is too large", "Send less.";
+    /// The request was meant for another tender than the one that it has reached.
+    WrongTender = "wrong_tender", 421, "This is another tender", "Report it: the wallet has a wrong address of a tender.";
     /// The body is not declared as JSON.
     UnsupportedMediaType = "unsupported_media_type", 415, "The body must be application/json", "Send Content-Type: application/json.";
     /// The key was used with another body.
@@ -146,7 +148,7 @@ impl Code {
     /// Whether the same request under the same key may still succeed.
     #[must_use]
     pub const fn is_retryable(self) -> bool {
-        matches!(self.status(), 401 | 429 | 500 | 503)
+        matches!(self.status(), 401 | 421 | 429 | 500 | 503)
     }
 }
 

@@ -1,13 +1,13 @@
 //! Refuses what was meant for another tender: an address that leads astray must not take value from the wrong ledger, nor
 //! show one ledger's balance as another's.
 
-use api::legs::TENDER;
+use api::{Code, legs::TENDER};
 use axum::{
     extract::{Request, State},
-    http::StatusCode,
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use service::ApiError;
 
 use crate::App;
 
@@ -18,6 +18,7 @@ pub(super) async fn only_ours(State(app): State<App>, request: Request, next: Ne
     if request.headers().get(TENDER).is_none_or(is_ours) {
         next.run(request).await
     } else {
-        StatusCode::MISDIRECTED_REQUEST.into_response()
+        ApiError::new(Code::WrongTender, format!("This is {}. Nothing was done.", app.rules.name()))
+            .into_response()
     }
 }

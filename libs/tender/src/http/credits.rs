@@ -14,6 +14,7 @@ use service::{
     auth::{Allow, Caller, Issue, Role, Till},
     extract::IdempotencyKey,
     json::Body,
+    problem::PROBLEM_JSON,
     trace,
 };
 use uuid::Uuid;
@@ -29,13 +30,18 @@ use crate::{
 /// Longest reason in characters.
 const REASON_MAX: usize = 500;
 
+/// What a credit may be refused for, whatever its sender may do.
+const REFUSED: &str = "Not issued. `limit_exceeded`: the balance would be above 9007199254740991 (2^53 - 1), the greatest \
+    whole number that every JSON reader keeps exactly; a smaller credit needs a new key";
+
 /// Owners that are rewards, not customers.
 const BEARER: &str = "bearer:";
 
 /// Issue value: a new lot.
 #[utoipa::path(post, path = "/credits", params(IdempotencyKey), request_body = CreditRequest,
     responses((status = 201, description = "Issued", body = CreditAnswer),
-        (status = 200, description = "Issued before under this key: the stored answer", body = CreditAnswer)))]
+        (status = 200, description = "Issued before under this key: the stored answer", body = CreditAnswer),
+        (status = 422, description = REFUSED, body = Problem, content_type = PROBLEM_JSON)))]
 pub async fn create_credit(
     State(app): State<App>,
     caller: Allow<Issue>,
@@ -48,7 +54,8 @@ pub async fn create_credit(
 /// Issue value: a new lot. A till issues only what the tender lets tills issue.
 #[utoipa::path(post, path = "/credits", params(IdempotencyKey), request_body = CreditRequest,
     responses((status = 201, description = "Issued", body = CreditAnswer),
-        (status = 200, description = "Issued before under this key: the stored answer", body = CreditAnswer)))]
+        (status = 200, description = "Issued before under this key: the stored answer", body = CreditAnswer),
+        (status = 422, description = REFUSED, body = Problem, content_type = PROBLEM_JSON)))]
 pub async fn create_credit_at_till(
     State(app): State<App>,
     caller: Allow<Till>,

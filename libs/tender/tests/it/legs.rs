@@ -67,16 +67,13 @@ async fn what_was_meant_for_another_tender_does_nothing() {
     let body = forward("debit", 30, "exact").to_string();
     let meant = async |tender| {
         let headers = [(api::legs::TENDER, tender)];
-        server
-            .send(Method::PUT, &url, &server.tokens.peer(), &headers, Some(body.clone()))
-            .await
-            .status
-            .as_u16()
+        server.send(Method::PUT, &url, &server.tokens.peer(), &headers, Some(body.clone())).await
     };
-    assert_eq!(meant("store_credit").await, 421);
+    let refused = meant("store_credit").await;
+    assert_eq!((refused.status.as_u16(), refused.code()), (421, "wrong_tender".to_owned()));
     assert_eq!(query(&server, "k").await.code(), "not_found");
     assert_eq!(available(&server).await, 100);
-    assert_eq!(meant("points").await, 200);
+    assert_eq!(meant("points").await.status, 200);
     assert_eq!(available(&server).await, 70);
 }
 
