@@ -118,8 +118,7 @@ async fn set(connection: &mut PgConnection, settings: &[(&str, &str)]) {
 /// When the server cannot be asked, or does not come back.
 pub async fn forget(cluster: &Cluster) -> u64 {
     const LOST: &str =
-        "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn())::bigint
-        FROM (SELECT $1::text[]) AS unused";
+        "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn())::bigint";
     let mut connection = admin(cluster).await;
     set(
         &mut connection,
