@@ -1,6 +1,7 @@
 //! Three tenders and two orchestrators, each a process with a database of its own, and a proxy on every way between them.
 
 use std::{
+    collections::HashSet,
     net::TcpListener,
     path::{Path, PathBuf},
     sync::{
@@ -67,6 +68,8 @@ pub struct Cluster {
     pub databases: Vec<(Database, TestDatabase)>,
     /// Where what happens is written down.
     pub evidence: Evidence,
+    /// Completed sagas that lack a leg for ever, since its tender's database has lost it.
+    pub lost: HashSet<String>,
     folder: PathBuf,
     keeps_logs: bool,
 }
@@ -123,6 +126,7 @@ impl Cluster {
             client: client(Duration::from_secs(35)),
             databases,
             evidence: Evidence::default(),
+            lost: HashSet::new(),
             folder,
             keeps_logs: false,
         };

@@ -38,6 +38,8 @@ pub struct Report {
     pub violations: Vec<Violation>,
     /// How long sagas took that were open when faults ended.
     pub healing: Healing,
+    /// Completed sagas that lack a leg since its tender's database has lost it: what an operator has to be told of.
+    pub lost: Vec<String>,
     /// How much was looked at.
     pub counts: Counts,
 }
@@ -79,7 +81,12 @@ pub fn check(evidence: &Evidence) -> Report {
         events: evidence.events.len(),
         entries: evidence.end.ledgers.values().map(|ledger| ledger.entries.len()).sum(),
     };
-    Report { violations: rules::check(&case), healing: rules::healing(evidence), counts }
+    Report {
+        violations: rules::check(&case),
+        healing: rules::healing(evidence),
+        lost: rules::lost(&case),
+        counts,
+    }
 }
 
 impl Counts {

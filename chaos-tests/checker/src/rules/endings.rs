@@ -3,7 +3,7 @@
 use crate::{
     case::Case,
     invariant::{Invariant, Violation},
-    rows::{DeadLetter, REDEEM, Saga, state},
+    rows::{DeadLetter, PlannedLeg, REDEEM, Saga, state},
 };
 
 pub(super) fn check(case: &Case<'_>) -> Vec<Violation> {
@@ -18,16 +18,37 @@ pub(super) fn check(case: &Case<'_>) -> Vec<Violation> {
     found
 }
 
+/// Completed sagas that lack a leg which their wallet had heard of, and its tender's database has lost since.
+pub fn lost(case: &Case<'_>) -> Vec<String> {
+    let is_lost = |saga: &&Saga| {
+        let mut legs = saga.plan.legs.iter().map(|leg| states(case, saga, leg));
+        saga.operation == REDEEM
+            && saga.state == state::COMPLETED
+            && legs.any(|states| is_forgotten(case, &states))
+    };
+    case.evidence.end.wallet.sagas.iter().filter(is_lost).map(|saga| saga.saga_id.clone()).collect()
+}
+
+/// Nothing of the leg is there, or only the cancel that came for it later.
+fn is_forgotten(case: &Case<'_>, states: &[&str]) -> bool {
+    case.evidence.meta.database_forgot && matches!(states, [] | ["tombstoned"])
+}
+
+fn states<'a>(case: &'a Case<'_>, saga: &'a Saga, leg: &'a PlannedLeg) -> Vec<&'a str> {
+    let operations = case.legs.get(&(leg.tender.as_str(), saga.legs_id.as_str(), leg.leg));
+    operations.into_iter().flatten().map(|row| row.state.as_str()).collect()
+}
+
 fn of_saga(case: &Case<'_>, saga: &Saga) -> Vec<Violation> {
     let is_given_back = case.given_back.contains(saga.saga_id.as_str());
     let mut found = Vec::new();
     for leg in &saga.plan.legs {
-        let operations = case.legs.get(&(leg.tender.as_str(), saga.legs_id.as_str(), leg.leg));
-        let states: Vec<&str> = operations.into_iter().flatten().map(|row| row.state.as_str()).collect();
+        let states = states(case, saga, leg);
         let net: i64 =
             case.posted(&leg.tender, &saga.legs_id, leg.leg).iter().map(|entry| entry.amount).sum();
         let is_in_force = matches!(states[..], ["applied" | "held"]);
         let is_right = match saga.state {
+            state::COMPLETED if is_forgotten(case, &states) => net == 0,
             state::COMPLETED if is_given_back => net == 0 && states == ["reversed"],
             state::COMPLETED => is_in_force && net <= 0,
             state::COMPENSATED => net == 0 && !states.contains(&"held"),

@@ -16,6 +16,7 @@ mod streams;
 mod told;
 
 use crate::{case::Case, invariant::Violation};
+pub use endings::lost;
 pub use healing::{Healing, healing};
 
 type Rule = fn(&Case<'_>) -> Vec<Violation>;

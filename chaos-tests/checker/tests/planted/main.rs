@@ -152,6 +152,23 @@ fn i8_a_completed_saga_lacks_a_leg() {
     });
 }
 
+/// Its wallet had heard of the leg before the database lost it: that is not promised, but has to be known.
+#[test]
+fn i8_a_leg_that_its_database_has_lost_is_named() {
+    let mut world = sound();
+    let leg = world.line("dumps/2/points/operation.jsonl", "op-annex-k1");
+    (leg["legs_id"], leg["leg"]) = (Value::Null, Value::Null);
+    let is_i8 = |violation: &Violation| violation.invariant == Invariant::I8;
+    let strict = checked("i8-lost", &world);
+    assert!(strict.violations.iter().any(is_i8) && strict.lost.is_empty(), "{:?}", strict.violations);
+    world.meta["database_forgot"] = json!(true);
+    let report = checked("i8-forgotten", &world);
+    assert_eq!((report.violations, report.lost), (vec![], vec!["saga-annex-k1".to_owned()]));
+    // A leg that is there, and is not what it should be, is no loss.
+    world.line("dumps/2/store_credit/operation.jsonl", "op-annex-k1")["state"] = json!("reversed");
+    assert!(checked("i8-wrong", &world).violations.iter().any(is_i8));
+}
+
 #[test]
 fn i9_a_dead_letter_too_many_or_closed_by_nobody() {
     finds("i9-open", Invariant::I9, |world| {
