@@ -94,13 +94,14 @@ pub(crate) async fn check(cluster: &mut Cluster, played: &Played<'_>, witnesses:
     played.till.replay(played.sales.iter().rev().filter(is_definite).take(REPLAYS)).await;
     witnesses.finish(cluster, &mut connections).await.expect("room for evidence");
     report.quiet_after = watch.lap();
+    let quiet = Instant::now();
     let at = clock(&mut connections[0].1).await.ok();
     cluster.evidence.mark(format::Moment::Quiet, at);
     report.left = left(&mut connections, played.tag).await;
     dump_all(cluster, &mut connections, played).await;
     judge(cluster, &mut report).await;
     if played.settle == Settle::All {
-        tokio::time::sleep(SETTLED).await;
+        tokio::time::sleep(SETTLED.saturating_sub(quiet.elapsed())).await;
         report.violations.extend(by_sql(&mut connections, &cluster.lost).await);
     }
     report

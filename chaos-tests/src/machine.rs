@@ -45,7 +45,15 @@ impl Machine {
 
     pub(crate) async fn arm(&self, scene: &mut Scene<'_>, armed: &mut Armed) {
         match *self {
-            Self::OutOfMemory(who) => tighten(node(scene.cluster, who).process.id()),
+            Self::OutOfMemory(who) => {
+                // One that has been busy before keeps what it had then, and needs no more.
+                let process = &mut node(scene.cluster, who).process;
+                process.kill();
+                process.restart();
+                let node = scene.cluster.nodes().nth(who).expect("a process");
+                scene.cluster.until_ready(node).await;
+                tighten(node.process.id());
+            }
             Self::OutOfDescriptors(who) => {
                 let pid = node(scene.cluster, who).process.id();
                 let used = std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);

@@ -21,7 +21,7 @@ use testkit::Dice;
 /// Ordered pairs in a run.
 const PAIRS: usize = 20;
 /// The product's own checks, over all that is there, run after every so many scenarios and after the last.
-const SETTLES_EVERY: usize = 10;
+const SETTLES_EVERY: usize = 20;
 /// Violations of a scenario that are shown; a fault that breaks one sale breaks hundreds.
 const SHOWN: usize = 5;
 /// How often the crash matrix visits each point.
