@@ -133,10 +133,10 @@ const FAULTS: &[Line] = &[
     ("G storm of retries", 2_500, Fault::Burst(96, 120)),
 ];
 
-/// What takes two: one makes the other strike. Memory is short before there is much to do.
+/// What takes two: the first makes the second strike, and ends after it.
 const TOGETHER: &[(&str, u64, &[Fault])] = &[
-    ("A out of memory", 1_500, &[Fault::Machine(Machine::OutOfMemory(WALLET)), BURST]),
-    ("A tender out of memory", 1_500, &[Fault::Machine(Machine::OutOfMemory(REWARDS)), BURST]),
+    ("A out of memory", 1_500, &[BURST, Fault::Machine(Machine::OutOfMemory(WALLET))]),
+    ("A tender out of memory", 1_500, &[BURST, Fault::Machine(Machine::OutOfMemory(REWARDS))]),
     ("G out of descriptors", 2_500, &[BURST, Fault::Machine(Machine::OutOfDescriptors(WALLET))]),
     ("G dead letters replayed on and on", 12_000, &[Fault::Freeze(&[POINTS]), Fault::Replays]),
 ];
