@@ -217,7 +217,8 @@ impl<D: Domain> Engine<D> {
     /// # Errors
     /// Of the database.
     pub async fn find(&self, key: &Key) -> sqlx::Result<Option<Stored>> {
-        Ok(row::by_key(&self.pool, key).await?.map(|raw| raw.stored))
+        let (pool, key) = (self.pool.clone(), key.clone());
+        self.to_its_end(async move { Ok(row::by_key(&pool, &key).await?.map(|raw| raw.stored)) }).await
     }
 
     /// What is stored under an id.
@@ -225,7 +226,17 @@ impl<D: Domain> Engine<D> {
     /// # Errors
     /// Of the database.
     pub async fn find_by_id(&self, id: SagaId) -> sqlx::Result<Option<Stored>> {
-        Ok(row::by_id(&self.pool, id).await?.map(|raw| raw.stored))
+        let pool = self.pool.clone();
+        self.to_its_end(async move { Ok(row::by_id(&pool, id).await?.map(|raw| raw.stored)) }).await
+    }
+
+    /// Looks up in a task of its own. A statement that is abandoned half-way costs its connection: callers who hang up and
+    /// come back, all at once, would have the process do little else than connect.
+    async fn to_its_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = sqlx::Result<T>> + Send + 'static,
+    ) -> sqlx::Result<T> {
+        self.tasks.spawn(work).await.unwrap_or(Err(sqlx::Error::WorkerCrashed))
     }
 
     pub(crate) async fn reset_poison(&self, id: SagaId, epoch: i64) {

@@ -25,10 +25,6 @@ pub mod process;
 pub mod telemetry;
 pub mod trace;
 
-/// Requests are many small allocations, made by one thread and freed by another.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 pub use clock::Clock;
 pub use config::Config;
 pub use problem::ApiError;
