@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use reqwest::Method;
 use serde_json::json;
 use testkit::Mode;
@@ -177,4 +179,23 @@ async fn a_tills_sequence_guards_against_another_key() {
     system.until_status(&wallet, "g", "reversed").await;
     assert_eq!(system.redeem(&wallet, "h", &next).await.status, 201);
     assert_eq!(system.balances(&wallet, "c").await.0, 980);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tills_that_hang_up_cost_no_connection_to_the_database() {
+    const SESSIONS: &str = "SELECT sessions FROM pg_stat_database WHERE datname = current_database()";
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    let reward = system.fund("c", 620, 5000, 2250).await;
+    let body = order("c", &reward);
+    assert_eq!(system.redeem(&wallet, "k", &body).await.status, 201);
+    let before: i64 = system.sql(SESSIONS).await;
+    for call in 0..400_u64 {
+        // Now and then, so that some hang up in the middle of each step.
+        let patience = Duration::from_micros(500 + call % 40 * 500);
+        let _ = tokio::time::timeout(patience, system.redeem(&wallet, "k", &body)).await;
+    }
+    let sessions: i64 = system.sql::<i64>(SESSIONS).await - before;
+    assert!(sessions < 20, "{sessions} sessions were opened");
+    assert_eq!(system.redeem(&wallet, "k", &body).await.status, 200);
 }
