@@ -16,6 +16,8 @@ use crate::{
 const CUSTOMERS: u64 = 100_000;
 /// Tills that wait for their turn to call: more than are ever under way.
 const TILLS: usize = 2_000;
+/// Tills that find the capacity: so many that batches are as large as they get.
+const BUSY: usize = 1_000;
 /// Of the capacity, in per cent.
 const LOADS: [u32; 5] = [50, 80, 100, 150, 300];
 /// Of the peak, what has to be answered under the heaviest load.
@@ -29,8 +31,8 @@ pub async fn run(effort: Effort) -> anyhow::Result<Vec<Row>> {
     let system = System::start(1).await?;
     system.fund(CUSTOMERS).await?;
     let mix = Mix::of(Pick::Uniform(CUSTOMERS));
-    closed(Till::many(&system, mix, 64), effort.warm).await;
-    let capacity = closed(Till::many(&system, mix, 64), effort.round).await.figures().rate;
+    closed(Till::many(&system, mix, BUSY), effort.warm).await;
+    let capacity = closed(Till::many(&system, mix, BUSY), effort.round).await.figures().rate;
     let mut samples: Vec<(u32, Sample)> = Vec::new();
     for load in LOADS {
         let rate = capacity * f64::from(load) / 100.0;
