@@ -14,7 +14,11 @@ use std::{
 use schema::Database;
 use testkit::{TestDatabase, Tokens};
 
-use crate::{Evidence, Links, Process, funding::fund};
+use crate::{
+    Evidence, Links, Process,
+    fault::{WALLET, Who},
+    funding::fund,
+};
 
 /// The business of every scenario.
 pub const BUSINESS: &str = "chaos";
@@ -72,6 +76,16 @@ pub struct Cluster {
     pub lost: HashSet<String>,
     folder: PathBuf,
     keeps_logs: bool,
+}
+
+/// Which processes are of the older version where two run side by side: store credit, and the second orchestrator.
+const OLDER: [Who; 2] = [1, WALLET + 1];
+
+/// `CHAOS_BESIDE` says where the binaries of an older version are, which have no fail points: their folder, if a process
+/// runs them.
+pub(crate) fn older(who: Who) -> Option<PathBuf> {
+    let folder = std::env::var_os("CHAOS_BESIDE")?;
+    OLDER.contains(&who).then(|| folder.into())
 }
 
 /// Where one process listens.
@@ -170,7 +184,8 @@ impl Cluster {
             Some(wallet) => (format!("wallet-{}", wallet + 1), "wallet", self.links.tills[wallet].port),
             None => (TENDERS[index].to_owned(), TENDERS[index], ports.public),
         };
-        let process = Process::start(binary, environment, &self.folder.join(format!("{name}.log")));
+        let log = self.folder.join(format!("{name}.log"));
+        let process = Process::start(binary, older(index), environment, &log);
         Node {
             name,
             url: format!("http://127.0.0.1:{port}"),

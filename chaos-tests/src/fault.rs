@@ -6,8 +6,8 @@ use sqlx::PgConnection;
 use testkit::{Dice, Mode, Strike, Weather};
 
 use crate::{
-    Cluster, Load, Sale, Shop, disk::Disk, links::Way, machine::Machine, points, postgres, races, redis,
-    server,
+    Cluster, Load, Sale, Shop, cluster::older, disk::Disk, links::Way, machine::Machine, points, postgres,
+    races, redis, server,
 };
 
 /// A process, from 0: points, store credit, digital rewards, wallet-1, wallet-2.
@@ -158,6 +158,9 @@ impl Fault {
         match self {
             Self::Disk(disk) => disk.lacks(),
             Self::Machine(machine) => machine.lacks(),
+            Self::Crash(who, ..) | Self::Point(who, ..) => {
+                older(*who).map(|_| "fail points, which an older version has not")
+            }
             Self::PostgresClock(_) => server::faketime().is_none().then_some("libfaketime"),
             _ => None,
         }

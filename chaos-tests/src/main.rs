@@ -58,6 +58,9 @@ struct Cli {
     /// Random scenarios and triples of them, for so many minutes.
     #[arg(long, value_name = "MINUTES", conflicts_with_all = ["matrix", "short", "only"])]
     soak: Option<u64>,
+    /// The second orchestrator and store credit are of this earlier commit. What needs fail points of theirs is left out.
+    #[arg(long, value_name = "COMMIT")]
+    beside: Option<String>,
     /// Decides what chance decides.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -96,9 +99,10 @@ async fn main() -> io::Result<ExitCode> {
             writeln!(io::stdout(), "    VIOLATION {violation}")?;
         }
         if !outcome.violations.is_empty() {
-            let again = if scenario.times > 1 { "--matrix " } else { "" };
+            let matrix = if scenario.times > 1 { "--matrix " } else { "" };
+            let beside = cli.beside.as_ref().map_or_else(String::new, |commit| format!("--beside {commit} "));
             let name = &outcome.name;
-            writeln!(io::stdout(), "    again: script/chaos {again}--only '{name}' --seed {seed}")?;
+            writeln!(io::stdout(), "    again: script/chaos {beside}{matrix}--only '{name}' --seed {seed}")?;
         }
         if cli.keep || !outcome.violations.is_empty() {
             let folder = outcome.evidence.display();

@@ -21,13 +21,18 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a binary of this workspace; its log goes to `log`.
+    /// Starts a binary of this workspace, or the one of that name in `folder`; its log goes to `log`.
     ///
     /// # Panics
     /// When it cannot be started: `cargo build --bins` was not run.
     #[must_use]
-    pub fn start(name: &str, environment: Vec<(String, String)>, log: &Path) -> Self {
-        Self::spawn(binary(name), Vec::new(), environment, log)
+    pub fn start(
+        name: &str,
+        folder: Option<PathBuf>,
+        environment: Vec<(String, String)>,
+        log: &Path,
+    ) -> Self {
+        Self::spawn(binary(name, folder), Vec::new(), environment, log)
     }
 
     /// Starts a program of the system.
@@ -155,9 +160,9 @@ pub fn signal(pid: u32, name: &str) {
 
 /// `CHAOS_BINARIES` says where the services are that have fail points; without it they are those of the profile that this
 /// was built with. Test binaries are in `target/<profile>/deps`; the services' are one folder up.
-fn binary(name: &str) -> PathBuf {
-    let folder = std::env::var_os("CHAOS_BINARIES").map_or_else(built, PathBuf::from);
-    let binary = folder.join(name);
+fn binary(name: &str, folder: Option<PathBuf>) -> PathBuf {
+    let folder = folder.or_else(|| std::env::var_os("CHAOS_BINARIES").map(PathBuf::from));
+    let binary = folder.unwrap_or_else(built).join(name);
     assert!(binary.exists(), "{} is not there: run `cargo build --bins` first", binary.display());
     binary
 }
