@@ -75,7 +75,7 @@ impl<D: Domain> std::fmt::Debug for Engine<D> {
 }
 
 impl<D: Domain> Engine<D> {
-    /// Starts the engine: the writer, the heartbeat, recovery. Never fails: without a database every call is
+    /// Starts the engine: the writers, the heartbeat, recovery. Never fails: without a database every call is
     /// [`StoreError::Unavailable`] until there is one. `options` carry the session limits of each connection.
     #[must_use]
     pub fn start(config: Config, domain: Arc<D>, options: PgConnectOptions) -> Arc<Self> {
@@ -85,8 +85,7 @@ impl<D: Domain> Engine<D> {
             .acquire_timeout(Duration::from_secs(1))
             .connect_lazy_with(options.clone());
         let registry = Registry::default();
-        let (store, writer) =
-            Store::new(options.clone(), domain.clone(), process, config.write_batch, registry.clone());
+        let (store, writers) = Store::new(&options, &domain, process, config.write_batch, registry.clone());
         let engine = Arc::new(Self {
             lease: Lease::new(config.ttl),
             config,
@@ -101,7 +100,9 @@ impl<D: Domain> Engine<D> {
             stop: CancellationToken::new(),
             crash: CancellationToken::new(),
         });
-        engine.background(engine.crash.clone(), writer.run(engine.stop.clone()));
+        for writer in writers {
+            engine.background(engine.crash.clone(), writer.run(engine.stop.clone()));
+        }
         engine.background(engine.stop.clone(), engine.clone().heartbeats(options));
         engine.background(engine.stop.clone(), engine.clone().recovery());
         engine.background(engine.stop.clone(), engine.clone().probes());

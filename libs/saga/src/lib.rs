@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`machine`] | decides: `(state, event) -> (state, actions)`, pure |
 //! | `task` | one run of one saga: carries the actions out |
-//! | `store`, `write` | transitions of concurrent sagas, made durable in one transaction |
+//! | `queue`, `store`, `write` | transitions of concurrent sagas: when they become a batch, and how it is made durable in one transaction |
 //! | `lease`, `recovery` | heartbeat, claims of what has no live owner, rescans of what a process owns |
 //! | `wait`, `cancel` | waiting for a saga's answer, turning it back from outside |
 //! | `gate` | participants that cannot be reached: one probe each, a wake-up for all |
@@ -21,6 +21,7 @@ mod lease;
 pub mod machine;
 pub mod ops;
 mod orphan;
+mod queue;
 mod recovery;
 mod registry;
 mod row;

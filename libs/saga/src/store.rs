@@ -1,9 +1,7 @@
 //! The group-commit store: transitions of concurrent sagas become one transaction.
 //!
-//! One writer task owns one connection. It takes whatever waits, up to a limit and without a timer: idle means a batch of
-//! one at once, load forms batches by itself. The connection is never cancelled half-way by a caller. Where many sagas are on
-//! their way, a small batch waits for a moment: each commit costs as much as many sagas in it, and who waits then is served
-//! sooner for it (Postgres has the same as `commit_siblings` and `commit_delay`).
+//! Each writer task owns one connection, which is never cancelled half-way by a caller. When it takes what waits, and that no
+//! saga is with two writers at once, is in [`crate::queue`].
 //!
 //! Phases of a batch: BEGIN, the statements of [`crate::write`], COMMIT, answers. What can fail:
 //! - before COMMIT is sent: nothing is durable; 40P01, 40001 and 55P03 run again, other data errors bisect the batch;
@@ -23,22 +21,19 @@ use fail::fail_point;
 use futures_util::FutureExt;
 use metrics::{counter, gauge, histogram};
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection, postgres::PgConnectOptions};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
     domain::Domain,
+    queue::{Batch, Queue, Request, Staff},
     registry::Registry,
     write::{Write, Written, write_batch},
 };
 
-/// Longest queue in front of the writer.
-const QUEUE: usize = 8_192;
-/// From so many sagas in memory on, a batch of less than half of them waits for more,
-const SIBLINGS: usize = 8;
-/// and for at most this long.
-const DELAY: Duration = Duration::from_millis(3);
+/// Writers of a process. With two, one's batch is made ready and answered while the other's is with the server.
+const WRITERS: usize = 2;
 /// Attempts at a batch that meets deadlocks or serialisation failures.
 const ATTEMPTS: u32 = 10;
 /// A batch that takes longer than this has lost its connection, whatever the socket says.
@@ -60,40 +55,35 @@ pub enum StoreError {
     Unknown,
 }
 
-struct Request<D: Domain> {
-    write: Write<D>,
-    done: oneshot::Sender<Result<Written, StoreError>>,
-}
-
-/// Hands writes to the writer task.
+/// Hands writes to the writers.
 pub(crate) struct Store<D: Domain> {
-    queue: mpsc::Sender<Request<D>>,
+    queue: Arc<Queue<D>>,
     connected: Arc<AtomicBool>,
 }
 
 impl<D: Domain> Store<D> {
-    /// The store, and its writer for the caller to run.
+    /// The store, and its writers for the caller to run.
     pub(crate) fn new(
-        options: PgConnectOptions,
-        domain: Arc<D>,
+        options: &PgConnectOptions,
+        domain: &Arc<D>,
         owner: Uuid,
         batch: usize,
         registry: Registry,
-    ) -> (Self, Writer<D>) {
-        let (queue, requests) = mpsc::channel(QUEUE);
+    ) -> (Self, [Writer<D>; WRITERS]) {
+        let queue = Arc::new(Queue::new(batch, registry));
+        let staff = Arc::new(Staff(queue.clone()));
         let connected = Arc::new(AtomicBool::new(true));
-        let writer = Writer {
-            options,
-            domain,
+        let writer = |_| Writer {
+            options: options.clone(),
+            domain: domain.clone(),
             owner,
-            batch,
-            registry,
-            requests,
+            staff: staff.clone(),
             connected: connected.clone(),
             connection: None,
             batches: 0,
         };
-        (Self { queue, connected }, writer)
+        let writers = std::array::from_fn(writer);
+        (Self { queue, connected }, writers)
     }
 
     /// Makes a write durable. Waits for as long as the outcome is unknown.
@@ -102,16 +92,16 @@ impl<D: Domain> Store<D> {
             return Err(StoreError::Unavailable);
         }
         let (done, answer) = oneshot::channel();
-        self.queue.try_send(Request { write, done }).map_err(|_| StoreError::Unavailable)?;
+        self.queue.push(Request { write, done })?;
         answer.await.unwrap_or(Err(StoreError::Unknown))
     }
 
-    /// The database answered somebody else: the writer may try again.
+    /// The database answered somebody else: the writers may try again.
     pub(crate) fn reachable(&self) {
         self.connected.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the writer's last attempt reached the database.
+    /// Whether the last attempt reached the database.
     pub(crate) fn is_available(&self) -> bool {
         self.connected.load(Ordering::Relaxed)
     }
@@ -134,14 +124,12 @@ enum Failure {
     Unknown(String),
 }
 
-/// The one writer of a process.
+/// One connection, and one batch at a time.
 pub(crate) struct Writer<D: Domain> {
     options: PgConnectOptions,
     domain: Arc<D>,
     owner: Uuid,
-    batch: usize,
-    registry: Registry,
-    requests: mpsc::Receiver<Request<D>>,
+    staff: Arc<Staff<D>>,
     connected: Arc<AtomicBool>,
     connection: Option<PgConnection>,
     batches: u64,
@@ -150,43 +138,20 @@ pub(crate) struct Writer<D: Domain> {
 impl<D: Domain> Writer<D> {
     /// Runs until `stop`, which is heeded between batches only: a COMMIT is never abandoned.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
-        let mut held_back: Vec<Request<D>> = Vec::new();
         loop {
-            let mut batch = std::mem::take(&mut held_back);
-            if batch.is_empty() {
-                let waiting = tokio::select! {
-                    biased;
-                    waiting = self.requests.recv_many(&mut batch, self.batch) => waiting,
-                    () = stop.cancelled() => 0,
-                };
-                if waiting == 0 {
-                    return;
-                }
-                self.gather(&mut batch).await;
-            } else {
-                while batch.len() < self.batch {
-                    let Ok(request) = self.requests.try_recv() else { break };
-                    batch.push(request);
-                }
-            }
-            let (batch, later) = one_write_a_saga(batch);
-            held_back = later;
-            histogram!("saga_batch_size").record(f64::from(u32::try_from(batch.len()).unwrap_or(u32::MAX)));
-            gauge!("saga_store_queue").set(f64::from(u32::try_from(self.requests.len()).unwrap_or(u32::MAX)));
-            self.write(batch, false).await;
-        }
-    }
-
-    /// Waits for a moment if a batch is small for what is on its way.
-    async fn gather(&mut self, batch: &mut Vec<Request<D>>) {
-        let siblings = self.registry.len();
-        let enough = (siblings / 2).min(self.batch);
-        let until = tokio::time::Instant::now() + DELAY;
-        while siblings >= SIBLINGS && batch.len() < enough {
-            let more = self.requests.recv_many(batch, self.batch - batch.len());
-            if !matches!(tokio::time::timeout_at(until, more).await, Ok(1..)) {
-                return;
-            }
+            let taken = tokio::select! {
+                biased;
+                taken = self.staff.0.take() => Some(taken),
+                // Whoever waits already is served.
+                () = stop.cancelled() => self.staff.0.take_now(),
+            };
+            let Some((batch, behind)) = taken else { return };
+            let size = batch.requests.len();
+            histogram!("saga_batch_size").record(f64::from(u32::try_from(size).unwrap_or(u32::MAX)));
+            gauge!("saga_store_queue").set(f64::from(u32::try_from(behind).unwrap_or(u32::MAX)));
+            let Batch { requests, at_work } = batch;
+            self.write(requests, false).await;
+            drop(at_work);
         }
     }
 
@@ -314,12 +279,6 @@ impl<D: Domain> Writer<D> {
     fn set_connected(&self, connected: bool) {
         self.connected.store(connected, Ordering::Relaxed);
     }
-}
-
-/// A batch may move each saga once; what comes second waits for the next batch.
-fn one_write_a_saga<D: Domain>(batch: Vec<Request<D>>) -> (Vec<Request<D>>, Vec<Request<D>>) {
-    let mut seen = std::collections::HashSet::with_capacity(batch.len());
-    batch.into_iter().partition(|request| seen.insert(request.write.id()))
 }
 
 async fn transaction<D: Domain>(

@@ -1,0 +1,240 @@
+//! What waits to be written, and when a writer takes it.
+//!
+//! Idle means a batch of one at once; load forms batches by itself. Where many sagas are on their way, a small batch waits
+//! for a moment: each commit costs as much as many sagas in it, and who waits then is served sooner for it (Postgres has the
+//! same as `commit_siblings` and `commit_delay`). A writer begins beside another only with as many as make a large batch:
+//! then the server and this process work at the same time, in the place of waiting for each other.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, oneshot},
+    time::Instant,
+};
+
+use crate::{
+    domain::{Domain, SagaId},
+    registry::Registry,
+    store::StoreError,
+    write::{Write, Written},
+};
+
+/// Longest queue.
+const LONGEST: usize = 8_192;
+/// From so many sagas in memory on, a batch of less than half of them waits for more,
+const SIBLINGS: usize = 8;
+/// and for at most this long.
+const DELAY: Duration = Duration::from_millis(3);
+
+/// A write, and who waits for it.
+pub(crate) struct Request<D: Domain> {
+    pub write: Write<D>,
+    pub done: oneshot::Sender<Result<Written, StoreError>>,
+}
+
+/// Requests that wait, and the sagas that writers are at work on: no saga is with two of them.
+pub(crate) struct Queue<D: Domain> {
+    inner: Mutex<Inner<D>>,
+    news: Notify,
+    /// One writer at a time waits for a batch.
+    turn: tokio::sync::Mutex<()>,
+    batch: usize,
+    registry: Registry,
+}
+
+struct Inner<D: Domain> {
+    waiting: VecDeque<Request<D>>,
+    at_work: HashSet<SagaId>,
+    writers_at_work: usize,
+    /// With so many waiting, whoever waits for a batch looks again.
+    wanted: usize,
+    is_open: bool,
+}
+
+/// When a batch is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum When {
+    Now,
+    /// With so many, or after [`DELAY`].
+    Soon(usize),
+    /// With so many, or when another writer is done.
+    Later(usize),
+}
+
+fn when(waiting: usize, siblings: usize, others_at_work: bool, batch: usize) -> When {
+    let enough = (siblings / 2).clamp(1, batch);
+    match (waiting, others_at_work) {
+        (0, _) => When::Later(1),
+        (_, true) if siblings < SIBLINGS => When::Later(usize::MAX),
+        (_, false) if siblings < SIBLINGS => When::Now,
+        _ if waiting >= enough => When::Now,
+        (_, true) => When::Later(enough),
+        (_, false) => When::Soon(enough),
+    }
+}
+
+/// What one writer works on. Once `at_work` is dropped, its sagas are free for others.
+pub(crate) struct Batch<D: Domain> {
+    pub requests: Vec<Request<D>>,
+    pub at_work: AtWork<D>,
+}
+
+/// Sagas that a writer is at work on.
+pub(crate) struct AtWork<D: Domain> {
+    queue: Arc<Queue<D>>,
+    sagas: Vec<SagaId>,
+}
+
+impl<D: Domain> Drop for AtWork<D> {
+    fn drop(&mut self) {
+        let mut inner = self.queue.lock();
+        for saga in &self.sagas {
+            inner.at_work.remove(saga);
+        }
+        inner.writers_at_work -= 1;
+        drop(inner);
+        self.queue.news.notify_one();
+    }
+}
+
+impl<D: Domain> Queue<D> {
+    /// A queue that hands out at most `batch` at once.
+    pub(crate) fn new(batch: usize, registry: Registry) -> Self {
+        let inner = Inner {
+            waiting: VecDeque::new(),
+            at_work: HashSet::new(),
+            writers_at_work: 0,
+            wanted: 1,
+            is_open: true,
+        };
+        Self {
+            inner: Mutex::new(inner),
+            news: Notify::new(),
+            turn: tokio::sync::Mutex::default(),
+            batch,
+            registry,
+        }
+    }
+
+    /// Adds a request.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when too many wait, or nobody writes any more.
+    pub(crate) fn push(&self, request: Request<D>) -> Result<(), StoreError> {
+        let mut inner = self.lock();
+        if !inner.is_open || inner.waiting.len() >= LONGEST {
+            return Err(StoreError::Unavailable);
+        }
+        inner.waiting.push_back(request);
+        let is_enough = inner.waiting.len() >= inner.wanted;
+        drop(inner);
+        if is_enough {
+            self.news.notify_one();
+        }
+        Ok(())
+    }
+
+    /// The next batch, which is not empty, and how many wait behind it.
+    pub(crate) async fn take(self: &Arc<Self>) -> (Batch<D>, usize) {
+        let _turn = self.turn.lock().await;
+        let mut until = None;
+        loop {
+            let siblings = self.registry.len();
+            let limit = {
+                let mut inner = self.lock();
+                let (wanted, limit) =
+                    match when(inner.waiting.len(), siblings, inner.writers_at_work > 0, self.batch) {
+                        When::Now => (None, None),
+                        When::Soon(enough) => {
+                            let until = *until.get_or_insert_with(|| Instant::now() + DELAY);
+                            ((Instant::now() < until).then_some(enough), Some(until))
+                        }
+                        When::Later(enough) => (Some(enough), None),
+                    };
+                let taken = if wanted.is_none() { self.hand_out(&mut inner) } else { None };
+                if let Some(taken) = taken {
+                    return taken;
+                }
+                // All that waits may belong to sagas that another writer is at work on.
+                inner.wanted = wanted.unwrap_or(usize::MAX);
+                limit
+            };
+            match limit {
+                Some(limit) => drop(tokio::time::timeout_at(limit, self.news.notified()).await),
+                None => self.news.notified().await,
+            }
+        }
+    }
+
+    /// What waits, however little, if anything does.
+    pub(crate) fn take_now(self: &Arc<Self>) -> Option<(Batch<D>, usize)> {
+        self.hand_out(&mut self.lock())
+    }
+
+    /// What nobody is at work on, in the order in which it came, each saga once.
+    fn hand_out(self: &Arc<Self>, inner: &mut Inner<D>) -> Option<(Batch<D>, usize)> {
+        let (mut requests, mut sagas) = (Vec::new(), Vec::new());
+        for request in std::mem::take(&mut inner.waiting) {
+            let id = request.write.id();
+            if requests.len() < self.batch && inner.at_work.insert(id) {
+                sagas.push(id);
+                requests.push(request);
+            } else {
+                inner.waiting.push_back(request);
+            }
+        }
+        if requests.is_empty() {
+            return None;
+        }
+        inner.writers_at_work += 1;
+        inner.wanted = 1;
+        Some((Batch { requests, at_work: AtWork { queue: self.clone(), sagas } }, inner.waiting.len()))
+    }
+
+    /// Takes nothing more; who waits hears that its outcome is unknown.
+    fn close(&self) {
+        let mut inner = self.lock();
+        inner.is_open = false;
+        inner.waiting.clear();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner<D>> {
+        // Nothing that can panic runs under this lock.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Those who write. When the last one is gone, the queue closes.
+pub(crate) struct Staff<D: Domain>(pub Arc<Queue<D>>);
+
+impl<D: Domain> Drop for Staff<D> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_are_written_at_once_by_one_writer() {
+        assert_eq!(when(0, 0, false, 256), When::Later(1));
+        assert_eq!(when(1, 1, false, 256), When::Now);
+        assert_eq!(when(7, 7, false, 256), When::Now);
+        assert_eq!(when(3, 7, true, 256), When::Later(usize::MAX), "until the other is done");
+    }
+
+    #[test]
+    fn many_are_gathered_and_written_side_by_side() {
+        assert_eq!(when(1, 64, false, 256), When::Soon(32));
+        assert_eq!(when(32, 64, false, 256), When::Now);
+        assert_eq!(when(31, 64, true, 256), When::Later(32));
+        assert_eq!(when(32, 64, true, 256), When::Now);
+        assert_eq!(when(256, 4_096, true, 256), When::Now, "no more than a batch is waited for");
+    }
+}
