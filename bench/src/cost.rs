@@ -36,7 +36,7 @@ impl Meter {
     /// When the server cannot be asked.
     pub async fn read(system: Option<&System>) -> anyhow::Result<Self> {
         let mut cpu = vec![("postgres".to_owned(), of_server()), ("load".to_owned(), of(std::process::id()))];
-        for service in system.iter().flat_map(|system| system.tenders.iter().chain(&system.wallets)) {
+        for service in system.iter().flat_map(|system| system.services()) {
             cpu.push((service.name.clone(), of(service.child.id())));
         }
         Ok(Self { wal: Wal::now().await?, cpu })

@@ -85,3 +85,76 @@ pub async fn checkpoint() -> anyhow::Result<()> {
     sqlx::raw_sql("CHECKPOINT").execute(&mut connection).await?;
     Ok(())
 }
+
+/// While rows are added by the million: the server's log need not repair torn pages, nor be written out in between. Vacuuming
+/// stays off afterwards: it would go over all that was added while something else is measured.
+pub struct Loading(());
+
+impl Loading {
+    /// From now on.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub async fn begin() -> anyhow::Result<Self> {
+        set(&[
+            "SET full_page_writes = off",
+            "SET max_wal_size = '32GB'",
+            "SET checkpoint_timeout = '1h'",
+            "SET autovacuum = off",
+        ])
+        .await?;
+        Ok(Self(()))
+    }
+
+    /// From now on a crash could lose something again, and nothing of this is left to be written out.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub async fn end(self) -> anyhow::Result<()> {
+        set(&["RESET full_page_writes", "RESET max_wal_size", "RESET checkpoint_timeout"]).await?;
+        checkpoint().await
+    }
+}
+
+async fn set(settings: &[&str]) -> anyhow::Result<()> {
+    let mut connection = PgConnection::connect(&server()?).await?;
+    for setting in settings {
+        sqlx::raw_sql(AssertSqlSafe(format!("ALTER SYSTEM {setting}"))).execute(&mut connection).await?;
+    }
+    sqlx::raw_sql("SELECT pg_reload_conf()").execute(&mut connection).await?;
+    Ok(())
+}
+
+/// Drops what makes each row of some tables dear: indexes, keys, and triggers that fire always. The statements that bring it
+/// all back, in their order. Partial indexes stay: few rows are in them.
+///
+/// # Errors
+/// When the server refuses.
+pub async fn strip(connection: &mut PgConnection, tables: &[&str]) -> anyhow::Result<Vec<String>> {
+    let found: Vec<(String, String)> = sqlx::query_as(STRIP).bind(tables).fetch_all(&mut *connection).await?;
+    for (drop, _) in found.iter().rev() {
+        sqlx::raw_sql(AssertSqlSafe(drop.clone())).execute(&mut *connection).await?;
+    }
+    Ok(found.into_iter().map(|(_, restore)| restore).collect())
+}
+
+/// Keys before the foreign keys that refer to them.
+const STRIP: &str = "
+SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', c.conrelid::regclass, c.conname),
+       format('ALTER TABLE %s ADD CONSTRAINT %I %s', c.conrelid::regclass, c.conname, pg_get_constraintdef(c.oid)),
+       CASE WHEN c.contype = 'f' THEN 1 ELSE 0 END AS at
+FROM pg_constraint c
+WHERE (c.contype IN ('p', 'u') AND c.conrelid = ANY ($1::text[]::regclass[]))
+   OR (c.contype = 'f' AND c.confrelid = ANY ($1::text[]::regclass[]))
+UNION ALL
+SELECT format('DROP INDEX %s', i.indexrelid::regclass), pg_get_indexdef(i.indexrelid), 0
+FROM pg_index i
+WHERE i.indrelid = ANY ($1::text[]::regclass[])
+  AND (i.indpred IS NULL OR pg_get_expr(i.indpred, i.indrelid) LIKE '%IS NOT NULL%')
+  AND NOT EXISTS (SELECT FROM pg_constraint c WHERE c.conindid = i.indexrelid AND c.contype IN ('p', 'u'))
+UNION ALL
+SELECT format('ALTER TABLE %s DISABLE TRIGGER %I', t.tgrelid::regclass, t.tgname),
+       format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', t.tgrelid::regclass, t.tgname), 0
+FROM pg_trigger t
+WHERE t.tgrelid = ANY ($1::text[]::regclass[]) AND t.tgenabled = 'A' AND NOT t.tgisinternal
+ORDER BY at";

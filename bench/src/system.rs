@@ -83,7 +83,7 @@ impl System {
             let service = system.spawn("wallet", &format!("wallet-{}", number + 1), 0, &addresses)?;
             system.wallets.push(service);
         }
-        for service in system.tenders.iter().chain(&system.wallets) {
+        for service in system.services() {
             until_ready(service).await?;
         }
         Ok(system)
@@ -128,6 +128,40 @@ impl System {
             .spawn()
             .with_context(|| format!("{binary}: run script/bench, which builds it"))?;
         Ok(Service { name: name.to_owned(), public, internal, child })
+    }
+
+    /// Stops all processes where they are: nothing looks at the databases.
+    ///
+    /// # Errors
+    /// When they cannot be signalled.
+    pub fn pause(&self) -> anyhow::Result<()> {
+        self.signal("-STOP")
+    }
+
+    /// Lets them go on, and waits until they are ready and have caught up with what is due.
+    ///
+    /// # Errors
+    /// When one is not ready in time.
+    pub async fn resume(&self) -> anyhow::Result<()> {
+        self.signal("-CONT")?;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        for service in self.services() {
+            until_ready(service).await?;
+        }
+        Ok(())
+    }
+
+    fn signal(&self, name: &str) -> anyhow::Result<()> {
+        for service in self.services() {
+            let done = Command::new("kill").args([name, &service.child.id().to_string()]).status()?;
+            anyhow::ensure!(done.success(), "{} cannot be signalled", service.name);
+        }
+        Ok(())
+    }
+
+    /// Tenders, then orchestrators.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.tenders.iter().chain(&self.wallets)
     }
 
     /// Where the key files are.

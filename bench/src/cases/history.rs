@@ -1,4 +1,7 @@
-//! What a redemption costs when there are many of them already: rows are added as redemptions leave them, but all at once.
+//! What a redemption costs when there are many of them already, and what those read who ask for some of them. Rows are added
+//! as redemptions leave them, but all at once.
+
+use std::path::Path;
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
@@ -6,30 +9,38 @@ use super::{
     Effort,
     redeem::{Mix, Pick, Till},
 };
-use crate::{cost::Meter, database, load::closed, report::Row, system::System};
+use crate::{
+    cost::Meter,
+    database::{self, Loading},
+    load::closed,
+    plans,
+    report::Row,
+    system::System,
+};
 
 const CUSTOMERS: u64 = 100_000;
 const TILLS: usize = 64;
-/// Redemptions that are there.
-const SIZES: [i64; 3] = [100_000, 1_000_000, 5_000_000];
 /// Of what a redemption costs at the smallest size.
 const GROWTH: f64 = 1.2;
 /// Paid with store credit alone, so that two databases are filled and not four.
 const MIX: Mix = Mix { pick: Pick::Uniform(CUSTOMERS), tenders: 1, declined: 0 };
 
-/// Fills the databases step by step, and measures at each.
+/// Fills the databases step by step, measures at each, and has a look at the plans of what is asked at the last. The plans are
+/// kept in `results`.
 ///
 /// # Errors
 /// When something does not start.
-pub async fn run(effort: Effort) -> anyhow::Result<Vec<Row>> {
+pub async fn run(effort: Effort, results: &Path) -> anyhow::Result<Vec<Row>> {
     let system = System::start(1).await?;
     system.fund(CUSTOMERS).await?;
     let (mut rows, mut there, mut least) = (Vec::new(), 0, None);
-    for size in SIZES {
+    for size in effort.history {
+        system.pause()?;
         fill(&system, there, size).await?;
+        system.resume().await?;
         there = size;
-        database::checkpoint().await?;
         closed(Till::many(&system, MIX, TILLS), effort.warm).await;
+        database::checkpoint().await?;
         let meter = Meter::read(Some(&system)).await?;
         let sample = closed(Till::many(&system, MIX, TILLS), effort.round).await;
         let cost = meter.cost(Some(&system), sample.answered).await?;
@@ -39,7 +50,7 @@ pub async fn run(effort: Effort) -> anyhow::Result<Vec<Row>> {
         rows.push(Row {
             name: format!("history of {size} redemptions"),
             rival: String::new(),
-            goal: format!("< {GROWTH}× of {}", SIZES[0]),
+            goal: format!("< {GROWTH}× of {}", effort.history[0]),
             reached: format!("{growth:.2}×, {micros:.0} µs each"),
             of_goal: GROWTH / growth,
             ours: Some(sample.figures()),
@@ -47,56 +58,94 @@ pub async fn run(effort: Effort) -> anyhow::Result<Vec<Row>> {
             cost: Some(cost),
         });
     }
+    rows.push(plans::run(&system, there, results).await?);
     Ok(rows)
 }
 
 /// Adds what redemptions number `from` to `to` left, to the wallet's database and to store credit's at the same time.
 async fn fill(system: &System, from: i64, to: i64) -> anyhow::Result<()> {
-    let credit = run_on(system, 2, from, to, &[OPERATIONS, ALLOCATIONS, ENTRIES, ACCOUNTS, LOTS]);
-    tokio::try_join!(run_on(system, 0, from, to, &[SAGAS, REDEMPTIONS]), credit)?;
-    Ok(())
+    let loading = Loading::begin().await?;
+    let wallet = run_on(system, 0, (from, to), &["saga.saga", "wallet.redemption"], &WALLET);
+    let credit =
+        run_on(system, 2, (from, to), &["tender.operation", "tender.allocation", "tender.entry"], &CREDIT);
+    tokio::try_join!(wallet, credit)?;
+    loading.end().await
 }
 
+/// Runs statements on tables that have no indexes meanwhile, and whose triggers do not fire.
 async fn run_on(
     system: &System,
     database: usize,
-    from: i64,
-    to: i64,
+    (from, to): (i64, i64),
+    tables: &[&str],
     statements: &[&str],
 ) -> anyhow::Result<()> {
     let mut connection = PgConnection::connect_with(&system.databases[database].admin()).await?;
-    sqlx::raw_sql("SET synchronous_commit = off; SET work_mem = '256MB'").execute(&mut connection).await?;
+    sqlx::raw_sql(
+        "SET synchronous_commit = off; SET work_mem = '256MB'; SET maintenance_work_mem = '1GB';
+         SET session_replication_role = replica",
+    )
+    .execute(&mut connection)
+    .await?;
+    let stripped = database::strip(&mut connection, tables).await?;
     for statement in statements {
         let statement = statement.replace("$FROM", &from.to_string()).replace("$TO", &(to - 1).to_string());
         sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await?;
     }
-    sqlx::raw_sql("VACUUM ANALYZE").execute(&mut connection).await?;
+    for statement in stripped {
+        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await?;
+    }
+    sqlx::raw_sql("ANALYZE").execute(&mut connection).await?;
     Ok(())
 }
 
-/// Ids that grow with time, as those of sagas do; a redemption a millisecond until an hour ago.
+const WALLET: [&str; 4] = [SAGAS, REDEMPTIONS, DEAD_LETTERS, ACTIONS];
+const CREDIT: [&str; 7] = [OPERATIONS, ALLOCATIONS, ENTRIES, ACCOUNTS, LOTS, VACUUM_ACCOUNTS, VACUUM_LOTS];
+/// Lots and accounts were all written again.
+const VACUUM_ACCOUNTS: &str = "VACUUM tender.account";
+const VACUUM_LOTS: &str = "VACUUM tender.lot";
+
+/// Ids that grow with time, as those of sagas do; a redemption a millisecond. Documents are all alike: only their size matters.
 const SAGAS: &str = r#"
 INSERT INTO saga.saga (saga_id, business_id, operation, scope, key, request_hash, kind, version, legs_id, plan, state, epoch,
                        owner, response_status, response, trace_id, created_at, deadline_at, budget_from, due_at, ended_at)
 SELECT (lpad(to_hex(1700000000000 + n), 12, '0') || '7000' || '8000' || lpad(to_hex(n), 12, '0'))::uuid, 'bench', 'redeem', '',
        md5('key' || n)::uuid::text, sha256(n::text::bytea), 0, 1, md5('legs' || n)::uuid,
-       jsonb_build_object('kind', 'redeem', 'customer_id', 'customer-' || n % 100000, 'order_id', md5('key' || n)::uuid,
-                          'currency', 'USD', 'amount', 1, 'metadata', '{}'::jsonb, 'legs', jsonb_build_array(
-           jsonb_build_object('leg', 0, 'tender', 'store_credit', 'amount', 1, 'units', 1, 'account', jsonb_build_object(
-               'business_id', 'bench', 'customer_id', 'customer-' || n % 100000, 'asset', 'USD')))),
-       2, 1, md5('owner')::uuid, 201, repeat('x', 600)::bytea, md5('trace' || n),
+       '{"kind": "redeem", "customer_id": "customer-12345", "order_id": "9e107d9d-372b-4b68-a6bc-4c9bbf3c9a1f", "currency": "USD",
+         "amount": 1, "metadata": {}, "legs": [{"leg": 0, "tender": "store_credit", "amount": 1, "units": 1, "account": {
+         "business_id": "bench", "customer_id": "customer-12345", "asset": "USD"}}]}',
+       CASE WHEN n % 1000 = 0 THEN 3 ELSE 2 END, 1, md5('owner')::uuid, 201, repeat('x', 600)::bytea, md5('trace' || n),
        t.at, t.at + interval '10 s', t.at, t.at + interval '20 s', t.at + interval '20 ms'
 FROM generate_series($FROM, $TO) AS n, LATERAL (SELECT to_timestamp((1700000000000 + n) / 1000.0) AS at) AS t"#;
 
 const REDEMPTIONS: &str = r#"
 INSERT INTO wallet.redemption (redemption_id, business_id, customer_id, order_id, currency, amount, redeemed, status, tenders,
-                               created_at, completed_at)
+                               created_at, completed_at, reversal)
 SELECT (lpad(to_hex(1700000000000 + n), 12, '0') || '7000' || '8000' || lpad(to_hex(n), 12, '0'))::uuid, 'bench',
-       'customer-' || n % 100000, md5('key' || n)::uuid, 'USD', 1, 1, 'completed',
-       jsonb_build_array(jsonb_build_object('leg', 0, 'type', 'store_credit', 'status', 'applied', 'amount', 1, 'lots',
-           jsonb_build_array(jsonb_build_object('lot_id', md5('lot' || n % 100000)::uuid, 'amount', 1)))),
-       t.at, t.at + interval '20 ms'
+       'customer-' || n % 100000, md5('key' || n)::uuid, 'USD', 1, CASE WHEN n % 1000 = 0 THEN 0 ELSE 1 END,
+       CASE WHEN n % 1000 = 0 THEN 'declined' ELSE 'completed' END,
+       '[{"leg": 0, "type": "store_credit", "status": "applied", "amount": 1, "lots": [
+         {"lot_id": "9e107d9d-372b-4b68-a6bc-4c9bbf3c9a1f", "amount": 1}]}]',
+       t.at, t.at + interval '20 ms', CASE WHEN n % 1000 = 0 THEN 'done' END
 FROM generate_series($FROM, $TO) AS n, LATERAL (SELECT to_timestamp((1700000000000 + n) / 1000.0) AS at) AS t"#;
+
+/// One redemption in ten thousand was parked for a while, and replayed.
+const DEAD_LETTERS: &str = "
+INSERT INTO saga.dead_letter (dead_letter_id, saga_id, business_id, code, participant, detail, opened_at, closed_at, closed_as)
+SELECT md5('letter' || n)::uuid,
+       (lpad(to_hex(1700000000000 + n), 12, '0') || '7000' || '8000' || lpad(to_hex(n), 12, '0'))::uuid,
+       'bench', 'participant_unreachable', 'store_credit', '{}', t.at, t.at + interval '1 h', 'replayed'
+FROM generate_series($FROM, $TO) AS n, LATERAL (SELECT to_timestamp((1700000000000 + n) / 1000.0) AS at) AS t
+WHERE n % 10000 = 1";
+
+const ACTIONS: &str = "
+INSERT INTO saga.operator_action (business_id, operation_id, at, actor, action, dead_letter_id, saga_id, reason, accepted, before,
+                                  after)
+SELECT 'bench', 'replay-' || n, t.at + interval '1 h', 'operator', 'replay', md5('letter' || n)::uuid,
+       (lpad(to_hex(1700000000000 + n), 12, '0') || '7000' || '8000' || lpad(to_hex(n), 12, '0'))::uuid,
+       'the tender is back', true, '{}', '{}'
+FROM generate_series($FROM, $TO) AS n, LATERAL (SELECT to_timestamp((1700000000000 + n) / 1000.0) AS at) AS t
+WHERE n % 10000 = 1";
 
 const OPERATIONS: &str = r#"
 INSERT INTO tender.operation (operation_id, business_id, account_no, kind, state, amount, request_hash, response, legs_id, leg,

@@ -23,6 +23,8 @@ pub struct Effort {
     pub round: Duration,
     /// Before the first, so that caches are warm and plans are made.
     pub warm: Duration,
+    /// How many redemptions there are when one more is measured: hundreds of thousands, since each customer has as many.
+    pub history: [i64; 3],
 }
 
 /// Of rounds: everything together, and the median of the rates, which one bad round does not move.

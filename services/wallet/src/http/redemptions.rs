@@ -127,9 +127,9 @@ pub(super) async fn list_redemptions(
         sql.push(" AND r.status = '").push(status).push("'");
     }
     if let Some(key) = &filters.idempotency_key {
-        sql.push(
-            " AND r.redemption_id IN (SELECT s.saga_id FROM saga.saga s WHERE s.business_id = r.business_id",
-        );
+        // At most one saga, which is found first: as a join, it would be looked for in every redemption that there is.
+        sql.push(" AND r.redemption_id = (SELECT s.saga_id FROM saga.saga s WHERE s.business_id = ");
+        sql.push_bind(caller.business_id.as_str());
         sql.push(" AND s.operation = ").push_bind(OPERATION);
         sql.push(" AND s.scope = ").push_bind(own.as_deref().unwrap_or_default());
         sql.push(" AND s.key = ").push_bind(key).push(")");
