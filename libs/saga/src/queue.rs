@@ -11,17 +11,9 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    sync::{Notify, oneshot},
-    time::Instant,
-};
+use tokio::{sync::Notify, time::Instant};
 
-use crate::{
-    domain::{Domain, SagaId},
-    registry::Registry,
-    store::StoreError,
-    write::{Write, Written},
-};
+use crate::{domain::SagaId, registry::Registry, store::StoreError};
 
 /// Longest queue.
 const LONGEST: usize = 8_192;
@@ -30,15 +22,15 @@ const SIBLINGS: usize = 8;
 /// and for at most this long.
 const DELAY: Duration = Duration::from_millis(3);
 
-/// A write, and who waits for it.
-pub(crate) struct Request<D: Domain> {
-    pub write: Write<D>,
-    pub done: oneshot::Sender<Result<Written, StoreError>>,
+/// What is to be written of a saga.
+pub(crate) trait OfSaga {
+    /// Which one.
+    fn saga(&self) -> SagaId;
 }
 
 /// Requests that wait, and the sagas that writers are at work on: no saga is with two of them.
-pub(crate) struct Queue<D: Domain> {
-    inner: Mutex<Inner<D>>,
+pub(crate) struct Queue<T> {
+    inner: Mutex<Inner<T>>,
     news: Notify,
     /// One writer at a time waits for a batch.
     turn: tokio::sync::Mutex<()>,
@@ -46,8 +38,8 @@ pub(crate) struct Queue<D: Domain> {
     registry: Registry,
 }
 
-struct Inner<D: Domain> {
-    waiting: VecDeque<Request<D>>,
+struct Inner<T> {
+    waiting: VecDeque<T>,
     at_work: HashSet<SagaId>,
     writers_at_work: usize,
     /// With so many waiting, whoever waits for a batch looks again.
@@ -78,18 +70,18 @@ fn when(waiting: usize, siblings: usize, others_at_work: bool, batch: usize) -> 
 }
 
 /// What one writer works on. Once `at_work` is dropped, its sagas are free for others.
-pub(crate) struct Batch<D: Domain> {
-    pub requests: Vec<Request<D>>,
-    pub at_work: AtWork<D>,
+pub(crate) struct Batch<T> {
+    pub requests: Vec<T>,
+    pub at_work: AtWork<T>,
 }
 
 /// Sagas that a writer is at work on.
-pub(crate) struct AtWork<D: Domain> {
-    queue: Arc<Queue<D>>,
+pub(crate) struct AtWork<T> {
+    queue: Arc<Queue<T>>,
     sagas: Vec<SagaId>,
 }
 
-impl<D: Domain> Drop for AtWork<D> {
+impl<T> Drop for AtWork<T> {
     fn drop(&mut self) {
         let mut inner = self.queue.lock();
         for saga in &self.sagas {
@@ -101,7 +93,7 @@ impl<D: Domain> Drop for AtWork<D> {
     }
 }
 
-impl<D: Domain> Queue<D> {
+impl<T: OfSaga> Queue<T> {
     /// A queue that hands out at most `batch` at once.
     pub(crate) fn new(batch: usize, registry: Registry) -> Self {
         let inner = Inner {
@@ -124,7 +116,7 @@ impl<D: Domain> Queue<D> {
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] when too many wait, or nobody writes any more.
-    pub(crate) fn push(&self, request: Request<D>) -> Result<(), StoreError> {
+    pub(crate) fn push(&self, request: T) -> Result<(), StoreError> {
         let mut inner = self.lock();
         if !inner.is_open || inner.waiting.len() >= LONGEST {
             return Err(StoreError::Unavailable);
@@ -139,7 +131,7 @@ impl<D: Domain> Queue<D> {
     }
 
     /// The next batch, which is not empty, and how many wait behind it.
-    pub(crate) async fn take(self: &Arc<Self>) -> (Batch<D>, usize) {
+    pub(crate) async fn take(self: &Arc<Self>) -> (Batch<T>, usize) {
         let _turn = self.turn.lock().await;
         let mut until = None;
         loop {
@@ -171,15 +163,15 @@ impl<D: Domain> Queue<D> {
     }
 
     /// What waits, however little, if anything does.
-    pub(crate) fn take_now(self: &Arc<Self>) -> Option<(Batch<D>, usize)> {
+    pub(crate) fn take_now(self: &Arc<Self>) -> Option<(Batch<T>, usize)> {
         self.hand_out(&mut self.lock())
     }
 
     /// What nobody is at work on, in the order in which it came, each saga once.
-    fn hand_out(self: &Arc<Self>, inner: &mut Inner<D>) -> Option<(Batch<D>, usize)> {
+    fn hand_out(self: &Arc<Self>, inner: &mut Inner<T>) -> Option<(Batch<T>, usize)> {
         let (mut requests, mut sagas) = (Vec::new(), Vec::new());
         for request in std::mem::take(&mut inner.waiting) {
-            let id = request.write.id();
+            let id = request.saga();
             if requests.len() < self.batch && inner.at_work.insert(id) {
                 sagas.push(id);
                 requests.push(request);
@@ -194,7 +186,9 @@ impl<D: Domain> Queue<D> {
         inner.wanted = 1;
         Some((Batch { requests, at_work: AtWork { queue: self.clone(), sagas } }, inner.waiting.len()))
     }
+}
 
+impl<T> Queue<T> {
     /// Takes nothing more; who waits hears that its outcome is unknown.
     fn close(&self) {
         let mut inner = self.lock();
@@ -202,16 +196,16 @@ impl<D: Domain> Queue<D> {
         inner.waiting.clear();
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner<D>> {
+    fn lock(&self) -> MutexGuard<'_, Inner<T>> {
         // Nothing that can panic runs under this lock.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Those who write. When the last one is gone, the queue closes.
-pub(crate) struct Staff<D: Domain>(pub Arc<Queue<D>>);
+pub(crate) struct Staff<T>(pub Arc<Queue<T>>);
 
-impl<D: Domain> Drop for Staff<D> {
+impl<T> Drop for Staff<T> {
     fn drop(&mut self) {
         self.0.close();
     }
@@ -220,6 +214,41 @@ impl<D: Domain> Drop for Staff<D> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl OfSaga for SagaId {
+        fn saga(&self) -> SagaId {
+            *self
+        }
+    }
+
+    #[tokio::test]
+    async fn no_saga_is_with_two_writers() {
+        let queue = Arc::new(Queue::new(256, Registry::default()));
+        let staff = Staff(queue.clone());
+        let (one, other) = (SagaId::fresh(), SagaId::fresh());
+        for saga in [one, one, other] {
+            queue.push(saga).expect("room");
+        }
+        let (first, behind) = queue.take().await;
+        assert_eq!((&first.requests, behind), (&vec![one, other], 1));
+        assert!(queue.take_now().is_none(), "what waits is with somebody");
+        drop(first.at_work);
+        let (second, _) = queue.take().await;
+        assert_eq!(second.requests, [one]);
+        drop(staff);
+        assert_eq!(queue.push(one), Err(StoreError::Unavailable), "nobody writes any more");
+    }
+
+    #[tokio::test]
+    async fn what_is_less_than_half_waits_for_a_moment_only() {
+        let registry = Registry::default();
+        let places: Vec<_> = (0..SIBLINGS).map(|_| registry.enter(SagaId::fresh())).collect();
+        let queue = Arc::new(Queue::new(256, registry));
+        queue.push(SagaId::fresh()).expect("room");
+        let taken = tokio::time::timeout(Duration::from_secs(5), queue.take()).await;
+        assert_eq!(taken.expect("in time").0.requests.len(), 1);
+        drop(places);
+    }
 
     #[test]
     fn few_are_written_at_once_by_one_writer() {

@@ -26,8 +26,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    domain::Domain,
-    queue::{Batch, Queue, Request, Staff},
+    domain::{Domain, SagaId},
+    queue::{Batch, OfSaga, Queue, Staff},
     registry::Registry,
     write::{Write, Written, write_batch},
 };
@@ -55,9 +55,21 @@ pub enum StoreError {
     Unknown,
 }
 
+/// A write, and who waits for it.
+struct Request<D: Domain> {
+    write: Write<D>,
+    done: oneshot::Sender<Result<Written, StoreError>>,
+}
+
+impl<D: Domain> OfSaga for Request<D> {
+    fn saga(&self) -> SagaId {
+        self.write.id()
+    }
+}
+
 /// Hands writes to the writers.
 pub(crate) struct Store<D: Domain> {
-    queue: Arc<Queue<D>>,
+    queue: Arc<Queue<Request<D>>>,
     connected: Arc<AtomicBool>,
 }
 
@@ -129,7 +141,7 @@ pub(crate) struct Writer<D: Domain> {
     options: PgConnectOptions,
     domain: Arc<D>,
     owner: Uuid,
-    staff: Arc<Staff<D>>,
+    staff: Arc<Staff<Request<D>>>,
     connected: Arc<AtomicBool>,
     connection: Option<PgConnection>,
     batches: u64,
