@@ -18,13 +18,14 @@ pub(super) fn check(case: &Case<'_>) -> Vec<Violation> {
     found
 }
 
-/// Completed sagas that lack a leg which their wallet had heard of, and its tender's database has lost since.
+/// Completed sagas that lack a leg: their wallet had heard of it, and its tender's database has lost it since; or the wallet's
+/// database has lost that a till had everything taken back.
 pub fn lost(case: &Case<'_>) -> Vec<String> {
     let is_lost = |saga: &&Saga| {
         let mut legs = saga.plan.legs.iter().map(|leg| states(case, saga, leg));
         saga.operation == REDEEM
             && saga.state == state::COMPLETED
-            && legs.any(|states| is_forgotten(case, &states))
+            && legs.any(|states| is_forgotten(case, &states) || is_back(case, saga, &states))
     };
     case.evidence.end.wallet.sagas.iter().filter(is_lost).map(|saga| saga.saga_id.clone()).collect()
 }
@@ -32,6 +33,17 @@ pub fn lost(case: &Case<'_>) -> Vec<String> {
 /// Nothing of the leg is there, or only the cancel that came for it later.
 fn is_forgotten(case: &Case<'_>, states: &[&str]) -> bool {
     case.evidence.meta.database_forgot && matches!(states, [] | ["tombstoned"])
+}
+
+/// It went back since its till asked for that, which the wallet's database does not know any more.
+fn is_back(case: &Case<'_>, saga: &Saga, states: &[&str]) -> bool {
+    let asked = || {
+        case.sales
+            .get(&(saga.business_id.as_str(), saga.key.as_str()))
+            .is_some_and(|sale| !sale.cancels.is_empty())
+    };
+    let is_known = case.given_back.contains(saga.saga_id.as_str());
+    case.evidence.meta.database_forgot && !is_known && states == ["reversed"] && asked()
 }
 
 fn states<'a>(case: &'a Case<'_>, saga: &'a Saga, leg: &'a PlannedLeg) -> Vec<&'a str> {
@@ -48,7 +60,7 @@ fn of_saga(case: &Case<'_>, saga: &Saga) -> Vec<Violation> {
             case.posted(&leg.tender, &saga.legs_id, leg.leg).iter().map(|entry| entry.amount).sum();
         let is_in_force = matches!(states[..], ["applied" | "held"]);
         let is_right = match saga.state {
-            state::COMPLETED if is_forgotten(case, &states) => net == 0,
+            state::COMPLETED if is_forgotten(case, &states) || is_back(case, saga, &states) => net == 0,
             state::COMPLETED if is_given_back => net == 0 && states == ["reversed"],
             state::COMPLETED => is_in_force && net <= 0,
             state::COMPENSATED => net == 0 && !states.contains(&"held"),

@@ -169,6 +169,24 @@ fn i8_a_leg_that_its_database_has_lost_is_named() {
     assert!(checked("i8-wrong", &world).violations.iter().any(is_i8));
 }
 
+/// Its till had everything taken back, and the wallet's database lost that it was asked to: that has to be known as well.
+#[test]
+fn i8_a_return_that_its_database_has_lost_is_named() {
+    let mut world = sound();
+    let sagas = world.files.get_mut("dumps/2/wallet/saga.jsonl").expect("sagas");
+    sagas.retain(|saga| saga["saga_id"] != "return-k4");
+    let is_i8 = |violation: &Violation| violation.invariant == Invariant::I8;
+    let strict = checked("i8-return-lost", &world);
+    assert!(strict.violations.iter().any(is_i8) && strict.lost.is_empty(), "{:?}", strict.violations);
+    world.meta["database_forgot"] = json!(true);
+    let report = checked("i8-return-forgotten", &world);
+    assert_eq!(report.lost, ["saga-shop-k4"]);
+    assert!(!report.violations.iter().any(is_i8), "{:?}", report.violations);
+    // Nobody asked for this one.
+    world.line("dumps/2/points/operation.jsonl", "op-annex-k1")["state"] = json!("reversed");
+    assert!(checked("i8-return-wrong", &world).violations.iter().any(is_i8));
+}
+
 #[test]
 fn i9_a_dead_letter_too_many_or_closed_by_nobody() {
     finds("i9-open", Invariant::I9, |world| {

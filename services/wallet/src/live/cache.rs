@@ -21,6 +21,9 @@ use super::{line::Line, link::Link};
 const TENDERS: usize = TenderKind::ALL.len();
 /// For how long it is believed that nothing of a customer is in doubt.
 const DOUBT_TTL: Duration = Duration::from_secs(1);
+/// Longest time to raise floors. Longer than a read may take: a till that was told what it took is shown the balance from
+/// before by a floor that was given up, however busy the machine was at that moment.
+const RAISE_LIMIT: Duration = Duration::from_millis(250);
 
 /// Writes an entry unless it is older than the floor or than the entry that is there.
 const STORE: &str = "
@@ -122,7 +125,7 @@ impl Cache {
     }
 
     /// Says that accounts have reached versions: nothing older is shown from here on. Done when this returns, in one round trip,
-    /// unless Redis is away; then what is cached is shown for at most as long as an entry lives.
+    /// unless Redis is away or takes longer than [`RAISE_LIMIT`]; then what is cached is shown for at most as long as an entry lives.
     pub async fn raise(&self, kind: TenderKind, reached: &[(&Account, i64)]) {
         if reached.is_empty() || !self.link.is_up() {
             return;
@@ -132,7 +135,7 @@ impl Cache {
             floors.add_command(changed(kind, account, *version).raise()).ignore();
         }
         let raised: Option<()> =
-            self.link.call(async |connection| floors.query_async(connection).await).await;
+            self.link.call_within(RAISE_LIMIT, async |connection| floors.query_async(connection).await).await;
         if raised.is_none() {
             counter!("cache_raises_failed_total").increment(1);
         }

@@ -1,7 +1,7 @@
 //! A connection to Redis for which nobody waits.
 //!
 //! One multiplexed connection is kept by one task. While it is known to be away callers are told so at once; the first
-//! call that finds out costs [`CALL_LIMIT`] at most, and every later one nothing.
+//! call that finds out costs its own limit at most, and every later one nothing.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Longest time that one call may take.
+/// Longest time that a call may take which only saves time.
 const CALL_LIMIT: Duration = Duration::from_millis(50);
 /// Longest time to connect, and for the answer to a ping.
 const CONNECT_LIMIT: Duration = Duration::from_millis(500);
@@ -62,9 +62,18 @@ impl Link {
         &self,
         call: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<T>,
     ) -> Option<T> {
+        self.call_within(CALL_LIMIT, call).await
+    }
+
+    /// The same, with a limit of its own.
+    pub async fn call_within<T: FromRedisValue>(
+        &self,
+        limit: Duration,
+        call: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<T>,
+    ) -> Option<T> {
         let shared = self.0.as_ref()?;
         let mut connection = shared.current.borrow().clone()?;
-        match timeout(CALL_LIMIT, call(&mut connection)).await {
+        match timeout(limit, call(&mut connection)).await {
             Ok(Ok(answer)) => Some(answer),
             // Redis is there, and says no: out of memory, a replica, still loading.
             Ok(Err(error)) if error.code().is_some() => {
