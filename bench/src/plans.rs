@@ -2,7 +2,7 @@
 //! `auto_explain` writes them to the server's log.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt::Write as _,
     fs,
     path::Path,
@@ -80,29 +80,20 @@ pub async fn run(system: &System, there: i64, results: &Path) -> anyhow::Result<
     }
     let from = log.end()?;
     tokio::time::sleep(BACKGROUND).await;
-    let own = log.plans(from)?;
-    let by_themselves: BTreeSet<&str> = own.iter().map(|plan| plan.query.as_str()).collect();
+    let own: BTreeMap<String, Plan> =
+        log.plans(from)?.into_iter().map(|plan| (plan.query.clone(), plan)).collect();
     let mut text = format!("# Plans on {there} redemptions\n");
     let (mut most, mut slowest) = (0.0_f64, 0.0_f64);
     for request in REQUESTS {
         let from = log.end()?;
         let millis = ask(system, request, saga, &key).await?;
         tokio::time::sleep(LOG_LAGS).await;
-        let plans: Vec<Plan> = log
-            .plans(from)?
-            .into_iter()
-            .filter(|plan| !by_themselves.contains(plan.query.as_str()))
-            .collect();
-        let rows =
-            write_down(&mut text, &format!("{} — `{}`, {millis:.1} ms", request.2, request.1), &plans)?;
+        let plans = log.plans(from)?;
+        let asked = plans.iter().filter(|plan| !own.contains_key(&plan.query));
+        let rows = write_down(&mut text, &format!("{} — `{}`, {millis:.1} ms", request.2, request.1), asked)?;
         (most, slowest) = (most.max(rows), slowest.max(millis));
     }
-    let mut once = BTreeMap::new();
-    for plan in own {
-        once.entry(plan.query.clone()).or_insert(plan);
-    }
-    let own: Vec<Plan> = once.into_values().collect();
-    most = most.max(write_down(&mut text, "what the services do by themselves", &own)?);
+    most = most.max(write_down(&mut text, "what the services do by themselves", own.values())?);
     fs::create_dir_all(results)?;
     fs::write(results.join("plans.md"), text)?;
     explain(system, false).await?;
@@ -137,7 +128,11 @@ async fn ask(
 }
 
 /// A section: each plan with what it read; the most rows that a statement looked at.
-fn write_down(text: &mut String, title: &str, plans: &[Plan]) -> anyhow::Result<f64> {
+fn write_down<'a>(
+    text: &mut String,
+    title: &str,
+    plans: impl Iterator<Item = &'a Plan>,
+) -> anyhow::Result<f64> {
     writeln!(text, "\n## {title}\n")?;
     let mut most = 0.0_f64;
     for plan in plans {

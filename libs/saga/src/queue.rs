@@ -40,8 +40,8 @@ pub(crate) struct Queue<T> {
 
 struct Inner<T> {
     waiting: VecDeque<T>,
+    /// Empty while no writer is at work: no batch is.
     at_work: HashSet<SagaId>,
-    writers_at_work: usize,
     /// With so many waiting, whoever waits for a batch looks again.
     wanted: usize,
     is_open: bool,
@@ -87,7 +87,6 @@ impl<T> Drop for AtWork<T> {
         for saga in &self.sagas {
             inner.at_work.remove(saga);
         }
-        inner.writers_at_work -= 1;
         drop(inner);
         self.queue.news.notify_one();
     }
@@ -96,13 +95,7 @@ impl<T> Drop for AtWork<T> {
 impl<T: OfSaga> Queue<T> {
     /// A queue that hands out at most `batch` at once.
     pub(crate) fn new(batch: usize, registry: Registry) -> Self {
-        let inner = Inner {
-            waiting: VecDeque::new(),
-            at_work: HashSet::new(),
-            writers_at_work: 0,
-            wanted: 1,
-            is_open: true,
-        };
+        let inner = Inner { waiting: VecDeque::new(), at_work: HashSet::new(), wanted: 1, is_open: true };
         Self {
             inner: Mutex::new(inner),
             news: Notify::new(),
@@ -139,7 +132,7 @@ impl<T: OfSaga> Queue<T> {
             let limit = {
                 let mut inner = self.lock();
                 let (wanted, limit) =
-                    match when(inner.waiting.len(), siblings, inner.writers_at_work > 0, self.batch) {
+                    match when(inner.waiting.len(), siblings, !inner.at_work.is_empty(), self.batch) {
                         When::Now => (None, None),
                         When::Soon(enough) => {
                             let until = *until.get_or_insert_with(|| Instant::now() + DELAY);
@@ -182,7 +175,6 @@ impl<T: OfSaga> Queue<T> {
         if requests.is_empty() {
             return None;
         }
-        inner.writers_at_work += 1;
         inner.wanted = 1;
         Some((Batch { requests, at_work: AtWork { queue: self.clone(), sagas } }, inner.waiting.len()))
     }
