@@ -21,10 +21,6 @@ use super::{line::Line, link::Link};
 const TENDERS: usize = TenderKind::ALL.len();
 /// For how long it is believed that nothing of a customer is in doubt.
 const DOUBT_TTL: Duration = Duration::from_secs(1);
-/// Longest time to raise floors. Longer than a read may take: a till that was told what it took is shown the balance from
-/// before by a floor that was given up, however busy the machine was at that moment.
-const RAISE_LIMIT: Duration = Duration::from_millis(250);
-
 /// Writes an entry unless it is older than the floor or than the entry that is there.
 const STORE: &str = "
 local new = {}
@@ -125,17 +121,18 @@ impl Cache {
     }
 
     /// Says that accounts have reached versions: nothing older is shown from here on. Done when this returns, in one round trip,
-    /// unless Redis is away or takes longer than [`RAISE_LIMIT`]; then what is cached is shown for at most as long as an entry lives.
+    /// unless Redis is away or takes longer than 250 ms; then what is cached is shown for at most as long as an entry lives.
     pub async fn raise(&self, kind: TenderKind, reached: &[(&Account, i64)]) {
-        if reached.is_empty() || !self.link.is_up() {
+        if reached.is_empty() || !self.link.is_wanted() {
             return;
         }
         let mut floors = redis::pipe();
         for (account, version) in reached {
             floors.add_command(changed(kind, account, *version).raise()).ignore();
         }
+        // A floor that was given up shows a till that was told what it took the balance from before.
         let raised: Option<()> =
-            self.link.call_within(RAISE_LIMIT, async |connection| floors.query_async(connection).await).await;
+            self.link.call_relied_on(async |connection| floors.query_async(connection).await).await;
         if raised.is_none() {
             counter!("cache_raises_failed_total").increment(1);
         }
@@ -152,7 +149,8 @@ impl Cache {
     pub async fn note_doubt(&self, owner: &Owner) {
         let mut command = cmd("DEL");
         command.arg(doubt_key(owner));
-        let _: Option<i64> = self.link.call(async |connection| command.query_async(connection).await).await;
+        let _: Option<i64> =
+            self.link.call_relied_on(async |connection| command.query_async(connection).await).await;
     }
 }
 

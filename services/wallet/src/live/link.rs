@@ -1,7 +1,9 @@
-//! A connection to Redis for which nobody waits.
+//! A connection to Redis for which nobody waits longer than it is worth.
 //!
-//! One multiplexed connection is kept by one task. While it is known to be away callers are told so at once; the first
-//! call that finds out costs its own limit at most, and every later one nothing.
+//! One multiplexed connection is kept by one task. A call that only saves time gives up early, and the connection is doubted
+//! from then on: such calls are told at once that there is none, until it has answered a ping as fast as they need. A call
+//! that others rely on is still made, with a limit of its own; only when that ran out, or the ping did, Redis counts as away,
+//! and costs nobody anything.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,6 +20,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Longest time that a call may take which only saves time.
 const CALL_LIMIT: Duration = Duration::from_millis(50);
+/// Longest time that a call may take on which others rely.
+const RELIED_ON_LIMIT: Duration = Duration::from_millis(250);
 /// Longest time to connect, and for the answer to a ping.
 const CONNECT_LIMIT: Duration = Duration::from_millis(500);
 /// How often the connection is looked at when nobody complains.
@@ -30,9 +34,41 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub struct Link(Option<Arc<Shared>>);
 
 struct Shared {
-    current: watch::Sender<Option<MultiplexedConnection>>,
+    standing: watch::Sender<Standing>,
     /// Somebody's call failed.
     broken: Notify,
+}
+
+/// What is thought of the connection.
+#[derive(Clone)]
+enum Standing {
+    /// It answers as fast as anybody needs.
+    Up(MultiplexedConnection),
+    /// It was too slow for a call that only saves time, and may be fast enough for one that others rely on.
+    Doubted(MultiplexedConnection),
+    /// There is none, or it was too slow for everybody.
+    Away,
+}
+
+impl Standing {
+    /// Of a connection that took so long to answer.
+    fn of(connection: &MultiplexedConnection, took: Duration) -> Self {
+        match took {
+            _ if took <= CALL_LIMIT => Self::Up(connection.clone()),
+            _ if took <= RELIED_ON_LIMIT => Self::Doubted(connection.clone()),
+            _ => Self::Away,
+        }
+    }
+
+    /// After a call to it failed, or had no answer in time.
+    fn without(self, limit: Duration) -> Self {
+        match self {
+            Self::Up(connection) | Self::Doubted(connection) if limit < RELIED_ON_LIMIT => {
+                Self::Doubted(connection)
+            }
+            _ => Self::Away,
+        }
+    }
 }
 
 impl std::fmt::Debug for Link {
@@ -45,34 +81,55 @@ impl Link {
     /// Keeps a connection until `stop`.
     #[must_use]
     pub fn start(client: Client, tasks: &TaskTracker, stop: CancellationToken) -> Self {
-        let shared = Arc::new(Shared { current: watch::Sender::new(None), broken: Notify::new() });
+        let shared = Arc::new(Shared { standing: watch::Sender::new(Standing::Away), broken: Notify::new() });
         let kept = shared.clone();
         tasks.spawn(stop.run_until_cancelled_owned(async move { kept.keep(client).await }));
         Self(Some(shared))
     }
 
-    /// Whether Redis can be used, as far as is known.
+    /// Whether there is a Redis at all, here or away.
     #[must_use]
-    pub fn is_up(&self) -> bool {
-        self.0.as_ref().is_some_and(|shared| shared.current.borrow().is_some())
+    pub fn is_wanted(&self) -> bool {
+        self.0.is_some()
     }
 
-    /// The answer to a command or a pipeline; `None` if Redis is away, slow, or refuses.
+    /// Whether Redis can be used for what only saves time, as far as is known.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.0.as_ref().is_some_and(|shared| matches!(*shared.standing.borrow(), Standing::Up(_)))
+    }
+
+    /// The answer to a command or a pipeline that only saves time; `None` if Redis is away, slow, or refuses.
     pub async fn call<T: FromRedisValue>(
         &self,
         call: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<T>,
     ) -> Option<T> {
-        self.call_within(CALL_LIMIT, call).await
+        let shared = self.0.as_ref()?;
+        let Standing::Up(connection) = shared.standing.borrow().clone() else { return None };
+        shared.run(connection, CALL_LIMIT, call).await
     }
 
-    /// The same, with a limit of its own.
-    pub async fn call_within<T: FromRedisValue>(
+    /// The same for one that others rely on: it is also made while the connection is doubted, and has more time.
+    pub async fn call_relied_on<T: FromRedisValue>(
         &self,
-        limit: Duration,
         call: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<T>,
     ) -> Option<T> {
         let shared = self.0.as_ref()?;
-        let mut connection = shared.current.borrow().clone()?;
+        let connection = match shared.standing.borrow().clone() {
+            Standing::Up(connection) | Standing::Doubted(connection) => connection,
+            Standing::Away => return None,
+        };
+        shared.run(connection, RELIED_ON_LIMIT, call).await
+    }
+}
+
+impl Shared {
+    async fn run<T: FromRedisValue>(
+        &self,
+        mut connection: MultiplexedConnection,
+        limit: Duration,
+        call: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<T>,
+    ) -> Option<T> {
         match timeout(limit, call(&mut connection)).await {
             Ok(Ok(answer)) => Some(answer),
             // Redis is there, and says no: out of memory, a replica, still loading.
@@ -81,15 +138,13 @@ impl Link {
                 None
             }
             Ok(Err(_)) | Err(_) => {
-                shared.current.send_replace(None);
-                shared.broken.notify_one();
+                self.standing.send_modify(|standing| *standing = standing.clone().without(limit));
+                self.broken.notify_one();
                 None
             }
         }
     }
-}
 
-impl Shared {
     async fn keep(&self, client: Client) {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_LIMIT))
@@ -119,17 +174,17 @@ impl Shared {
             let begun = Instant::now();
             let ping = timeout(CONNECT_LIMIT, connection.req_packed_command(&cmd("PING"))).await;
             if !matches!(ping, Ok(Ok(_))) {
-                self.current.send_replace(None);
+                self.standing.send_replace(Standing::Away);
                 return;
             }
-            // One that is slower than callers wait for is as good as none: each of them would find that out.
-            if begun.elapsed() > CALL_LIMIT {
-                self.current.send_replace(None);
+            // A caller's complaint may have been about a moment: what answers is offered again.
+            let standing = Standing::of(&connection, begun.elapsed());
+            let is_up = matches!(standing, Standing::Up(_));
+            self.standing.send_replace(standing);
+            if !is_up {
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }
-            // A caller's complaint may have been about a moment: what answers is offered again.
-            self.current.send_replace(Some(connection.clone()));
             let _ = timeout(PING_EVERY, self.broken.notified()).await;
         }
     }

@@ -23,7 +23,7 @@ mod subscriber;
 use std::sync::Arc;
 
 use anyhow::Context;
-use redis::Client;
+use redis::{Client, IntoConnectionInfo as _, io::tcp::TcpSettings};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -89,11 +89,16 @@ impl Live {
     }
 }
 
-/// A client of the Redis at `url`. Whether Redis answers is not asked.
+/// A client of the Redis at `url`. Whether Redis answers is not asked. Its connections send at once: calls of many share one,
+/// and without that a call waits until an earlier one's bytes are acknowledged, for 40 ms at worst.
 ///
 /// # Errors
 /// When the URL cannot be read.
 pub fn redis(url: Option<&str>) -> anyhow::Result<Option<Client>> {
     // The URL may hold a password, and redis repeats it in its error.
-    url.map(|url| Client::open(url).ok().context("REDIS_URL cannot be read")).transpose()
+    let open = |url: &str| {
+        let settings = TcpSettings::default().set_nodelay(true);
+        url.into_connection_info().and_then(|info| Client::open(info.set_tcp_settings(settings)))
+    };
+    url.map(|url| open(url).ok().context("REDIS_URL cannot be read")).transpose()
 }

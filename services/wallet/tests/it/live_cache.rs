@@ -102,15 +102,36 @@ fn line(currency: Option<Currency>, version: i64) -> Line {
     Line { currency, totals: Totals { version, posted: 1, held: 0, available: 1 }, expiring: Vec::new() }
 }
 
+fn owner(customer: &str) -> Owner {
+    Owner {
+        business_id: BUSINESS.to_owned().try_into().expect("an id"),
+        customer_id: customer.to_owned().try_into().expect("an id"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_moment_that_is_too_long_for_a_read_is_not_too_long_for_a_floor() {
+    let live = LiveSystem::start_mute().await;
+    let wallet = live.wallet().await;
+    live.system.fund("c", 100, 0, 0).await;
+    assert_eq!(live.points(&wallet, "c").await, (100, 1));
+    let mut pause = redis::cmd("CLIENT");
+    pause.arg("PAUSE").arg(150).arg("ALL");
+    let paused: String = pause.query_async(&mut live.redis.connection().await).await.expect("paused");
+    assert_eq!(paused, "OK");
+    wallet.app.live.cache.read(&owner("c")).await;
+    assert!(!wallet.app.live.cache.is_up(), "the read gave up");
+    assert_eq!(live.spend(&wallet, "c", 1).await.status, 201);
+    live.until_redis(&wallet, true).await;
+    assert_eq!(live.points(&wallet, "c").await, (99, 2), "what was cached is below the floor");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_reader_cannot_bring_an_older_balance_back() {
     let live = LiveSystem::start_mute().await;
     let wallet = live.wallet().await;
     let cache = &wallet.app.live.cache;
-    let owner = Owner {
-        business_id: BUSINESS.to_owned().try_into().expect("an id"),
-        customer_id: "c".to_owned().try_into().expect("an id"),
-    };
+    let owner = owner("c");
     let account =
         |asset| Account { business_id: owner.business_id.clone(), customer_id: "c".to_owned(), asset };
     let credit = TenderKind::StoreCredit;
