@@ -25,8 +25,12 @@ use crate::{
 const BOUND: Duration = Duration::from_secs(30);
 /// Checks between databases look at sagas that have been terminal for as long.
 const SETTLED: Duration = Duration::from_secs(6);
-/// The product's own check that names what a database has lost.
-const LACKS_A_LEG: &str = "completed_means_every_leg_applied";
+/// The product's own checks that name what a database has lost.
+const NAME_WHAT_IS_LOST: [&str; 3] = [
+    "completed_means_every_leg_applied",
+    "compensated_means_no_leg_applied",
+    "given_back_means_nothing_in_force",
+];
 /// Answers of each scenario that are asked for again.
 const REPLAYS: usize = 60;
 
@@ -125,10 +129,12 @@ async fn by_sql(connections: &mut [(Database, PgConnection)], lost: &HashSet<Str
         .collect()
 }
 
-/// Whether a finding names only sagas that are known to lack a leg. As many as are known, at most: it shows the first few.
+/// Whether a finding names only sagas that are known to be lost. As many as are known, at most: it shows the first few.
 fn is_known(finding: &Finding, lost: &HashSet<String>) -> bool {
     let is_lost = |row: &serde_json::Value| row["saga_id"].as_str().is_some_and(|saga| lost.contains(saga));
-    finding.name == LACKS_A_LEG && finding.violations <= lost.len() && finding.rows.iter().all(is_lost)
+    NAME_WHAT_IS_LOST.contains(&finding.name.as_str())
+        && finding.violations <= lost.len()
+        && finding.rows.iter().all(is_lost)
 }
 
 /// Writes the last rows down, as they are.

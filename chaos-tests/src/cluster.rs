@@ -72,7 +72,7 @@ pub struct Cluster {
     pub databases: Vec<(Database, TestDatabase)>,
     /// Where what happens is written down.
     pub evidence: Evidence,
-    /// Completed sagas that lack a leg for ever, since its tender's database has lost it.
+    /// Sagas that are not what their legs are, for ever, since a database has lost something.
     pub lost: HashSet<String>,
     folder: PathBuf,
     keeps_logs: bool,

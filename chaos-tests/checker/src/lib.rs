@@ -38,7 +38,7 @@ pub struct Report {
     pub violations: Vec<Violation>,
     /// How long sagas took that were open when faults ended.
     pub healing: Healing,
-    /// Completed sagas that lack a leg since its tender's database has lost it: what an operator has to be told of.
+    /// Sagas that are not what their legs are since a database has lost something: what an operator has to be told of.
     pub lost: Vec<String>,
     /// How much was looked at.
     pub counts: Counts,

@@ -25,6 +25,12 @@ const ENDED_SAGAS: &str = "
     FROM saga.saga
     WHERE kind = 0 AND operation <> 'orphan' AND state IN (2, 3) AND ended_at < clock_timestamp() - interval '5 s'";
 
+/// Redemptions that sagas gave back five seconds ago or earlier.
+const RETURNS: &str = "
+    SELECT parent_id AS saga_id, legs_id
+    FROM saga.saga
+    WHERE operation = 'return' AND state = 2 AND ended_at < clock_timestamp() - interval '5 s'";
+
 /// Every leg with what it still has in force.
 const LEGS: &str = "
     SELECT o.legs_id, o.leg, o.state, coalesce(a.in_force, 0)::bigint AS in_force
@@ -42,6 +48,13 @@ struct Saga {
     is_completed: bool,
     /// Legs that its plan has; `None` where the plan says nothing of legs.
     planned: Option<i32>,
+}
+
+/// A redemption that was given back as a whole.
+#[derive(Debug, PartialEq, Eq)]
+struct Returned {
+    saga_id: Uuid,
+    legs_id: Uuid,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +76,7 @@ pub async fn cross_check(connections: &mut [(Database, PgConnection)]) -> sqlx::
         return Ok(Vec::new());
     };
     let sagas = ended_sagas(&mut connections[wallet].1).await?;
+    let returned = returned(&mut connections[wallet].1).await?;
     let mut legs = Legs::new();
     for (database, connection) in connections.iter_mut().filter(|(database, _)| *database != Database::Wallet)
     {
@@ -79,6 +93,11 @@ pub async fn cross_check(connections: &mut [(Database, PgConnection)]) -> sqlx::
             "compensated_means_no_leg_applied",
             "I8: A compensated saga has nothing in force at any tender.",
             left_over(&sagas, &legs),
+        ),
+        finding(
+            "given_back_means_nothing_in_force",
+            "I8: A redemption that was reversed, voided or expired has nothing in force at any tender.",
+            still_taken(&returned, &legs),
         ),
         finding("no_leg_without_a_saga", "I20: Every leg with value in force belongs to a saga.", orphans),
     ])
@@ -98,6 +117,13 @@ async fn ended_sagas(wallet: &mut PgConnection) -> sqlx::Result<Vec<Saga>> {
     Ok(sagas)
 }
 
+async fn returned(wallet: &mut PgConnection) -> sqlx::Result<Vec<Returned>> {
+    let rows = sqlx::query(RETURNS).fetch_all(wallet).await?;
+    rows.iter()
+        .map(|row| Ok(Returned { saga_id: row.try_get("saga_id")?, legs_id: row.try_get("legs_id")? }))
+        .collect()
+}
+
 async fn read_legs(tender: &mut PgConnection, name: &'static str, legs: &mut Legs) -> sqlx::Result<()> {
     let mut rows = sqlx::query(LEGS).fetch(tender);
     while let Some(row) = rows.try_next().await? {
@@ -114,9 +140,8 @@ async fn read_legs(tender: &mut PgConnection, name: &'static str, legs: &mut Leg
 /// Legs in force of which the wallet knows no saga.
 async fn orphans(wallet: &mut PgConnection, sagas: &[Saga], legs: &Legs) -> sqlx::Result<Vec<Value>> {
     let ended: HashSet<Uuid> = sagas.iter().map(|saga| saga.legs_id).collect();
-    let in_force = |legs: &[Leg]| legs.iter().any(|leg| leg.in_force > 0);
     let unseen: Vec<Uuid> =
-        legs.iter().filter(|(id, legs)| !ended.contains(id) && in_force(legs)).map(|(id, _)| *id).collect();
+        legs.iter().filter(|(id, legs)| !ended.contains(id) && has_value(legs)).map(|(id, _)| *id).collect();
     let known: HashSet<Uuid> =
         sqlx::query_scalar(KNOWN_LEGS).bind(&unseen).fetch_all(wallet).await?.into_iter().collect();
     Ok(unseen
@@ -136,9 +161,21 @@ fn unfinished(sagas: &[Saga], legs: &Legs) -> Vec<Value> {
 }
 
 fn left_over(sagas: &[Saga], legs: &Legs) -> Vec<Value> {
-    // A leg that took nothing stays applied with nothing: no cancel was needed to undo it.
-    let has_value = |legs: &[Leg]| legs.iter().any(|leg| leg.in_force > 0);
     broken(sagas.iter().filter(|saga| !saga.is_completed), legs, |_, legs| has_value(legs))
+}
+
+fn still_taken(returned: &[Returned], legs: &Legs) -> Vec<Value> {
+    let of = |back: &Returned| legs.get(&back.legs_id).map_or(&[][..], Vec::as_slice);
+    returned
+        .iter()
+        .filter(|back| has_value(of(back)))
+        .map(|back| json!({ "saga_id": back.saga_id, "legs": shown(of(back)) }))
+        .collect()
+}
+
+/// A leg that took nothing stays applied with nothing: no cancel was needed to undo it.
+fn has_value(legs: &[Leg]) -> bool {
+    legs.iter().any(|leg| leg.in_force > 0)
 }
 
 fn broken<'a>(
@@ -204,5 +241,12 @@ mod tests {
         assert_eq!(left_over(&sagas, &legs(&[("reversed", 0), ("applied", 4)])).len(), 1);
         assert_eq!(left_over(&sagas, &legs(&[("held", 1)])).len(), 1);
         assert!(left_over(&sagas, &legs(&[("applied", 0)])).is_empty(), "it took nothing");
+    }
+    #[test]
+    fn what_was_given_back_has_nothing_in_force() {
+        let returned = [Returned { saga_id: Uuid::nil(), legs_id: Uuid::nil() }];
+        assert!(still_taken(&returned, &legs(&[("reversed", 0), ("applied", 0)])).is_empty());
+        assert_eq!(still_taken(&returned, &legs(&[("reversed", 0), ("applied", 4)])).len(), 1);
+        assert!(still_taken(&[], &legs(&[("applied", 4)])).is_empty(), "nobody gave it back");
     }
 }

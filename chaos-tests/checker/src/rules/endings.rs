@@ -18,14 +18,17 @@ pub(super) fn check(case: &Case<'_>) -> Vec<Violation> {
     found
 }
 
-/// Completed sagas that lack a leg: their wallet had heard of it, and its tender's database has lost it since; or the wallet's
-/// database has lost that a till had everything taken back.
+/// Sagas that are not what their legs are: their wallet had heard of a leg, or of its return, and its tender's database has lost
+/// it since; or the wallet's database has lost that a till had everything taken back.
 pub fn lost(case: &Case<'_>) -> Vec<String> {
     let is_lost = |saga: &&Saga| {
         let mut legs = saga.plan.legs.iter().map(|leg| states(case, saga, leg));
         saga.operation == REDEEM
-            && saga.state == state::COMPLETED
-            && legs.any(|states| is_forgotten(case, &states) || is_back(case, saga, &states))
+            && legs.any(|states| match saga.state {
+                state::COMPLETED if is_forgotten(case, &states) || is_back(case, saga, &states) => true,
+                state::COMPLETED | state::COMPENSATED => is_still_taken(case, saga, &states),
+                _ => false,
+            })
     };
     case.evidence.end.wallet.sagas.iter().filter(is_lost).map(|saga| saga.saga_id.clone()).collect()
 }
@@ -46,6 +49,12 @@ fn is_back(case: &Case<'_>, saga: &Saga, states: &[&str]) -> bool {
     case.evidence.meta.database_forgot && !is_known && states == ["reversed"] && asked()
 }
 
+/// It went back, and its tender's database does not know that any more.
+fn is_still_taken(case: &Case<'_>, saga: &Saga, states: &[&str]) -> bool {
+    let went_back = saga.state == state::COMPENSATED || case.given_back.contains(saga.saga_id.as_str());
+    case.evidence.meta.database_forgot && went_back && matches!(states, ["applied" | "held"])
+}
+
 fn states<'a>(case: &'a Case<'_>, saga: &'a Saga, leg: &'a PlannedLeg) -> Vec<&'a str> {
     let operations = case.legs.get(&(leg.tender.as_str(), saga.legs_id.as_str(), leg.leg));
     operations.into_iter().flatten().map(|row| row.state.as_str()).collect()
@@ -61,6 +70,7 @@ fn of_saga(case: &Case<'_>, saga: &Saga) -> Vec<Violation> {
         let is_in_force = matches!(states[..], ["applied" | "held"]);
         let is_right = match saga.state {
             state::COMPLETED if is_forgotten(case, &states) || is_back(case, saga, &states) => net == 0,
+            state::COMPLETED | state::COMPENSATED if is_still_taken(case, saga, &states) => net <= 0,
             state::COMPLETED if is_given_back => net == 0 && states == ["reversed"],
             state::COMPLETED => is_in_force && net <= 0,
             state::COMPENSATED => net == 0 && !states.contains(&"held"),

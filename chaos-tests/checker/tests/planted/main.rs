@@ -187,6 +187,22 @@ fn i8_a_return_that_its_database_has_lost_is_named() {
     assert!(checked("i8-return-wrong", &world).violations.iter().any(is_i8));
 }
 
+/// The same the other way round: the wallet had heard that the leg went back before its tender's database lost that.
+#[test]
+fn i8_a_returned_leg_that_its_database_has_lost_is_named() {
+    let mut world = sound();
+    world.line("dumps/2/points/operation.jsonl", "op-shop-k4")["state"] = json!("applied");
+    let is_i8 = |violation: &Violation| violation.invariant == Invariant::I8;
+    let strict = checked("i8-taken", &world);
+    assert!(strict.violations.iter().any(is_i8) && strict.lost.is_empty(), "{:?}", strict.violations);
+    world.meta["database_forgot"] = json!(true);
+    let report = checked("i8-taken-again", &world);
+    assert_eq!(report.lost, ["saga-shop-k4"]);
+    assert!(!report.violations.iter().any(is_i8), "{:?}", report.violations);
+    world.line("dumps/2/points/operation.jsonl", "op-shop-k4")["state"] = json!("declined");
+    assert!(checked("i8-taken-wrong", &world).violations.iter().any(is_i8));
+}
+
 #[test]
 fn i9_a_dead_letter_too_many_or_closed_by_nobody() {
     finds("i9-open", Invariant::I9, |world| {
