@@ -63,6 +63,7 @@ struct Switches {
     astray: Mutex<Option<u16>>,
     fired: AtomicU64,
     pieces: AtomicU64,
+    connections: AtomicU64,
 }
 
 /// What all connections of a proxy share.
@@ -105,6 +106,7 @@ impl Proxy {
         let relays = tasks.clone();
         tasks.spawn(stop.clone().run_until_cancelled_owned(async move {
             while let Ok((client, _)) = listener.accept().await {
+                shared.switches.connections.fetch_add(1, Ordering::SeqCst);
                 if shared.switches.refuses.load(Ordering::SeqCst) {
                     shared.switches.fire();
                     continue;
@@ -192,6 +194,12 @@ impl Proxy {
     #[must_use]
     pub fn pieces(&self) -> u64 {
         self.switches.pieces.load(Ordering::SeqCst)
+    }
+
+    /// How many connections have come since the proxy started.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        self.switches.connections.load(Ordering::SeqCst)
     }
 }
 
