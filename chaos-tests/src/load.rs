@@ -229,10 +229,16 @@ impl Till {
 
     /// The `nth` sale of this till.
     pub(crate) fn sale(&self, nth: usize) -> Sale {
-        self.sale_of(nth, 1, if nth % 5 == 4 { TOO_MUCH } else { 1 })
+        let credit = match nth % 5 {
+            4 => TOO_MUCH,
+            // So that something goes on while store credit is away.
+            2 => 0,
+            _ => 1,
+        };
+        self.sale_of(nth, 1, credit)
     }
 
-    /// The same, of so many units of each tender, and so many of store credit.
+    /// The same, of so many units of each tender, and so many of store credit; of none, that is left out.
     pub(crate) fn sale_of(&self, nth: usize, units: i64, credit: i64) -> Sale {
         let (customer, reward) = &self.customers[(self.number + nth) % self.customers.len()];
         let key = format!("{}-{}-{nth}", self.shop, self.number);
@@ -240,6 +246,7 @@ impl Till {
             .map(|(tender, units)| Leg { tender: tender.to_owned(), units });
         // Not everybody names the tenders in the same order.
         legs.rotate_left(nth % 3);
+        let legs: Vec<Leg> = legs.into_iter().filter(|leg| leg.units > 0).collect();
         let tender = |Leg { tender, units }: &Leg| match tender.as_str() {
             "points" => json!({ "type": tender, "points": units }),
             "digital_reward" => json!({ "type": tender, "amount": units, "reward_id": reward }),
@@ -253,7 +260,7 @@ impl Till {
         Sale {
             key,
             customer: customer.clone(),
-            legs: legs.to_vec(),
+            legs,
             request,
             told: Told::Nothing,
             slowest: Duration::ZERO,
