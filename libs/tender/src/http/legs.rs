@@ -5,7 +5,7 @@ use api::{
     legs::{Account, BATCH_MAX, Batch, LegAction, LegCommand, SingleCapture, SingleForward},
 };
 use axum::{
-    body::{Body as HttpBody, Bytes},
+    body::Body as HttpBody,
     extract::State,
     http::header,
     response::{IntoResponse, Response},
@@ -43,12 +43,13 @@ pub async fn run_batch(
         .enumerate()
         .map(|(index, command)| {
             let app = app.clone();
-            async move { Ok::<_, std::convert::Infallible>(run_line(&app, index, command).await) }
+            async move { run_line(&app, index, command).await }
         })
         .collect();
+    // Legs that were committed together are answered together: what comes in one piece is one step for whoever reads it.
     // The stream is polled until its caller goes away; what was queued by then is done all the same.
-    let stream = HttpBody::from_stream(lines.map(|line| line));
-    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], stream))
+    let pieces = lines.ready_chunks(BATCH_MAX).map(|ready| Ok::<_, std::convert::Infallible>(ready.concat()));
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], HttpBody::from_stream(pieces)))
 }
 
 /// [`api::legs::BatchLine`], with the stored answer as it is.
@@ -62,16 +63,16 @@ struct Line {
     problem: Option<Problem>,
 }
 
-async fn run_line(app: &App, index: usize, leg: LegCommand) -> Bytes {
+async fn run_line(app: &App, index: usize, leg: LegCommand) -> Vec<u8> {
     let line = match run(app, leg).await {
         Ok((at_ms, body)) => Line { index, at_ms, answer: RawValue::from_string(body).ok(), problem: None },
         Err(error) => Line { index, at_ms: 0, answer: None, problem: Some(error.into_problem()) },
     };
-    // Lines of the same batch that were ready before have gone out by now: half a reply.
+    // Lines of the same batch that were committed before have gone out by now: half a reply.
     fail_point!("tender::half_a_reply");
     let mut text = serde_json::to_vec(&line).unwrap_or_default();
     text.push(b'\n');
-    text.into()
+    text
 }
 
 /// `PUT /internal/v1/legs/{legs_id}/{leg}`

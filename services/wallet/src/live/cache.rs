@@ -3,7 +3,8 @@
 //! One entry a tender: what it said of all accounts of one customer, under a head of their versions. Only a read-through
 //! writes an entry. Everything else raises the *floor* (see `events::Changed`): a leg's answer before its saga goes on,
 //! and so before any caller hears of it, and the relay of each tender. An entry below the floor, or without an account
-//! that the floor names, is as good as none. So no invalidation can lose a race, whoever is slow.
+//! that the floor names, is as good as none. So no invalidation can lose a race, whoever is slow; one of which Redis could not
+//! be told in time is counted, and costs at most the life of an entry.
 //!
 //! A balance is one round trip: three entries, three floors, and whether nothing is in doubt. Nothing here ever fails:
 //! without Redis every read is a miss. Reads that decide do not come here.
@@ -21,6 +22,8 @@ use super::{line::Line, link::Link};
 const TENDERS: usize = TenderKind::ALL.len();
 /// For how long it is believed that nothing of a customer is in doubt.
 const DOUBT_TTL: Duration = Duration::from_secs(1);
+/// Longest time to say that something is in doubt: what a till's answer has left.
+const NOTE_LIMIT: Duration = Duration::from_millis(50);
 /// Writes an entry unless it is older than the floor or than the entry that is there.
 const STORE: &str = "
 local new = {}
@@ -132,7 +135,7 @@ impl Cache {
         }
         // A floor that was given up shows a till that was told what it took the balance from before.
         let raised: Option<()> =
-            self.link.call_relied_on(async |connection| floors.query_async(connection).await).await;
+            self.link.call_relied_on(None, async |connection| floors.query_async(connection).await).await;
         if raised.is_none() {
             counter!("cache_raises_failed_total").increment(1);
         }
@@ -145,12 +148,14 @@ impl Cache {
         let _: Option<()> = self.link.call(async |connection| command.query_async(connection).await).await;
     }
 
-    /// Something of a customer is in doubt from now on.
+    /// Something of a customer is in doubt from now on. Whoever calls has to answer a till in time.
     pub async fn note_doubt(&self, owner: &Owner) {
         let mut command = cmd("DEL");
         command.arg(doubt_key(owner));
-        let _: Option<i64> =
-            self.link.call_relied_on(async |connection| command.query_async(connection).await).await;
+        let _: Option<i64> = self
+            .link
+            .call_relied_on(Some(NOTE_LIMIT), async |connection| command.query_async(connection).await)
+            .await;
     }
 }
 

@@ -20,7 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Longest time that a call may take which only saves time.
 const CALL_LIMIT: Duration = Duration::from_millis(50);
-/// Longest time that a call may take on which others rely.
+/// Longest time that a call may take on which others rely; what is slower than that is away.
 const RELIED_ON_LIMIT: Duration = Duration::from_millis(250);
 /// Longest time to connect, and for the answer to a ping.
 const CONNECT_LIMIT: Duration = Duration::from_millis(500);
@@ -109,9 +109,11 @@ impl Link {
         shared.run(connection, CALL_LIMIT, call).await
     }
 
-    /// The same for one that others rely on: it is also made while the connection is doubted, and has more time.
+    /// The same for one that others rely on: it is also made while the connection is doubted, and has more time, or as much as
+    /// its caller has left.
     pub async fn call_relied_on<T: FromRedisValue>(
         &self,
+        at_most: Option<Duration>,
         call: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<T>,
     ) -> Option<T> {
         let shared = self.0.as_ref()?;
@@ -119,7 +121,8 @@ impl Link {
             Standing::Up(connection) | Standing::Doubted(connection) => connection,
             Standing::Away => return None,
         };
-        shared.run(connection, RELIED_ON_LIMIT, call).await
+        let limit = at_most.map_or(RELIED_ON_LIMIT, |at_most| at_most.min(RELIED_ON_LIMIT));
+        shared.run(connection, limit, call).await
     }
 }
 
@@ -181,8 +184,8 @@ impl Shared {
             let standing = Standing::of(&connection, begun.elapsed());
             let is_up = matches!(standing, Standing::Up(_));
             self.standing.send_replace(standing);
+            // So may the ping: it is sent again at once, since a slow one has taken its time.
             if !is_up {
-                tokio::time::sleep(PAUSE).await;
                 continue;
             }
             let _ = timeout(PING_EVERY, self.broken.notified()).await;
