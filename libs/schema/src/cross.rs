@@ -27,11 +27,12 @@ const ENDED_SAGAS: &str = "
     FROM saga.saga
     WHERE kind = 0 AND operation <> 'orphan' AND state IN (2, 3) AND ended_at < clock_timestamp() - interval '5 s'";
 
-/// Redemptions that sagas gave back five seconds ago or earlier.
+/// Redemptions that were given back, by themselves or by a void, five seconds ago or earlier.
 const RETURNS: &str = "
-    SELECT parent_id AS saga_id, legs_id
-    FROM saga.saga
-    WHERE operation = 'return' AND state = 2 AND ended_at < clock_timestamp() - interval '5 s'";
+    SELECT redeem.saga_id, redeem.legs_id
+    FROM saga.saga AS back JOIN saga.saga AS redeem ON redeem.saga_id = back.parent_id
+    WHERE back.kind = 1 AND back.plan ->> 'type' = 'return' AND back.state = 2
+      AND back.ended_at < clock_timestamp() - interval '5 s'";
 
 /// Every leg with what it still has in force.
 const LEGS: &str = "
@@ -41,9 +42,9 @@ const LEGS: &str = "
         USING (operation_id)
     WHERE o.legs_id IS NOT NULL AND o.kind IN ('debit', 'hold', 'cancel')";
 
-/// Of some redemptions, those that a saga gives back, or has given back: it is always written before their legs change.
-const RETURNED: &str =
-    "SELECT DISTINCT parent_id FROM saga.saga WHERE operation = 'return' AND parent_id = ANY($1)";
+/// Of some redemptions, those that a later saga takes further: a return gives all legs back, a capture those that it does not
+/// need. It is always written before their legs change.
+const TAKEN_FURTHER: &str = "SELECT DISTINCT parent_id FROM saga.saga WHERE kind = 1 AND parent_id = ANY($1)";
 
 const KNOWN_LEGS: &str = "SELECT DISTINCT legs_id FROM saga.saga WHERE legs_id = ANY($1)";
 
@@ -88,13 +89,13 @@ pub async fn cross_check(connections: &mut [(Database, PgConnection)]) -> sqlx::
     {
         read_legs(connection, database.name(), &mut legs).await?;
     }
-    let asked_back = asked_back(&mut connections[wallet].1, &sagas, &legs).await?;
+    let taken_further = taken_further(&mut connections[wallet].1, &sagas, &legs).await?;
     let orphans = orphans(&mut connections[wallet].1, &sagas, &legs).await?;
     Ok(vec![
         finding(
             "completed_means_every_leg_applied",
-            "I8: A completed saga has all its legs, each applied or held, or reversed by a saga that gives them back.",
-            unfinished(&sagas, &legs, &asked_back),
+            "I8: A completed saga has all its legs, each applied or held, or reversed by a saga that takes it further.",
+            unfinished(&sagas, &legs, &taken_further),
         ),
         finding(
             "compensated_means_no_leg_applied",
@@ -144,14 +145,18 @@ async fn read_legs(tender: &mut PgConnection, name: &'static str, legs: &mut Leg
     Ok(())
 }
 
-/// Completed sagas with a reversed leg that the wallet knows to be given back.
-async fn asked_back(wallet: &mut PgConnection, sagas: &[Saga], legs: &Legs) -> sqlx::Result<HashSet<Uuid>> {
+/// Completed sagas with a reversed leg of which the wallet knows why.
+async fn taken_further(
+    wallet: &mut PgConnection,
+    sagas: &[Saga],
+    legs: &Legs,
+) -> sqlx::Result<HashSet<Uuid>> {
     let is_back = |saga: &&Saga| {
         let legs = legs.get(&saga.legs_id).map_or(&[][..], Vec::as_slice);
         saga.is_completed && legs.iter().any(|leg| leg.state == REVERSED)
     };
     let reversed: Vec<Uuid> = sagas.iter().filter(is_back).map(|saga| saga.saga_id).collect();
-    Ok(sqlx::query_scalar(RETURNED).bind(&reversed).fetch_all(wallet).await?.into_iter().collect())
+    Ok(sqlx::query_scalar(TAKEN_FURTHER).bind(&reversed).fetch_all(wallet).await?.into_iter().collect())
 }
 
 /// Legs in force of which the wallet knows no saga.
@@ -168,11 +173,11 @@ async fn orphans(wallet: &mut PgConnection, sagas: &[Saga], legs: &Legs) -> sqlx
         .collect())
 }
 
-fn unfinished(sagas: &[Saga], legs: &Legs, asked_back: &HashSet<Uuid>) -> Vec<Value> {
+fn unfinished(sagas: &[Saga], legs: &Legs, taken_further: &HashSet<Uuid>) -> Vec<Value> {
     let is_whole = |saga: &Saga, legs: &[Leg]| {
         let is_right = |leg: &&Leg| match leg.state.as_str() {
             "applied" | "held" => true,
-            REVERSED => asked_back.contains(&saga.saga_id),
+            REVERSED => taken_further.contains(&saga.saga_id),
             _ => false,
         };
         let right = legs.iter().filter(is_right).count();
@@ -252,8 +257,8 @@ mod tests {
         ] {
             assert_eq!(unfinished(&sagas, &legs(states), &nobody).len(), 1, "{states:?}");
         }
-        let asked_back = HashSet::from([Uuid::nil()]);
-        assert!(unfinished(&sagas, &legs(&[("applied", 0), ("reversed", 0)]), &asked_back).is_empty());
+        let taken_further = HashSet::from([Uuid::nil()]);
+        assert!(unfinished(&sagas, &legs(&[("applied", 0), ("reversed", 0)]), &taken_further).is_empty());
     }
 
     #[test]
@@ -266,6 +271,7 @@ mod tests {
         assert_eq!(left_over(&sagas, &legs(&[("held", 1)])).len(), 1);
         assert!(left_over(&sagas, &legs(&[("applied", 0)])).is_empty(), "it took nothing");
     }
+
     #[test]
     fn what_was_given_back_has_nothing_in_force() {
         let returned = [Returned { saga_id: Uuid::nil(), legs_id: Uuid::nil() }];

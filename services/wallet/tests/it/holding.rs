@@ -1,5 +1,9 @@
+use std::time::Duration;
+
 use reqwest::Method;
+use schema::Database;
 use serde_json::{Value, json};
+use sqlx::{Connection as _, PgConnection, PgPool};
 use testkit::Mode;
 
 use crate::support::{Answer, System, Wallet, order};
@@ -148,4 +152,58 @@ async fn a_hold_that_has_ended_is_neither_captured_nor_voided() {
     let path = format!("{}/api/v1/wallet/redemptions/{id}/void", wallet.url);
     let call = system.client.post(path).bearer_auth(foreign).header("idempotency-key", "v").json(&json!({}));
     assert_eq!(call.send().await.expect("an answer").status(), 404);
+}
+
+/// Names of the rules between databases that are broken, as `walletctl verify` finds them.
+async fn broken(system: &System) -> Vec<String> {
+    let mut connections = Vec::new();
+    for (database, admin) in [
+        (Database::Wallet, system.database.admin()),
+        (Database::Points, system.points.tender.database.admin()),
+        (Database::StoreCredit, system.credit.tender.database.admin()),
+        (Database::DigitalRewards, system.rewards.tender.database.admin()),
+    ] {
+        connections.push((database, PgConnection::connect_with(&admin).await.expect("a connection")));
+    }
+    let findings = schema::cross_check(&mut connections).await.expect("checks");
+    findings.into_iter().filter(|finding| finding.violations > 0).map(|finding| finding.name).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_becomes_of_what_is_held_verify_finds_nothing_wrong_with_it() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    let reward = system.fund("c", 6200, 50000, 22500).await;
+    let mut ids = Vec::new();
+    for key in ["void", "part", "back", "held"] {
+        ids.push(authorize(&system, &wallet, key, &reward).await);
+    }
+    let done = [
+        act(&system, &wallet, &ids[0], "void", "1", &json!({})).await,
+        act(&system, &wallet, &ids[1], "capture", "2", &json!({ "amount": 1000 })).await,
+        act(&system, &wallet, &ids[2], "capture", "3", &json!({})).await,
+    ];
+    done.iter().for_each(|answer| assert_eq!(answer.status, 200, "{}", answer.text()));
+    assert_eq!(act(&system, &wallet, &ids[0], "void", "4", &json!({})).await.code(), "already_final");
+    system.cancel(&wallet, "back").await;
+    system.until_status(&wallet, "back", "reversed").await;
+    // What ended less than five seconds ago is not compared.
+    tokio::time::sleep(Duration::from_millis(5_500)).await;
+    assert_eq!(broken(&system).await, Vec::<String>::new());
+
+    let admin = PgPool::connect_with(system.database.admin()).await.expect("a pool");
+    let void_of = async |parent: Option<&str>| {
+        sqlx::query("UPDATE saga.saga SET parent_id = $1::text::uuid WHERE operation = 'void' AND kind = 1")
+            .bind(parent)
+            .execute(&admin)
+            .await
+            .expect("moved");
+    };
+    void_of(None).await;
+    assert_eq!(broken(&system).await, ["completed_means_every_leg_applied"], "nobody knows why it went back");
+    void_of(Some(&ids[1])).await;
+    let names = ["completed_means_every_leg_applied", "given_back_means_nothing_in_force"];
+    assert_eq!(broken(&system).await, names, "what is said to be back is not");
+    void_of(Some(&ids[0])).await;
+    assert_eq!(broken(&system).await, Vec::<String>::new());
 }
