@@ -86,8 +86,15 @@ pub async fn checkpoint() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// While rows are added by the million: the server's log need not repair torn pages, nor be written out in between. Vacuuming
-/// stays off afterwards: it would go over all that was added while something else is measured.
+/// From here on no table is vacuumed by itself: that would go over all that was added while something else is measured.
+///
+/// # Errors
+/// When the server refuses.
+pub async fn stop_vacuuming() -> anyhow::Result<()> {
+    set(&["SET autovacuum = off"]).await
+}
+
+/// While rows are added by the million: the server's log need not repair torn pages, nor be written out in between.
 pub struct Loading(());
 
 impl Loading {
@@ -96,13 +103,8 @@ impl Loading {
     /// # Errors
     /// When the server refuses.
     pub async fn begin() -> anyhow::Result<Self> {
-        set(&[
-            "SET full_page_writes = off",
-            "SET max_wal_size = '32GB'",
-            "SET checkpoint_timeout = '1h'",
-            "SET autovacuum = off",
-        ])
-        .await?;
+        set(&["SET full_page_writes = off", "SET max_wal_size = '32GB'", "SET checkpoint_timeout = '1h'"])
+            .await?;
         Ok(Self(()))
     }
 

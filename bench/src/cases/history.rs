@@ -39,7 +39,8 @@ const MIX: Mix = Mix { pick: Pick::Uniform(CUSTOMERS), tenders: 1, declined: 0 }
 pub async fn run(effort: Effort, results: &Path) -> anyhow::Result<Vec<Row>> {
     let system = System::start(1).await?;
     system.fund(CUSTOMERS).await?;
-    let (mut rows, mut there, mut least) = (Vec::new(), 0, None);
+    let (mut rows, mut there, mut first) = (Vec::new(), 0, None);
+    database::stop_vacuuming().await?;
     for size in effort.history {
         system.pause()?;
         load(&system, there, size - SINCE_CHECKPOINT).await?;
@@ -48,7 +49,7 @@ pub async fn run(effort: Effort, results: &Path) -> anyhow::Result<Vec<Row>> {
         there = size;
         closed(Till::many(&system, MIX, TILLS), effort.warm).await;
         let usual = measure(&system, effort).await?;
-        let growth = usual.micros() / *least.get_or_insert(usual.micros());
+        let growth = usual.micros() / *first.get_or_insert(usual.micros());
         rows.push(usual.row(
             format!("history of {size} redemptions"),
             format!("< {GROWTH}× of {}", effort.history[0]),
@@ -57,7 +58,7 @@ pub async fn run(effort: Effort, results: &Path) -> anyhow::Result<Vec<Row>> {
         ));
         database::checkpoint().await?;
         let behind = measure(&system, effort).await?;
-        let growth = behind.micros() / least.unwrap_or(1.0);
+        let growth = behind.micros() / first.unwrap_or(1.0);
         rows.push(behind.row("  behind a checkpoint".to_owned(), "–".to_owned(), growth, 1.0));
     }
     rows.push(plans::run(&system, there, results).await?);
