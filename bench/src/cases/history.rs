@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use anyhow::Context as _;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 use super::{
@@ -22,14 +23,16 @@ const CUSTOMERS: u64 = 100_000;
 const TILLS: usize = 64;
 /// Of what a redemption costs at the smallest size.
 const GROWTH: f64 = 1.2;
+/// How often each system is measured.
+const TURNS: u32 = 2;
 /// So many are added after the last checkpoint, one row after the other as redemptions add them: what they touched is not
 /// written in full again, as it is not for most redemptions of a busy server. It is what 64 tills make in a minute or two.
 const SINCE_CHECKPOINT: i64 = 100_000;
 /// Paid with store credit alone, so that two databases are filled and not four.
 const MIX: Mix = Mix { pick: Pick::Uniform(CUSTOMERS), tenders: 1, declined: 0 };
 
-/// Fills the databases step by step, measures at each, and has a look at the plans of what is asked at the last. The plans are
-/// kept in `results`.
+/// Fills the databases of one system step by step, measures it at each by turns with another that stays small, and has a look at
+/// the plans of what is asked at the last. The plans are kept in `results`.
 ///
 /// Each size is measured twice: while the server works as it does most of the time, which has a goal, and behind a checkpoint,
 /// where the first change of each page writes all of it.
@@ -37,64 +40,103 @@ const MIX: Mix = Mix { pick: Pick::Uniform(CUSTOMERS), tenders: 1, declined: 0 }
 /// # Errors
 /// When something does not start.
 pub async fn run(effort: Effort, results: &Path) -> anyhow::Result<Vec<Row>> {
-    let system = System::start(1).await?;
-    system.fund(CUSTOMERS).await?;
-    let (mut rows, mut there, mut first) = (Vec::new(), 0, None);
     database::stop_vacuuming().await?;
-    for size in effort.history {
-        system.pause()?;
-        load(&system, there, size - SINCE_CHECKPOINT).await?;
-        add(&system, size - SINCE_CHECKPOINT, size, With::Indexes).await?;
-        system.resume().await?;
+    let [least, sizes @ ..] = effort.history;
+    let small = start().await?;
+    grow(&small, &[&small], 0, least).await?;
+    let large = start().await?;
+    let (mut rows, mut there) = (Vec::new(), 0);
+    for size in sizes {
+        grow(&large, &[&small, &large], there, size).await?;
         there = size;
-        closed(Till::many(&system, MIX, TILLS), effort.warm).await;
-        let usual = measure(&system, effort).await?;
-        let growth = usual.micros() / *first.get_or_insert(usual.micros());
-        rows.push(usual.row(
-            format!("history of {size} redemptions"),
-            format!("< {GROWTH}× of {}", effort.history[0]),
-            growth,
-            GROWTH / growth,
-        ));
-        database::checkpoint().await?;
-        let behind = measure(&system, effort).await?;
-        let growth = behind.micros() / first.unwrap_or(1.0);
-        rows.push(behind.row("  behind a checkpoint".to_owned(), "–".to_owned(), growth, 1.0));
+        for system in [&small, &large] {
+            closed(Till::many(system, MIX, TILLS), effort.warm).await;
+        }
+        let usual = Compared::measure(&small, &large, effort, At::AnyTime).await?;
+        let of_goal = GROWTH / usual.growth();
+        rows.push(usual.row(format!("history of {size}"), format!("< {GROWTH}× of {least}"), of_goal));
+        let behind = Compared::measure(&small, &large, effort, At::BehindCheckpoint).await?;
+        rows.push(behind.row("  behind a checkpoint".to_owned(), "–".to_owned(), 1.0));
     }
-    rows.push(plans::run(&system, there, results).await?);
+    rows.push(plans::run(&large, there, results).await?);
     Ok(rows)
 }
 
-/// What redemptions cost just now.
-struct Measured {
+async fn start() -> anyhow::Result<System> {
+    let system = System::start(1).await?;
+    system.fund(CUSTOMERS).await?;
+    Ok(system)
+}
+
+/// Adds redemptions number `from` to `to`, the last of them as redemptions add them, while nobody else works.
+async fn grow(system: &System, all: &[&System], from: i64, to: i64) -> anyhow::Result<()> {
+    for system in all {
+        system.pause()?;
+    }
+    load(system, from, to - SINCE_CHECKPOINT).await?;
+    add(system, to - SINCE_CHECKPOINT, to, With::Indexes).await?;
+    for system in all {
+        system.resume().await?;
+    }
+    Ok(())
+}
+
+/// When something is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum At {
+    AnyTime,
+    BehindCheckpoint,
+}
+
+/// What redemptions cost by turns in a small and in a large system: microseconds of processor time, without those of who asked.
+struct Compared {
+    small: f64,
+    large: f64,
     figures: Figures,
     cost: Cost,
 }
 
-async fn measure(system: &System, effort: Effort) -> anyhow::Result<Measured> {
-    let meter = Meter::read(Some(system)).await?;
-    let sample = closed(Till::many(system, MIX, TILLS), effort.round).await;
-    Ok(Measured { figures: sample.figures(), cost: meter.cost(Some(system), sample.answered).await? })
-}
-
-impl Measured {
-    /// Microseconds of processor time of each, without those of who asked.
-    fn micros(&self) -> f64 {
-        self.cost.cpu_micros.iter().filter(|(name, _)| name != "load").map(|(_, micros)| micros).sum()
+impl Compared {
+    async fn measure(small: &System, large: &System, effort: Effort, at: At) -> anyhow::Result<Self> {
+        let (mut of_small, mut of_large, mut last) = (0.0, 0.0, None);
+        for _ in 0..TURNS {
+            of_small += measure(small, effort, at).await?.2;
+            let (figures, cost, micros) = measure(large, effort, at).await?;
+            of_large += micros;
+            last = Some((figures, cost));
+        }
+        let (figures, cost) = last.context("no turns")?;
+        let turns = f64::from(TURNS);
+        Ok(Self { small: of_small / turns, large: of_large / turns, figures, cost })
     }
 
-    fn row(self, name: String, goal: String, growth: f64, of_goal: f64) -> Row {
+    fn growth(&self) -> f64 {
+        self.large / self.small
+    }
+
+    fn row(self, name: String, goal: String, of_goal: f64) -> Row {
         Row {
             name,
             rival: String::new(),
             goal,
-            reached: format!("{growth:.2}×, {:.0} µs each", self.micros()),
+            reached: format!("{:.2}×, {:.0} of {:.0} µs", self.growth(), self.large, self.small),
             of_goal,
             ours: Some(self.figures),
             theirs: None,
             cost: Some(self.cost),
         }
     }
+}
+
+async fn measure(system: &System, effort: Effort, at: At) -> anyhow::Result<(Figures, Cost, f64)> {
+    if at == At::BehindCheckpoint {
+        database::checkpoint().await?;
+    }
+    let meter = Meter::read(Some(system)).await?;
+    let sample = closed(Till::many(system, MIX, TILLS), effort.round).await;
+    let cost = meter.cost(Some(system), sample.answered).await?;
+    let micros = cost.cpu_micros.iter().filter(|(name, _)| name != "load").map(|(_, micros)| micros).sum();
+    Ok((sample.figures(), cost, micros))
 }
 
 /// Adds what redemptions number `from` to `to` left, without indexes meanwhile, and writes everything out.
