@@ -151,10 +151,8 @@ async fn taken_further(
     sagas: &[Saga],
     legs: &Legs,
 ) -> sqlx::Result<HashSet<Uuid>> {
-    let is_back = |saga: &&Saga| {
-        let legs = legs.get(&saga.legs_id).map_or(&[][..], Vec::as_slice);
-        saga.is_completed && legs.iter().any(|leg| leg.state == REVERSED)
-    };
+    let is_back =
+        |saga: &&Saga| saga.is_completed && of(legs, saga.legs_id).iter().any(|leg| leg.state == REVERSED);
     let reversed: Vec<Uuid> = sagas.iter().filter(is_back).map(|saga| saga.saga_id).collect();
     Ok(sqlx::query_scalar(TAKEN_FURTHER).bind(&reversed).fetch_all(wallet).await?.into_iter().collect())
 }
@@ -191,12 +189,16 @@ fn left_over(sagas: &[Saga], legs: &Legs) -> Vec<Value> {
 }
 
 fn still_taken(returned: &[Returned], legs: &Legs) -> Vec<Value> {
-    let of = |back: &Returned| legs.get(&back.legs_id).map_or(&[][..], Vec::as_slice);
     returned
         .iter()
-        .filter(|back| has_value(of(back)))
-        .map(|back| json!({ "saga_id": back.saga_id, "legs": shown(of(back)) }))
+        .map(|back| (back, of(legs, back.legs_id)))
+        .filter(|(_, legs)| has_value(legs))
+        .map(|(back, legs)| json!({ "saga_id": back.saga_id, "legs": shown(legs) }))
         .collect()
+}
+
+fn of(legs: &Legs, legs_id: Uuid) -> &[Leg] {
+    legs.get(&legs_id).map_or(&[], Vec::as_slice)
 }
 
 /// A leg that took nothing stays applied with nothing: no cancel was needed to undo it.
@@ -210,7 +212,7 @@ fn broken<'a>(
     is_broken: impl Fn(&Saga, &[Leg]) -> bool,
 ) -> Vec<Value> {
     sagas
-        .map(|saga| (saga, legs.get(&saga.legs_id).map_or(&[][..], Vec::as_slice)))
+        .map(|saga| (saga, of(legs, saga.legs_id)))
         .filter(|(saga, legs)| is_broken(saga, legs))
         .map(|(saga, legs)| json!({ "saga_id": saga.saga_id, "planned": saga.planned, "legs": shown(legs) }))
         .collect()

@@ -152,21 +152,30 @@ fn i8_a_completed_saga_lacks_a_leg() {
     });
 }
 
+/// What is not as it should be is a violation, unless a database has lost something: then it has to be named.
+fn is_named_where_a_database_forgot(name: &str, world: &mut World, saga: &str) {
+    let strict = checked(name, world);
+    assert!(strict.violations.iter().any(is_i8) && strict.lost.is_empty(), "{:?}", strict.violations);
+    world.meta["database_forgot"] = json!(true);
+    let report = checked(&format!("{name}-forgotten"), world);
+    assert_eq!(report.lost, [saga]);
+    assert!(!report.violations.iter().any(is_i8), "{:?}", report.violations);
+}
+
+fn is_i8(violation: &Violation) -> bool {
+    violation.invariant == Invariant::I8
+}
+
 /// Its wallet had heard of the leg before the database lost it: that is not promised, but has to be known.
 #[test]
 fn i8_a_leg_that_its_database_has_lost_is_named() {
     let mut world = sound();
     let leg = world.line("dumps/2/points/operation.jsonl", "op-annex-k1");
     (leg["legs_id"], leg["leg"]) = (Value::Null, Value::Null);
-    let is_i8 = |violation: &Violation| violation.invariant == Invariant::I8;
-    let strict = checked("i8-lost", &world);
-    assert!(strict.violations.iter().any(is_i8) && strict.lost.is_empty(), "{:?}", strict.violations);
-    world.meta["database_forgot"] = json!(true);
-    let report = checked("i8-forgotten", &world);
-    assert_eq!((report.violations, report.lost), (vec![], vec!["saga-annex-k1".to_owned()]));
+    is_named_where_a_database_forgot("i8-leg", &mut world, "saga-annex-k1");
     // A leg that is there, and is not what it should be, is no loss.
     world.line("dumps/2/store_credit/operation.jsonl", "op-annex-k1")["state"] = json!("reversed");
-    assert!(checked("i8-wrong", &world).violations.iter().any(is_i8));
+    assert!(checked("i8-leg-wrong", &world).violations.iter().any(is_i8));
 }
 
 /// Its till had everything taken back, and the wallet's database lost that it was asked to: that has to be known as well.
@@ -175,13 +184,7 @@ fn i8_a_return_that_its_database_has_lost_is_named() {
     let mut world = sound();
     let sagas = world.files.get_mut("dumps/2/wallet/saga.jsonl").expect("sagas");
     sagas.retain(|saga| saga["saga_id"] != "return-k4");
-    let is_i8 = |violation: &Violation| violation.invariant == Invariant::I8;
-    let strict = checked("i8-return-lost", &world);
-    assert!(strict.violations.iter().any(is_i8) && strict.lost.is_empty(), "{:?}", strict.violations);
-    world.meta["database_forgot"] = json!(true);
-    let report = checked("i8-return-forgotten", &world);
-    assert_eq!(report.lost, ["saga-shop-k4"]);
-    assert!(!report.violations.iter().any(is_i8), "{:?}", report.violations);
+    is_named_where_a_database_forgot("i8-return", &mut world, "saga-shop-k4");
     // Nobody asked for this one.
     world.line("dumps/2/points/operation.jsonl", "op-annex-k1")["state"] = json!("reversed");
     assert!(checked("i8-return-wrong", &world).violations.iter().any(is_i8));
@@ -192,13 +195,7 @@ fn i8_a_return_that_its_database_has_lost_is_named() {
 fn i8_a_returned_leg_that_its_database_has_lost_is_named() {
     let mut world = sound();
     world.line("dumps/2/points/operation.jsonl", "op-shop-k4")["state"] = json!("applied");
-    let is_i8 = |violation: &Violation| violation.invariant == Invariant::I8;
-    let strict = checked("i8-taken", &world);
-    assert!(strict.violations.iter().any(is_i8) && strict.lost.is_empty(), "{:?}", strict.violations);
-    world.meta["database_forgot"] = json!(true);
-    let report = checked("i8-taken-again", &world);
-    assert_eq!(report.lost, ["saga-shop-k4"]);
-    assert!(!report.violations.iter().any(is_i8), "{:?}", report.violations);
+    is_named_where_a_database_forgot("i8-taken", &mut world, "saga-shop-k4");
     world.line("dumps/2/points/operation.jsonl", "op-shop-k4")["state"] = json!("declined");
     assert!(checked("i8-taken-wrong", &world).violations.iter().any(is_i8));
 }
