@@ -91,26 +91,26 @@ impl Relay {
         let mut pause = PAUSE;
         loop {
             let is_last = stop.is_cancelled();
-            let wait = match self.pass().await {
+            let (wait, is_redis_there) = match self.pass().await {
                 Ok(passed) => {
                     pause = PAUSE;
                     // A full pass says that there is more.
-                    if passed.is_full { Duration::ZERO } else { SCAN_INTERVAL }
+                    (if passed.is_full { Duration::ZERO } else { SCAN_INTERVAL }, true)
                 }
                 Err(error) => {
                     self.report(&error).await;
                     pause = (pause * 2).min(PAUSE_CAP);
-                    pause
+                    (pause, matches!(error, RelayError::Database(_)))
                 }
             };
             if is_last {
                 return;
             }
-            // While Redis is away a wake-up is no reason to try sooner.
-            let is_healthy = pause == PAUSE;
+            // Whoever wakes has just written to the database, so it is there again; of Redis that says nothing.
+            let coalesce = if pause == PAUSE { COALESCE } else { PAUSE };
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                () = self.wake.notified(), if is_healthy => tokio::time::sleep(COALESCE).await,
+                () = self.wake.notified(), if is_redis_there => tokio::time::sleep(coalesce).await,
                 () = stop.cancelled() => {}
             }
         }

@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use redis::AsyncCommands;
 use schema::Database;
 use sqlx::PgPool;
-use testkit::TestDatabase;
+use testkit::{Mode, Proxy, TestDatabase};
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -161,6 +161,32 @@ async fn a_change_raises_the_floor_before_it_is_published() {
     assert_eq!(floor(&mut redis).await, "USD=9007199254740991,points=4");
     let left_ms: i64 = redis::cmd("PTTL").arg(&key).query_async(&mut redis).await.unwrap();
     assert!((14_000..=15_000).contains(&left_ms), "{left_ms}");
+}
+
+#[tokio::test]
+async fn who_has_written_wakes_a_relay_whose_database_was_away() {
+    let database = TestDatabase::create(Database::Points).await;
+    let admin = database.admin();
+    let proxy = Proxy::start(admin.get_host(), admin.get_port()).await;
+    let options = service::db::connect_options(&database.url(), "test").expect("options");
+    let behind = service::db::pool(options.host("127.0.0.1").port(proxy.port), 1);
+    let business = uuid::Uuid::new_v4().to_string();
+    let (listener, wake) = (subscribe(&business).await, Arc::new(Notify::new()));
+    let relay = Relay::new(Outbox::Balances, behind, Some(&redis_url()), wake.clone()).unwrap();
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    proxy.set(Mode::Cut);
+    tasks.spawn(relay.run(stop.clone()));
+    // By then it pauses for three seconds.
+    tokio::time::sleep(Duration::from_millis(3_300)).await;
+    proxy.set(Mode::Pass);
+    write(&pool(&database), &business, 3).await;
+    wake.notify_one();
+    let begun = std::time::Instant::now();
+    assert_eq!(versions(listener, 3).await, [1, 2, 3]);
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    stop.cancel();
+    tasks.close();
+    tasks.wait().await;
 }
 
 #[tokio::test]
