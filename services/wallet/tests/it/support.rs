@@ -143,14 +143,15 @@ impl System {
         };
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let redis = live::redis(self.redis_url.as_deref()).expect("a URL");
+        let clock = saga::DatabaseClock::default();
         let cache = Cache::start(redis.clone(), &tasks, &stop);
         let tokens = self.tokens.service("wallet");
-        let tenders = Tenders::init(&addresses, tokens, &cache, &tasks).expect("clients");
+        let tenders = Tenders::init(&addresses, tokens, &cache, &clock, &tasks).expect("clients");
         let live = live::Options { redis, ..live::Options::default() };
         let live = Live::start(live, cache, tenders.clone(), &tasks, stop.child_token(), &stop);
         let written = Arc::new(Notify::new());
         let sagas = Sagas::new(tenders.clone(), written.clone());
-        let engine = Engine::start(config, Arc::new(sagas), db::for_executor(options.clone()));
+        let engine = Engine::start(config, Arc::new(sagas), db::for_executor(options.clone()), clock);
         let app = App::new(engine.clone(), tenders, db::pool(options.clone(), 4), live);
         let redis_url = self.redis_url.as_deref();
         let relay = Relay::new(Outbox::Redemptions, db::pool(options, 1), redis_url, written).expect("a URL");
