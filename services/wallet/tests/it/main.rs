@@ -1,6 +1,8 @@
 //! The wallet over three real tenders, real databases and real sockets.
 
+mod admission;
 mod cancelling;
+mod clocks;
 mod contention;
 mod corners;
 mod history;

@@ -307,9 +307,9 @@ async fn c16_a_saga_that_kills_its_owner_after_an_answer_is_parked_as_well() {
     let _till = redeem(&system, &first, "k", order(TILL, &reward));
     until(&system, T1).await;
     first.engine.crash();
-    for owner in 2..=3 {
+    for taken_over in ["SELECT epoch = 2 FROM saga.saga", "SELECT epoch = 3 FROM saga.saga"] {
         let next = system.wallet_with(config()).await;
-        until(&system, &format!("SELECT epoch = {owner} FROM saga.saga")).await;
+        until(&system, taken_over).await;
         tokio::time::sleep(Duration::from_millis(300)).await;
         next.engine.crash();
     }

@@ -74,7 +74,7 @@ impl Part {
         Self { proxy: Proxy::start("127.0.0.1", port).await, tender }
     }
 
-    fn address(&self) -> String {
+    pub fn address(&self) -> String {
         format!("http://127.0.0.1:{}", self.proxy.port)
     }
 }
@@ -344,7 +344,7 @@ impl System {
 
     pub async fn execute(&self, statement: &'static str) {
         let pool = sqlx::PgPool::connect_with(self.database.admin()).await.expect("a pool");
-        sqlx::query(statement).execute(&pool).await.expect("done");
+        sqlx::raw_sql(statement).execute(&pool).await.expect("done");
         pool.close().await;
     }
 }
