@@ -33,8 +33,8 @@ mod write;
 pub use cancel::TurnBack;
 pub use config::{Config, Retry};
 pub use domain::{
-    Admission, Begin, Call, Conclusion, Domain, Ending, Key, NewSaga, Reason, Replied, Response, Saga,
-    SagaId, Turned,
+    Admission, Begin, Call, Conclusion, Domain, Ending, Key, NewSaga, Reason, Replied, RequestHash, Response,
+    Saga, SagaId, Turned,
 };
 pub use engine::{Engine, Submitted};
 pub use orphan::Orphan;

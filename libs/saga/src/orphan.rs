@@ -16,6 +16,8 @@ pub(crate) const ORPHAN: &str = "orphan";
 /// An effect without a saga.
 #[derive(Debug)]
 pub struct Orphan<P> {
+    /// The id of its stub.
+    pub id: SagaId,
     /// The tenant.
     pub business_id: String,
     /// Names the effect, so that it is parked once.
@@ -67,7 +69,7 @@ impl<D: Domain> Engine<D> {
              )
              INSERT INTO saga.saga_event (saga_id, epoch, event, detail) SELECT saga_id, 1, 'dead_letter', $8 FROM stub",
         )
-        .bind(SagaId::fresh())
+        .bind(orphan.id)
         .bind(&orphan.business_id)
         .bind(&orphan.name)
         .bind(D::PLAN_VERSION)

@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use api::{BusinessId, LegsId};
+use api::{
+    BusinessId, LegsId,
+    derive::{Bucket, fresh_id},
+};
 use metrics::counter;
 use saga::{Begin, Key, NewSaga, SagaId, Submitted, machine::Kind};
 use service::trace;
@@ -37,14 +40,13 @@ pub struct Returnable {
     pub legs_id: Uuid,
     /// Whether its hold has ended, by the database's clock.
     pub is_over: bool,
-    scope: String,
     key: String,
 }
 
 /// The columns that [`read`] expects.
 macro_rules! returnable {
     () => {
-        "SELECT r.redemption_id, r.business_id, r.status, s.plan, s.legs_id, s.scope, s.key,
+        "SELECT r.redemption_id, r.business_id, r.status, s.plan, s.legs_id, s.key,
              coalesce(r.hold_expires_at <= clock_timestamp(), false), r.cancel_requested
          FROM wallet.redemption r JOIN saga.saga s ON s.saga_id = r.redemption_id "
     };
@@ -73,9 +75,8 @@ fn read(row: &PgRow) -> sqlx::Result<Returnable> {
         plan: serde_json::from_value(row.try_get(3)?)
             .map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
         legs_id: row.try_get(4)?,
-        scope: row.try_get(5)?,
-        key: row.try_get(6)?,
-        is_over: row.try_get(7)?,
+        key: row.try_get(5)?,
+        is_over: row.try_get(6)?,
     })
 }
 
@@ -87,19 +88,19 @@ pub fn saga(redemption: &Returnable, why: ReturnReason) -> NewSaga<Sagas> {
         Plan::Redeem(plan) => plan.legs_to_return(),
         _ => Vec::new(),
     };
-    // One return a redemption, whoever asks for it first: its key is the redemption's.
+    // One return a redemption, whoever asks for it first: its key is the redemption's, in the redemption's own namespace.
     let key = Key {
         business_id: redemption.business_id.clone(),
         operation: "return".to_owned(),
-        scope: redemption.scope.clone(),
+        scope: redemption.id.to_string(),
         key: redemption.key.clone(),
     };
     let plan =
         ReturnPlan { redemption_id: redemption.id, why, of: LegsId(redemption.legs_id), legs, answer: None };
     NewSaga {
-        id: SagaId::fresh(),
+        id: SagaId(fresh_id(Bucket::of_id(redemption.id))),
         key,
-        request_hash: Vec::new(),
+        request_hash: None,
         kind: Kind::ForwardOnly,
         legs_id: redemption.legs_id,
         parent_id: Some(SagaId(redemption.id)),
