@@ -96,3 +96,11 @@ WHERE returned > redeemed;
 SELECT redemption_id, status, redeemed, returned
 FROM wallet.redemption
 WHERE status IN ('reversed', 'voided', 'expired', 'refunded') AND returned <> redeemed;
+
+-- check: children_are_in_their_redemptions_bucket
+-- I7: What takes a redemption further is in its bucket: where the redemption is, there is all that may move it.
+SELECT saga_id, parent_id, legs_id
+FROM saga.saga
+WHERE parent_id IS NOT NULL
+  AND (get_byte(uuid_send(saga_id), 15) <> get_byte(uuid_send(parent_id), 15)
+       OR (legs_id <> saga_id AND get_byte(uuid_send(legs_id), 0) <> get_byte(uuid_send(parent_id), 15)));

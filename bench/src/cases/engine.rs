@@ -3,9 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use saga::{
-    DatabaseClock,
-    Admission, Begin, Call, Conclusion, Config, Domain, Ending, Engine, Key, NewSaga, Replied, Response,
-    Saga, SagaId, Submitted, Waited,
+    Admission, Begin, Call, Conclusion, Config, DatabaseClock, Domain, Ending, Engine, Key, NewSaga, Replied, RequestHash,
+    Response, Saga, SagaId, Submitted, Waited,
     machine::{Kind, Reply},
 };
 use schema::Database;
@@ -78,7 +77,7 @@ struct Asks(Arc<Engine<Idle>>);
 
 impl Caller for Asks {
     async fn call(&mut self, _: u64) -> Outcome {
-        let id = SagaId::fresh();
+        let id = SagaId(uuid::Uuid::now_v7());
         let key = Key {
             business_id: "bench".to_owned(),
             operation: "idle".to_owned(),
@@ -88,7 +87,7 @@ impl Caller for Asks {
         let new = NewSaga {
             id,
             key,
-            request_hash: vec![0; 32],
+            request_hash: Some(RequestHash { version: 1, bytes: [0; 32] }),
             kind: Kind::Compensable,
             legs_id: id.0,
             parent_id: None,

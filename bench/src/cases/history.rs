@@ -205,10 +205,10 @@ const VACUUM_LOTS: &str = "VACUUM tender.lot";
 
 /// Ids that grow with time, as those of sagas do; a redemption a millisecond. Documents are all alike: only their size matters.
 const SAGAS: &str = r#"
-INSERT INTO saga.saga (saga_id, business_id, operation, scope, key, request_hash, kind, version, legs_id, plan, state, epoch,
+INSERT INTO saga.saga (saga_id, business_id, operation, scope, key, request_hash, hash_version, kind, version, legs_id, plan, state, epoch,
                        owner, response_status, response, trace_id, created_at, deadline_at, budget_from, due_at, ended_at)
 SELECT (lpad(to_hex(1700000000000 + n), 12, '0') || '7000' || '8000' || lpad(to_hex(n), 12, '0'))::uuid, 'bench', 'redeem', '',
-       md5('key' || n)::uuid::text, sha256(n::text::bytea), 0, 1, md5('legs' || n)::uuid,
+       md5('key' || n)::uuid::text, sha256(n::text::bytea), 1, 0, 1, md5('legs' || n)::uuid,
        '{"kind": "redeem", "customer_id": "customer-12345", "order_id": "9e107d9d-372b-4b68-a6bc-4c9bbf3c9a1f", "currency": "USD",
          "amount": 1, "metadata": {}, "legs": [{"leg": 0, "tender": "store_credit", "amount": 1, "units": 1, "account": {
          "business_id": "bench", "customer_id": "customer-12345", "asset": "USD"}}]}',
@@ -246,9 +246,9 @@ FROM generate_series($FROM, $TO) AS n, LATERAL (SELECT to_timestamp((17000000000
 WHERE n % 10000 = 1";
 
 const OPERATIONS: &str = r#"
-INSERT INTO tender.operation (operation_id, business_id, account_no, kind, state, amount, request_hash, response, legs_id, leg,
+INSERT INTO tender.operation (operation_id, business_id, account_no, kind, state, amount, request_hash, hash_version, response, legs_id, leg,
                               epoch, order_id, created_at, updated_at)
-SELECT md5('leg' || n)::uuid, 'bench', a.account_no, 'debit', 'applied', 1, sha256(n::text::bytea),
+SELECT md5('leg' || n)::uuid, 'bench', a.account_no, 'debit', 'applied', 1, sha256(n::text::bytea), 1,
        ('{"state":"applied","amount":1,"lots":[{"lot_id":"' || md5('lot' || a.owner)::uuid
         || '","amount":1}],"after":{"version":2,"posted":1,"held":0,"available":1}}')::json,
        md5('legs' || n)::uuid, 0, 1, md5('key' || n)::uuid, t.at, t.at

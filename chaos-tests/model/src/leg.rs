@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use api::{
     BusinessId, LegsId,
+    derive::{leg_operation_id, requests},
     legs::{Account, Forward, LegKey, Mode, Take},
 };
 use chrono::{DateTime, TimeDelta, Utc};
@@ -12,7 +13,7 @@ use ledger::{AccountRef, Balance, Funding};
 use money::Asset;
 use saga::machine::Reply;
 use tender::{
-    command::{AccountKey, Action, Command, ForwardLeg, Outcome, State, leg_operation_id, leg_request_hash},
+    command::{AccountKey, Action, Command, ForwardLeg, Outcome, State},
     fold::{
         apply,
         book::{AccountState, Book, Lot, Mark},
@@ -170,7 +171,7 @@ fn key() -> AccountKey {
 }
 
 fn operation_id() -> Uuid {
-    leg_operation_id(&key().business_id, LegsId(Uuid::nil()), 0)
+    leg_operation_id(&key().business_id, &key().owner, LegsId(Uuid::nil()), 0)
 }
 
 fn command(ask: Ask, mode: Mode, amount: i64, late: bool) -> Command {
@@ -192,7 +193,7 @@ fn command(ask: Ask, mode: Mode, amount: i64, late: bool) -> Command {
         Ask::Capture => Action::Capture { amount },
         Ask::Debit => Action::Forward(ForwardLeg {
             key: leg,
-            request_hash: leg_request_hash(&account, &plan),
+            form: requests::leg(&account, &plan),
             plan,
             reverses: None,
             epoch: None,

@@ -64,7 +64,7 @@ impl World {
     ) -> Result<(), String> {
         let Some(redeem) = row.plan.redeem() else { return Ok(()) };
         for (number, leg) in redeem.legs.iter().enumerate() {
-            let id = plan::operation_id(plan::legs_id(redeem.order), number);
+            let id = plan::operation_id(leg.customer, plan::legs_id(redeem.order), number);
             let operation = self.tenders[leg.tender].operations.get(&id);
             let took_nothing =
                 operation.is_some_and(|operation| operation.outstanding() == 0 && operation.amount == 0);
@@ -126,7 +126,7 @@ impl World {
             }
             let Some(redeem) = row.plan.redeem() else { continue };
             for (number, leg) in redeem.legs.iter().enumerate() {
-                let operation = plan::operation_id(plan::legs_id(redeem.order), number);
+                let operation = plan::operation_id(leg.customer, plan::legs_id(redeem.order), number);
                 let expected =
                     if stands { redemption.taken[number] - redemption.refunded[number] } else { 0 };
                 let outstanding = self.tenders[leg.tender]

@@ -4,12 +4,13 @@ use std::rc::Rc;
 
 use api::{
     BusinessId,
+    derive::{leg_operation_id, requests},
     legs::{Account, Forward, LegAnswer, LegKey, LegState, Mode, Take},
 };
 use chrono::{DateTime, Utc};
 use money::Asset;
 use saga::machine::{Reply, Way};
-use tender::command::{AccountKey, Action, Command, ForwardLeg, leg_operation_id, leg_request_hash};
+use tender::command::{AccountKey, Action, Command, ForwardLeg};
 use uuid::Uuid;
 
 use crate::{Time, db::OrderNo};
@@ -97,9 +98,10 @@ pub fn legs_id(order: OrderNo) -> Uuid {
     Uuid::from_u128(0x1000_0000 + u128::from(order.0))
 }
 
-/// The operation id of a leg.
-pub fn operation_id(legs_id: Uuid, leg: usize) -> Uuid {
-    leg_operation_id(&business(), api::LegsId(legs_id), number(leg))
+/// The operation id of a leg of a customer's.
+pub fn operation_id(customer: usize, legs_id: Uuid, leg: usize) -> Uuid {
+    let AccountKey { business_id, owner, .. } = account(customer);
+    leg_operation_id(&business_id, &owner, api::LegsId(legs_id), number(leg))
 }
 
 /// The account of a customer at any tender.
@@ -152,8 +154,8 @@ pub fn command(sender: Sender<'_>, leg: usize, way: Way) -> Option<(usize, Comma
         }
         _ => (of, Action::Cancel(LegKey { legs_id: api::LegsId(of), leg: number(leg) })),
     };
-    let command =
-        Command { operation_id: operation_id(legs_id, leg), account: account(planned.customer), action };
+    let operation_id = operation_id(planned.customer, legs_id, leg);
+    let command = Command { operation_id, account: account(planned.customer), action };
     Some((planned.tender, command))
 }
 
@@ -177,8 +179,8 @@ fn forward(sender: Sender<'_>, leg: usize, plan: Forward) -> Action {
     let account = Account { business_id, customer_id: owner, asset };
     Action::Forward(ForwardLeg {
         key: LegKey { legs_id: api::LegsId(sender.legs_id), leg: number(leg) },
-        request_hash: leg_request_hash(&account, &plan),
-        reverses: plan.of.map(|of| operation_id(of.legs_id.0, usize::from(of.leg))),
+        form: requests::leg(&account, &plan),
+        reverses: plan.of.map(|of| operation_id(customer, of.legs_id.0, usize::from(of.leg))),
         plan,
         epoch: Some(sender.epoch),
     })

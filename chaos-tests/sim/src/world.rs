@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, rc::Rc};
 
-use api::legs::Take;
+use api::{derive::RequestForm, legs::Take};
 use ledger::Funding;
 use saga::machine::{Transition, Way};
 use tender::command::{Action, Command, Credit, RequestRef};
@@ -147,7 +147,7 @@ impl World {
                     reward_id: None,
                     customer_id: None,
                     details: serde_json::Value::Null,
-                    request_hash: [0; 32],
+                    form: RequestForm::of("credit", |_| {}),
                     request: RequestRef::default(),
                 };
                 let operation_id = Uuid::from_u128(0x2000_0000 + number);

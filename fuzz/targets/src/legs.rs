@@ -1,6 +1,9 @@
 //! A batch of leg commands, from its bytes through the fold of each tender.
 
-use api::legs::{Batch, LegAnswer, LegCommand};
+use api::{
+    derive::{RequestForm, derived_uuid},
+    legs::{Batch, LegAnswer, LegCommand},
+};
 use chrono::{DateTime, TimeDelta, Utc};
 use ledger::{AccountRef, Funding};
 use tender::{
@@ -80,10 +83,10 @@ fn open(book: &mut Book, key: &AccountKey) {
             reward_id,
             customer_id: None,
             details: serde_json::Value::Null,
-            request_hash: [0; 32],
+            form: RequestForm::of("credit", |_| {}),
             request: RequestRef::default(),
         };
-        let operation_id = api::id::derived_uuid(&[&number.to_string(), &lot.to_string()]);
+        let operation_id = derived_uuid(&[&number.to_string(), &lot.to_string()]);
         let command = Command { operation_id, account: key.clone(), action: Action::Credit(credit) };
         assert!(matches!(apply(book, &command), Outcome::Recorded(_)));
     }

@@ -3,7 +3,6 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -86,7 +85,7 @@ impl fmt::Display for CustomerId {
     }
 }
 
-/// The id under which tenders know the legs of one saga.
+/// The id of a saga's key, under which tenders know its legs.
 ///
 /// It is derived from what the caller sent, not drawn: should the wallet's database lose its tail, the
 /// till's retry meets the legs that it already has.
@@ -94,33 +93,10 @@ impl fmt::Display for CustomerId {
 #[serde(transparent)]
 pub struct LegsId(pub Uuid);
 
-impl LegsId {
-    /// The id of the legs of `operation` under `key`, in `scope` (empty, or the customer whose token it was).
-    #[must_use]
-    pub fn derive(business: &BusinessId, operation: &str, scope: &str, key: &str) -> Self {
-        Self(derived_uuid(&["legs", business.as_str(), operation, scope, key]))
-    }
-}
-
 impl fmt::Display for LegsId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
-}
-
-/// A UUID (version 8) that is a function of `parts` alone. Lengths are hashed too, so that no two lists of parts
-/// run together.
-#[must_use]
-pub fn derived_uuid(parts: &[&str]) -> Uuid {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update((part.len() as u64).to_be_bytes());
-        hash.update(part.as_bytes());
-    }
-    let digest = hash.finalize();
-    let mut bytes = [0_u8; 16];
-    bytes.copy_from_slice(&digest[..16]);
-    uuid::Builder::from_custom_bytes(bytes).into_uuid()
 }
 
 #[cfg(test)]
@@ -133,14 +109,5 @@ mod tests {
             assert_eq!(CustomerId::try_from(bad.to_owned()), Err(InvalidId), "{bad:?}");
         }
         assert!(CustomerId::try_from("x".repeat(128)).is_ok());
-    }
-
-    #[test]
-    fn derived_ids_depend_on_every_part_and_its_borders() {
-        let business = BusinessId::try_from("demo".to_owned()).expect("id");
-        let id = LegsId::derive(&business, "redeem", "", "k1");
-        assert_eq!(id, LegsId::derive(&business, "redeem", "", "k1"));
-        assert_ne!(id, LegsId::derive(&business, "redeem", "k", "1"));
-        assert_ne!(id, LegsId::derive(&business, "redee", "m", "k1"));
     }
 }

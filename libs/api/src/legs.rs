@@ -23,7 +23,7 @@ pub const TENDER: &str = "x-tender";
 pub const BATCH_MAX: usize = 64;
 
 /// The account that a leg works on, as in the saga's plan. A command with another account than the
-/// stored leg's is another request (409).
+/// stored leg's is another request (409), if it is of the same bucket; of another bucket, it is another leg.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Account {
@@ -72,7 +72,7 @@ pub enum LegAction {
     Query,
 }
 
-/// The plan of a forward leg. Its hash covers these fields and the account, without `not_after`.
+/// The plan of a forward leg. Its hash covers these fields and the account, without the times: [`crate::derive::requests::leg`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Forward {

@@ -4,6 +4,7 @@
 //! that a change of the wire never reaches a decision unseen.
 
 pub mod client;
+pub mod derive;
 pub mod history;
 pub mod id;
 pub mod legs;

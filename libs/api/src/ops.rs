@@ -62,9 +62,11 @@ pub struct BulkReplayRequest {
     pub dry_run: bool,
 }
 
-/// Slow enough for a tender that has just come back.
+/// Dead letters a second unless the request says: slow enough for a tender that has just come back.
+pub const RATE_DEFAULT: i32 = 20;
+
 const fn default_rate() -> i32 {
-    20
+    RATE_DEFAULT
 }
 
 /// Which open dead letters are replayed: those that meet every condition.

@@ -12,6 +12,9 @@ use uuid::Uuid;
 
 use crate::{CurrencyCode, CustomerId};
 
+/// How long a hold lasts, in seconds, unless the request says.
+pub const HOLD_DEFAULT_S: i64 = 15 * 60;
+
 /// Body of `POST /wallet/redeem`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

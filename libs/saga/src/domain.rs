@@ -9,19 +9,11 @@ use uuid::Uuid;
 
 use crate::machine::{Cause, Kind, Reply, Way};
 
-/// The id of a saga (UUIDv7).
+/// The id of a saga (UUIDv7), given by its domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, sqlx::Type)]
 #[serde(transparent)]
 #[sqlx(transparent)]
 pub struct SagaId(pub Uuid);
-
-impl SagaId {
-    /// A fresh id.
-    #[must_use]
-    pub fn fresh() -> Self {
-        Self(Uuid::now_v7())
-    }
-}
 
 impl fmt::Display for SagaId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -36,10 +28,19 @@ pub struct Key {
     pub business_id: String,
     /// The use case.
     pub operation: String,
-    /// Empty, or the party to whom the key's namespace belongs.
+    /// Empty, or to whom or to what the key's namespace belongs.
     pub scope: String,
     /// As the caller chose it.
     pub key: String,
+}
+
+/// The hash of a request, to tell a retry from a reuse of its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestHash {
+    /// By which of the domain's rules it was made; above 0.
+    pub version: i16,
+    /// The hash.
+    pub bytes: [u8; 32],
 }
 
 /// A saga that runs: everything about it that never changes while one owner runs it.
@@ -74,8 +75,8 @@ pub struct NewSaga<D: Domain> {
     pub id: SagaId,
     /// Its key.
     pub key: Key,
-    /// Hash of the request, to tell a retry from a reuse of the key.
-    pub request_hash: Vec<u8>,
+    /// Of the request; none if nobody can repeat it.
+    pub request_hash: Option<RequestHash>,
     /// Whether it may be turned back.
     pub kind: Kind,
     /// Under which participants know its legs.

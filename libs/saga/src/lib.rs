@@ -44,8 +44,8 @@ pub use cancel::TurnBack;
 pub use clock::{DatabaseClock, DatabaseTime};
 pub use config::{Config, Retry};
 pub use domain::{
-    Admission, Begin, Call, Conclusion, Domain, Ending, Key, NewSaga, Reason, Replied, Response, Saga,
-    SagaId, Turned,
+    Admission, Begin, Call, Conclusion, Domain, Ending, Key, NewSaga, Reason, Replied, RequestHash, Response,
+    Saga, SagaId, Turned,
 };
 pub use engine::Engine;
 pub use error::StoreError;

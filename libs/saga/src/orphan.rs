@@ -18,6 +18,8 @@ const TAKEN_BACK: &str = "taken_back";
 /// An effect without a saga.
 #[derive(Debug)]
 pub struct Orphan<P> {
+    /// The id of its stub.
+    pub id: SagaId,
     /// The tenant.
     pub business_id: String,
     /// Names the effect, so that it is parked once.
@@ -84,7 +86,7 @@ impl<D: Domain> Engine<D> {
              )
              INSERT INTO saga.saga_event (saga_id, epoch, event, detail) SELECT saga_id, 1, 'dead_letter', $8 FROM stub",
         )
-        .bind(SagaId::fresh())
+        .bind(orphan.id)
         .bind(&orphan.business_id)
         .bind(&orphan.name)
         .bind(D::version(&orphan.plan))
@@ -98,6 +100,13 @@ impl<D: Domain> Engine<D> {
         .await?;
         Ok(parked.rows_affected() == 1)
     }
+}
+
+/// A fresh id with the last byte of another, where a domain may keep what its ids have in common.
+fn beside(SagaId(id): SagaId) -> SagaId {
+    let mut bytes = Uuid::now_v7().into_bytes();
+    bytes[15] = id.as_bytes()[15];
+    SagaId(Uuid::from_bytes(bytes))
 }
 
 /// The operation of the saga to which legs belong.
@@ -129,7 +138,7 @@ pub(crate) async fn take_back<D: Domain>(
              clock_timestamp(), clock_timestamp(), clock_timestamp(), clock_timestamp())
          ON CONFLICT DO NOTHING",
     )
-    .bind(SagaId::fresh())
+    .bind(beside(orphan.id))
     .bind(&orphan.key.business_id)
     .bind(TAKEN_BACK)
     .bind(orphan.legs_id.to_string())

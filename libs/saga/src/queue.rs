@@ -205,6 +205,8 @@ impl<T> Drop for CloseOnDrop<T> {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
 
     impl OfSaga for SagaId {
@@ -217,7 +219,7 @@ mod tests {
     async fn no_saga_is_with_two_writers() {
         let queue = Arc::new(Queue::new(256, Registry::default()));
         let writers = CloseOnDrop(queue.clone());
-        let (one, other) = (SagaId::fresh(), SagaId::fresh());
+        let (one, other) = (SagaId(Uuid::now_v7()), SagaId(Uuid::now_v7()));
         for saga in [one, one, other] {
             queue.push(saga).expect("room");
         }
@@ -234,9 +236,9 @@ mod tests {
     #[tokio::test]
     async fn what_is_less_than_half_waits_for_a_moment_only() {
         let registry = Registry::default();
-        let places: Vec<_> = (0..SIBLINGS).map(|_| registry.enter(SagaId::fresh())).collect();
+        let places: Vec<_> = (0..SIBLINGS).map(|_| registry.enter(SagaId(Uuid::now_v7()))).collect();
         let queue = Arc::new(Queue::new(256, registry));
-        queue.push(SagaId::fresh()).expect("room");
+        queue.push(SagaId(Uuid::now_v7())).expect("room");
         let taken = tokio::time::timeout(Duration::from_secs(5), queue.take()).await;
         assert_eq!(taken.expect("in time").0.requests.len(), 1);
         drop(places);
@@ -245,9 +247,9 @@ mod tests {
     #[tokio::test]
     async fn sagas_that_sleep_are_no_siblings() {
         let registry = Registry::default();
-        let mut asleep: Vec<_> = (0..64).map(|_| registry.enter(SagaId::fresh())).collect();
+        let mut asleep: Vec<_> = (0..64).map(|_| registry.enter(SagaId(Uuid::now_v7()))).collect();
         asleep.iter_mut().for_each(|guard| guard.set_awake(false));
-        let _lone = registry.enter(SagaId::fresh());
+        let _lone = registry.enter(SagaId(Uuid::now_v7()));
         assert_eq!((registry.len(), registry.awake()), (65, 1));
         assert_eq!(when(1, registry.awake(), false, 256), When::Now, "a lone caller waits for nobody");
         asleep.clear();

@@ -8,7 +8,7 @@ use sqlx::{PgExecutor, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use crate::{
-    domain::{Domain, Key, Response, Saga, SagaId, Turned},
+    domain::{Domain, Key, RequestHash, Response, Saga, SagaId, Turned},
     machine::{Kind, State},
     write::stored_response,
 };
@@ -28,8 +28,8 @@ pub struct Stored {
     pub epoch: i64,
     /// Whether its key was cancelled.
     pub key_cancelled: bool,
-    /// Hash of the request that made it.
-    pub request_hash: Vec<u8>,
+    /// Of the request that made it; none if nobody can repeat it.
+    pub request_hash: Option<RequestHash>,
     /// The answer under its key, once there is one.
     pub response: Option<Response>,
     /// When it was written.
@@ -68,8 +68,8 @@ pub(crate) struct Loaded<D: Domain> {
 macro_rules! columns {
     () => {
         "s.saga_id, s.business_id, s.operation, s.scope, s.key, s.state, s.backward, s.epoch, s.key_cancelled, \
-         s.request_hash, s.response_status, s.response, s.created_at, s.deadline_at, s.kind, s.version, s.legs_id, \
-         s.parent_id, s.plan, s.cause, s.owner, s.poison, s.trace_id, s.budget_from"
+         s.request_hash, s.hash_version, s.response_status, s.response, s.created_at, s.deadline_at, s.kind, s.version, \
+         s.legs_id, s.parent_id, s.plan, s.cause, s.owner, s.poison, s.trace_id, s.budget_from"
     };
 }
 pub(crate) use columns;
@@ -90,7 +90,7 @@ impl Raw {
             backward: row.try_get("backward")?,
             epoch: row.try_get("epoch")?,
             key_cancelled: row.try_get("key_cancelled")?,
-            request_hash: row.try_get("request_hash")?,
+            request_hash: request_hash(row)?,
             response: stored_response(row.try_get("response_status")?, row.try_get("response")?),
             created_at: row.try_get("created_at")?,
             deadline_at: row.try_get("deadline_at")?,
@@ -146,6 +146,17 @@ impl Raw {
             budget_from: self.budget_from,
         })
     }
+}
+
+/// Version 0: there is none.
+pub(crate) fn request_hash(row: &PgRow) -> sqlx::Result<Option<RequestHash>> {
+    let version: i16 = row.try_get("hash_version")?;
+    if version == 0 {
+        return Ok(None);
+    }
+    let bytes: Vec<u8> = row.try_get("request_hash")?;
+    let bytes = bytes.try_into().map_err(|_| sqlx::Error::Decode("a request's hash is cut".into()))?;
+    Ok(Some(RequestHash { version, bytes }))
 }
 
 fn decode<T: DeserializeOwned>(json: serde_json::Value) -> Result<T, String> {

@@ -196,7 +196,7 @@ async fn write_sagas<D: Domain>(
         .bind(text(|n| &n.key.operation))
         .bind(text(|n| &n.key.scope))
         .bind(text(|n| &n.key.key))
-        .bind(inserts.iter().map(|r| &*r.new.request_hash).collect::<Vec<_>>())
+        .bind(inserts.iter().map(|r| hash_of(r.new).0).collect::<Vec<_>>())
         .bind(inserts.iter().map(|r| kind_code(r.new.kind)).collect::<Vec<_>>())
         // A saga that never runs has no legs: it must not hide those of one that was lost.
         .bind(
@@ -226,6 +226,7 @@ async fn write_sagas<D: Domain>(
         .bind(moves.iter().map(|m| m.response.as_ref().map(|r| status_code(r.status))).collect::<Vec<_>>())
         .bind(moves.iter().map(|m| m.response.as_ref().map(|r| &*r.body)).collect::<Vec<_>>())
         .bind(moves.iter().map(|m| m.due_ms).collect::<Vec<_>>())
+        .bind(inserts.iter().map(|r| hash_of(r.new).1).collect::<Vec<_>>())
         .fetch_all(conn)
         .await?;
     let mut done = HashMap::with_capacity(rows.len());
@@ -237,6 +238,11 @@ async fn write_sagas<D: Domain>(
         done.insert(row.try_get(0)?, what);
     }
     Ok(done)
+}
+
+/// Of its request, empty if there is none; and its version.
+fn hash_of<D: Domain>(new: &NewSaga<D>) -> (&[u8], i16) {
+    new.request_hash.as_ref().map_or((&[], 0), |hash| (&hash.bytes, hash.version))
 }
 
 async fn cancel_parent_keys<'a, D: Domain>(

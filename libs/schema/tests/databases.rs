@@ -137,6 +137,8 @@ async fn the_databases_refuse_what_must_not_be_there_twice_or_below_zero() {
         ("UPDATE tender.lot SET remaining = 11", "lot_remaining_within_original"),
         ("UPDATE tender.lot SET remaining = 10, held = 1", "lot_remaining_within_original"),
         ("INSERT INTO tender.operation SELECT * FROM tender.operation", "operation_pkey"),
+        ("UPDATE tender.operation SET hash_version = 1", "operation_hash_has_version"),
+        ("UPDATE tender.operation SET request_hash = 'x', hash_version = 1", "operation_hash_is_whole"),
         ("INSERT INTO tender.entry SELECT * FROM tender.entry WHERE account_no = 1", "entry_version_once"),
         (
             "INSERT INTO tender.credit_reference VALUES ('b', 'earn', 'r', gen_random_uuid()), ('b', 'earn', 'r', gen_random_uuid())",
@@ -183,6 +185,8 @@ async fn the_databases_refuse_what_must_not_be_there_twice_or_below_zero() {
         ("UPDATE wallet.redemption SET redeemed = 11", "redemption_redeemed_within_amount"),
         ("UPDATE wallet.redemption SET returned = 1", "redemption_returned_within_redeemed"),
         ("UPDATE saga.saga SET state = 1", "saga_direction_fits"),
+        ("UPDATE saga.saga SET hash_version = 1", "saga_hash_has_version"),
+        ("UPDATE saga.saga SET request_hash = sha256('x')", "saga_hash_has_version"),
     ];
     refuses(Database::Points, ONE_CREDIT, &points).await;
     refuses(Database::Wallet, ONE_LETTER, &wallet).await;

@@ -2,13 +2,14 @@
 
 use api::{
     Problem,
+    derive::{leg_operation_id, requests},
     id::is_visible_ascii,
     legs::{Account, Forward, LegAction, LegCommand, LegKey, Mode},
 };
 use chrono::DateTime;
 
 use crate::{
-    command::{AccountKey, Action, Command, ForwardLeg, leg_operation_id, leg_request_hash},
+    command::{AccountKey, Action, Command, ForwardLeg},
     rules::Rules,
 };
 
@@ -35,7 +36,7 @@ pub fn leg(rules: &dyn Rules, command: LegCommand) -> Result<Command, Box<Proble
         LegAction::Capture { amount } => Action::Capture { amount },
         LegAction::Query => Action::Query,
     };
-    let operation_id = leg_operation_id(&account.business_id, legs_id, leg);
+    let operation_id = leg_operation_id(&account.business_id, &account.customer_id, legs_id, leg);
     Ok(Command { operation_id, account: AccountKey::from(account), action })
 }
 
@@ -70,7 +71,9 @@ fn forward(
     if !rules.takes_from_rewards() && plan.reward_id.is_some() {
         return invalid("reward_id", "is for digital rewards only");
     }
-    let reverses = plan.of.map(|of| leg_operation_id(&account.business_id, of.legs_id, of.leg));
-    let request_hash = leg_request_hash(account, &plan);
-    Ok(ForwardLeg { key, plan, reverses, request_hash, epoch })
+    let operation_id =
+        |of: LegKey| leg_operation_id(&account.business_id, &account.customer_id, of.legs_id, of.leg);
+    let reverses = plan.of.map(operation_id);
+    let form = requests::leg(account, &plan);
+    Ok(ForwardLeg { key, plan, reverses, form, epoch })
 }

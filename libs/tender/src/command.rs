@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use api::{
-    BusinessId, LegsId,
-    id::derived_uuid,
+    BusinessId,
+    derive::{RequestForm, UnknownHashVersion},
     legs::{Account, Forward, LegKey},
 };
 use chrono::{DateTime, Utc};
 use ledger::Funding;
 use money::Asset;
-use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 /// Whose account in which asset.
@@ -33,7 +32,7 @@ impl From<Account> for AccountKey {
 /// One command to one account.
 #[derive(Debug, Clone)]
 pub struct Command {
-    /// Derived from the command's unique scope, so that its primary key is the idempotency key.
+    /// Derived from the command's unique scope ([`api::derive`]), so that its primary key is the idempotency key.
     pub operation_id: Uuid,
     /// The account that is locked for it.
     pub account: AccountKey,
@@ -80,8 +79,8 @@ pub struct ForwardLeg {
     pub plan: Forward,
     /// The operation that a reversal gives back.
     pub reverses: Option<Uuid>,
-    /// SHA-256 of account and plan.
-    pub request_hash: [u8; 32],
+    /// Account and plan, to tell a retry from another leg.
+    pub form: RequestForm,
     /// The saga's epoch.
     pub epoch: Option<i64>,
 }
@@ -109,8 +108,8 @@ pub struct Credit {
     pub customer_id: Option<String>,
     /// Who asked and why, as stored.
     pub details: serde_json::Value,
-    /// SHA-256 of the request.
-    pub request_hash: [u8; 32],
+    /// What was asked for, to tell a retry from another request.
+    pub form: RequestForm,
     /// The request, named in a refusal that is stored.
     pub request: RequestRef,
 }
@@ -122,27 +121,6 @@ pub struct RequestRef {
     pub instance: Option<String>,
     /// Its trace.
     pub trace_id: Option<String>,
-}
-
-/// The operation id of a leg.
-#[must_use]
-pub fn leg_operation_id(business: &BusinessId, legs_id: LegsId, leg: u16) -> Uuid {
-    derived_uuid(&["leg", business.as_str(), &legs_id.to_string(), &leg.to_string()])
-}
-
-/// The operation id of a public operation of `customer` under an idempotency key.
-#[must_use]
-pub fn public_operation_id(business: &BusinessId, customer: &str, operation: &str, key: &str) -> Uuid {
-    derived_uuid(&["operation", business.as_str(), customer, operation, key])
-}
-
-/// The hash of a leg's plan: everything that decides what it does. `not_after` is left out, for a retry may carry
-/// a later one.
-#[must_use]
-pub fn leg_request_hash(account: &Account, plan: &Forward) -> [u8; 32] {
-    let plan = Forward { not_after: None, hold_until: None, ..plan.clone() };
-    let text = serde_json::to_vec(&(account, &plan)).expect("a plan is plain data");
-    Sha256::digest(text).into()
 }
 
 /// What a command came to.
@@ -197,6 +175,8 @@ pub enum Rejection {
         /// For a developer to read.
         detail: &'static str,
     },
+    /// Whether it is the stored request cannot be said here: its hash was made by a version that is not known.
+    UnknownHashVersion(UnknownHashVersion),
     /// The stored data contradict themselves; somebody has to look.
     Broken,
 }

@@ -53,12 +53,12 @@ pub struct LotTerms {
 
 /// Gives new rewards an id and a code.
 pub trait Issuer: Debug + Send + Sync + 'static {
-    /// The reward of the credit with this operation id. The same operation gets the same reward and code; they are
-    /// kept before the value exists, so that no value is ever without its code.
+    /// The reward with this id ([`api::derive::reward_id`]) and its code, which is always the same. They are kept before
+    /// the value exists, so that no value is ever without its code.
     fn issue<'a>(
         &'a self,
         business_id: &'a BusinessId,
-        operation_id: Uuid,
+        reward_id: Uuid,
     ) -> BoxFuture<'a, Result<Issued, ApiError>>;
 }
 

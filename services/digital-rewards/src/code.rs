@@ -1,4 +1,4 @@
-//! The codes on rewards. Pure: a code is a function of a secret and the operation that issued the reward.
+//! The codes on rewards. Pure: a code is a function of a secret and the reward's id.
 
 use std::fmt;
 
@@ -40,11 +40,11 @@ impl Pepper {
         if secret.len() < PEPPER_MIN { Err(PepperTooShort) } else { Ok(Self(secret.as_bytes().to_vec())) }
     }
 
-    /// The code of the reward that this operation issues. It is derived, not drawn, so that a repeated request shows
-    /// the same code again although it is stored nowhere.
+    /// The code of the reward with this id. It is derived, not drawn, so that a repeated request shows the same code
+    /// again although it is stored nowhere.
     #[must_use]
-    pub fn code(&self, operation_id: Uuid) -> String {
-        let digest = self.mac("code", &[operation_id.as_bytes()]);
+    pub fn code(&self, reward_id: Uuid) -> String {
+        let digest = self.mac("code", &[reward_id.as_bytes()]);
         let bits = digest.iter().take(16).fold(0_u128, |bits, byte| (bits << 8) | u128::from(*byte));
         let letter = |place: usize| {
             let index = usize::try_from((bits >> (5 * place)) & 31).unwrap_or_default();
@@ -92,8 +92,19 @@ mod tests {
         BusinessId::try_from(id.to_owned()).unwrap()
     }
 
+    /// Computed by a program of its own (Python's hmac). **A literal that changes is a change of the contract**: printed
+    /// codes would no longer be found.
     #[test]
-    fn a_code_is_the_same_for_the_same_operation_only() {
+    fn golden_codes() {
+        let code = pepper().code(Uuid::from_u128(7));
+        assert_eq!(code, "2RQ5YHQV7S65KGAY8FBY");
+        let hash = pepper().hash(&business("demo"), &code).unwrap();
+        let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, "8f9f36836f39e117ff542acc6e25707395eb8c52cd1d03e16537787174c6a7e2");
+    }
+
+    #[test]
+    fn a_code_is_the_same_for_the_same_reward_only() {
         let id = Uuid::from_u128(7);
         let code = pepper().code(id);
         assert_eq!(code.len(), LENGTH);

@@ -29,9 +29,8 @@ impl CodeIssuer {
         Self { pool, pepper }
     }
 
-    async fn keep(&self, business: &BusinessId, operation_id: Uuid) -> Result<Issued, ApiError> {
-        let code = self.pepper.code(operation_id);
-        let reward_id = api::id::derived_uuid(&["reward", &operation_id.to_string()]);
+    async fn keep(&self, business: &BusinessId, reward_id: Uuid) -> Result<Issued, ApiError> {
+        let code = self.pepper.code(reward_id);
         let hash = self.pepper.hash(business, &code);
         sqlx::query(KEEP)
             .bind(business.as_str())
@@ -48,8 +47,8 @@ impl Issuer for CodeIssuer {
     fn issue<'a>(
         &'a self,
         business_id: &'a BusinessId,
-        operation_id: Uuid,
+        reward_id: Uuid,
     ) -> BoxFuture<'a, Result<Issued, ApiError>> {
-        Box::pin(self.keep(business_id, operation_id))
+        Box::pin(self.keep(business_id, reward_id))
     }
 }

@@ -11,7 +11,11 @@ use std::{
     time::Duration,
 };
 
-use api::{BusinessId, wallet::TenderKind};
+use api::{
+    BusinessId,
+    derive::{lock_key, pause_guard},
+    wallet::TenderKind,
+};
 use chrono::{DateTime, Utc};
 use metrics::gauge;
 use saga::ops::{NewAction, record, was_done};
@@ -146,9 +150,8 @@ pub async fn of_business(pool: &PgPool, business_id: &str) -> sqlx::Result<Vec<P
 async fn write(pool: &PgPool, change: &Change<'_>) -> sqlx::Result<Changed> {
     let mut tx = pool.begin().await?;
     // One order at a time for each business and tender: whether it changes anything depends on the one before.
-    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1 || ' ' || $2, 0))")
-        .bind(change.business_id)
-        .bind(change.tender.as_str())
+    sqlx::query("SELECT pg_advisory_xact_lock($1)")
+        .bind(lock_key(pause_guard(change.business_id, change.tender.as_str())))
         .execute(&mut *tx)
         .await?;
     let earlier = was_done(&mut tx, change.business_id, change.operation_id, None).await?;

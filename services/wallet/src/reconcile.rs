@@ -7,12 +7,13 @@
 use std::{collections::HashSet, time::Duration};
 
 use api::{
+    derive::{Bucket, fresh_id, orphan_key},
     legs::{LegInForce, LegState},
     wallet::TenderKind,
 };
 use chrono::TimeDelta;
 use metrics::counter;
-use saga::Orphan;
+use saga::{Orphan, SagaId};
 use sqlx::PgPool;
 
 use crate::{
@@ -70,9 +71,9 @@ async fn park_orphans(app: &App, kind: TenderKind, legs: &[LegInForce]) -> anyho
             legs: vec![ReturnLeg { leg: leg.key.leg, tender: kind, account: leg.account.clone() }],
         });
         let orphan = Orphan {
+            id: SagaId(fresh_id(Bucket::of_key(leg.key.legs_id))),
             business_id: leg.account.business_id.as_str().to_owned(),
-            // Named by the leg, so that one leg is parked once, whoever finds it.
-            name: format!("{} {}/{}", kind.as_str(), leg.key.legs_id, leg.key.leg),
+            name: orphan_key(kind.as_str(), leg.key.legs_id, leg.key.leg),
             legs_id: leg.key.legs_id.0,
             participant: kind.as_str().to_owned(),
             plan,

@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use api::{BusinessId, LegsId, id::derived_uuid};
+use api::{
+    BusinessId, LegsId,
+    derive::{Bucket, fresh_id},
+};
 use metrics::counter;
 use saga::{Begin, Key, NewSaga, SagaId, Submitted, machine::Kind};
 use service::trace;
@@ -17,6 +20,8 @@ use crate::{
 
 /// A forward-only saga is never turned back, so its deadline is nobody's.
 pub const DEADLINE: Duration = Duration::from_secs(10);
+/// The operation's name in keys.
+const OPERATION: &str = "return";
 /// How often holds that ran out are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
 /// Most holds in one sweep.
@@ -28,7 +33,7 @@ pub struct Returnable {
     /// Its id.
     pub id: Uuid,
     /// Whose.
-    pub business_id: String,
+    pub business_id: BusinessId,
     /// Where it stands.
     pub status: String,
     /// What made it.
@@ -37,14 +42,13 @@ pub struct Returnable {
     pub legs_id: Uuid,
     /// Whether its hold has ended, by the database's clock.
     pub is_over: bool,
-    scope: String,
     key: String,
 }
 
 /// The columns that [`read`] expects.
 macro_rules! returnable {
     () => {
-        "SELECT r.redemption_id, r.business_id, r.status, s.plan, s.legs_id, s.scope, s.key,
+        "SELECT r.redemption_id, r.business_id, r.status, s.plan, s.legs_id, s.key,
              coalesce(r.hold_expires_at <= clock_timestamp(), false), r.cancel_requested
          FROM wallet.redemption r JOIN saga.saga s ON s.saga_id = r.redemption_id "
     };
@@ -68,14 +72,14 @@ pub async fn load(pool: &PgPool, business: &BusinessId, id: Uuid) -> sqlx::Resul
 fn read(row: &PgRow) -> sqlx::Result<Returnable> {
     Ok(Returnable {
         id: row.try_get(0)?,
-        business_id: row.try_get(1)?,
+        business_id: BusinessId::try_from(row.try_get::<String, _>(1)?)
+            .map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
         status: row.try_get(2)?,
         plan: serde_json::from_value(row.try_get(3)?)
             .map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
         legs_id: row.try_get(4)?,
-        scope: row.try_get(5)?,
-        key: row.try_get(6)?,
-        is_over: row.try_get(7)?,
+        key: row.try_get(5)?,
+        is_over: row.try_get(6)?,
     })
 }
 
@@ -87,21 +91,21 @@ pub fn saga(redemption: &Returnable, why: ReturnReason) -> NewSaga<Sagas> {
         Plan::Redeem(plan) => plan.legs_to_return(),
         _ => Vec::new(),
     };
-    // One return a redemption, whoever asks for it first: its key is the redemption's.
+    // One return a redemption, whoever asks for it first: its key is the redemption's, in the redemption's own namespace.
     let key = Key {
-        business_id: redemption.business_id.clone(),
-        operation: "return".to_owned(),
-        scope: redemption.scope.clone(),
+        business_id: redemption.business_id.as_str().to_owned(),
+        operation: OPERATION.to_owned(),
+        scope: redemption.id.to_string(),
         key: redemption.key.clone(),
     };
     let plan =
         ReturnPlan { redemption_id: redemption.id, why, of: LegsId(redemption.legs_id), legs, answer: None };
     NewSaga {
-        id: SagaId::fresh(),
-        request_hash: Vec::new(),
+        id: SagaId(fresh_id(Bucket::of_id(redemption.id))),
+        request_hash: None,
         kind: Kind::ForwardOnly,
         // Its own: the legs that it cancels are the redemption's, and named in its plan.
-        legs_id: derived_uuid(&["legs", &key.business_id, &key.operation, &key.scope, &key.key]),
+        legs_id: LegsId::of_child(&redemption.business_id, OPERATION, redemption.id, &key.key).0,
         key,
         parent_id: Some(SagaId(redemption.id)),
         plan: Arc::new(Plan::Return(plan)),

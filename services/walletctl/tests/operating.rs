@@ -74,6 +74,7 @@ impl Desk {
         for number in 0..count {
             let of = api::LegsId(uuid::Uuid::new_v4());
             let orphan = Orphan {
+                id: saga::SagaId(uuid::Uuid::now_v7()),
                 business_id: "demo".to_owned(),
                 name: format!("orphan-{number}"),
                 legs_id: of.0,

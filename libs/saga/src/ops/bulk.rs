@@ -12,7 +12,11 @@ use super::{
     actions::{self, NewAction},
     letters::{LetterFilter, bind_filter, matching},
 };
-use crate::{domain::Domain, engine::Engine};
+use crate::{
+    domain::{Domain, RequestHash},
+    engine::Engine,
+    row,
+};
 
 /// Most dead letters that one replay has.
 pub const MEMBERS_MAX: i64 = 10_000;
@@ -32,8 +36,8 @@ pub struct BulkOrder {
     pub operation_id: String,
     /// Why.
     pub reason: String,
-    /// Hash of the order, to tell a repetition from a reuse of the operation id.
-    pub request_hash: Vec<u8>,
+    /// Of the order, to tell a repetition from a reuse of the operation id.
+    pub request_hash: RequestHash,
     /// Which.
     pub filter: LetterFilter,
     /// The filter as it was asked for, to be shown.
@@ -103,14 +107,21 @@ pub enum BulkFiled {
     Known(BulkReplay),
     /// The operation id was used for something else.
     Reused,
+    /// Whether it is the order that is stored cannot be said.
+    NotJudged,
 }
 
 impl<D: Domain> Engine<D> {
-    /// Writes a replay of many down, for a process to carry out.
+    /// Writes a replay of many down, for a process to carry out. `is_same`: whether the order is the one whose hash is
+    /// stored under its operation id, if that can be said.
     ///
     /// # Errors
     /// Of the database; at COMMIT it may have been written, and the same order again tells.
-    pub async fn file_bulk_replay(&self, order: &BulkOrder) -> sqlx::Result<BulkFiled> {
+    pub async fn file_bulk_replay(
+        &self,
+        order: &BulkOrder,
+        is_same: impl Fn(RequestHash) -> Option<bool> + Send,
+    ) -> sqlx::Result<BulkFiled> {
         let mut tx = self.pool.begin().await?;
         let is_used =
             actions::was_done(&mut tx, &order.business_id, &order.operation_id, None).await?.is_some();
@@ -120,7 +131,7 @@ impl<D: Domain> Engine<D> {
                 record(&mut tx, order, true, json!({ "matched": matched })).await?;
                 BulkFiled::Started(show(&mut tx, &order.business_id, &order.operation_id).await?)
             }
-            None => known(&mut tx, order).await?,
+            None => known(&mut tx, order, is_same).await?,
         };
         tx.commit().await?;
         Ok(filed)
@@ -195,9 +206,9 @@ async fn insert(tx: &mut PgConnection, order: &BulkOrder) -> sqlx::Result<Option
         "    ORDER BY d.opened_at, d.dead_letter_id LIMIT $13 + 1
          ), replay AS (
              INSERT INTO saga.bulk_replay (business_id, operation_id, request_hash, filter, rate, actor, reason,
-                 matched, truncated, finished_at)
+                 matched, truncated, finished_at, hash_version)
              SELECT $1, $7, $8, $9, $10, $11, $12, least(count(*), $13), count(*) > $13,
-                 CASE WHEN count(*) = 0 THEN clock_timestamp() END
+                 CASE WHEN count(*) = 0 THEN clock_timestamp() END, $14
              FROM member
              ON CONFLICT ON CONSTRAINT bulk_replay_once DO NOTHING RETURNING bulk_id, matched
          ), fixed AS (
@@ -209,27 +220,37 @@ async fn insert(tx: &mut PgConnection, order: &BulkOrder) -> sqlx::Result<Option
     );
     bind_filter!(sqlx::query_scalar(SQL), &order.business_id, order.filter)
         .bind(&order.operation_id)
-        .bind(&order.request_hash)
+        .bind(&order.request_hash.bytes[..])
         .bind(&order.filter_shown)
         .bind(order.rate)
         .bind(&order.actor)
         .bind(&order.reason)
         .bind(MEMBERS_MAX)
+        .bind(order.request_hash.version)
         .fetch_optional(tx)
         .await
 }
 
 /// What is stored under an operation id that was used before.
-async fn known(tx: &mut PgConnection, order: &BulkOrder) -> sqlx::Result<BulkFiled> {
-    let hash: Option<Vec<u8>> = sqlx::query_scalar(
-        "SELECT request_hash FROM saga.bulk_replay WHERE business_id = $1 AND operation_id = $2",
+async fn known(
+    tx: &mut PgConnection,
+    order: &BulkOrder,
+    is_same: impl Fn(RequestHash) -> Option<bool>,
+) -> sqlx::Result<BulkFiled> {
+    let stored = sqlx::query(
+        "SELECT request_hash, hash_version FROM saga.bulk_replay WHERE business_id = $1 AND operation_id = $2",
     )
     .bind(&order.business_id)
     .bind(&order.operation_id)
     .fetch_optional(&mut *tx)
     .await?;
-    if hash.as_ref() == Some(&order.request_hash) {
-        return Ok(BulkFiled::Known(show(tx, &order.business_id, &order.operation_id).await?));
+    let hash = stored.as_ref().map(row::request_hash).transpose()?.flatten();
+    match hash.map_or(Some(false), is_same) {
+        Some(true) => {
+            return Ok(BulkFiled::Known(show(tx, &order.business_id, &order.operation_id).await?));
+        }
+        Some(false) => {}
+        None => return Ok(BulkFiled::NotJudged),
     }
     record(tx, order, false, json!({ "refused": "operation_id_reused" })).await?;
     Ok(BulkFiled::Reused)

@@ -225,7 +225,7 @@ impl<const NEW: bool> Process<NEW> {
         version: i16,
         legs: &[&str],
     ) -> (SagaId, Result<Submitted, StoreError>) {
-        let id = SagaId::fresh();
+        let id = SagaId(Uuid::now_v7());
         (id, self.submit_as(id, key, version, legs).await)
     }
 
@@ -245,7 +245,7 @@ impl<const NEW: bool> Process<NEW> {
         let new = NewSaga {
             id,
             key,
-            request_hash: vec![1],
+            request_hash: None,
             kind: Kind::Compensable,
             legs_id: Uuid::new_v4(),
             parent_id: None,

@@ -3,10 +3,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use api::Code;
-use serde::{
-    Serialize, Serializer,
-    de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor},
-};
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::Fault;
 
@@ -53,34 +50,6 @@ impl Document {
         Depth(0).deserialize(&mut reader).and_then(|document| reader.end().map(|()| document)).map_err(
             |error| Fault { code: Code::MalformedJson, pointer: String::new(), detail: error.to_string() },
         )
-    }
-
-    /// The document as bytes, equal for equal documents; without the top-level fields in `except`.
-    pub(super) fn canonical(&self, except: &[&str]) -> Vec<u8> {
-        let bytes = match self {
-            Self::Object(fields) if !except.is_empty() => {
-                let kept: BTreeMap<_, _> =
-                    fields.iter().filter(|(key, _)| !except.contains(&key.as_str())).collect();
-                serde_json::to_vec(&kept)
-            }
-            _ => serde_json::to_vec(self),
-        };
-        // Serialising to memory cannot fail: keys are strings, and nothing here refuses.
-        bytes.unwrap_or_default()
-    }
-}
-
-impl Serialize for Document {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Null | Self::NotAnInteger => serializer.serialize_unit(),
-            Self::Bool(value) => serializer.serialize_bool(*value),
-            Self::Number(Number::Negative(value)) => serializer.serialize_i64(*value),
-            Self::Number(Number::Natural(value)) => serializer.serialize_u64(*value),
-            Self::Text(text) | Self::Parameter(text) => serializer.serialize_str(text),
-            Self::List(items) => items.serialize(serializer),
-            Self::Object(fields) => fields.serialize(serializer),
-        }
     }
 }
 

@@ -18,7 +18,6 @@ use axum::{
     http::header,
 };
 use serde::de::DeserializeOwned;
-use sha2::{Digest, Sha256};
 use std::time::Duration;
 
 pub use document::{Document, Number};
@@ -73,16 +72,6 @@ pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Fault> {
 pub struct Body<T> {
     /// What was sent.
     pub value: T,
-    document: Document,
-}
-
-impl<T> Body<T> {
-    /// SHA-256 of the body after parsing: equal for bodies that differ in nothing but spaces, escapes and
-    /// the order of fields. `except` names top-level fields that do not count (`deadline_ms`).
-    #[must_use]
-    pub fn hash(&self, except: &[&str]) -> [u8; 32] {
-        Sha256::digest(self.document.canonical(except)).into()
-    }
 }
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
@@ -93,8 +82,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
             return Err(ApiError::new(Code::UnsupportedMediaType, "Send Content-Type: application/json."));
         }
         let bytes = collect(request.into_body()).await?;
-        let document = Document::parse(&bytes)?;
-        Ok(Self { value: read(&document)?, document })
+        Ok(Self { value: from_slice(&bytes)? })
     }
 }
 

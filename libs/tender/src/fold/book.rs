@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use api::legs::LegKey;
+use api::{derive::RequestHash, legs::LegKey};
 use chrono::{DateTime, Utc};
 use ledger::{AccountRef, Balance, Funding, LedgerError, Movement, Posting};
 use uuid::Uuid;
@@ -160,7 +160,7 @@ pub struct Operation {
     /// Units.
     pub amount: i64,
     /// Of its request; none for a tombstone.
-    pub request_hash: Option<[u8; 32]>,
+    pub request_hash: Option<RequestHash>,
     /// Its answer.
     pub response: Arc<str>,
     /// The lots that it took or holds, in the order of taking. Read only where the batch may reverse it.

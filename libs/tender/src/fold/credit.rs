@@ -9,7 +9,7 @@ use ledger::Movement;
 use super::{
     Decision, account_mut,
     book::{Book, Kind, Lot, Mark, Operation, Origin, Status},
-    record, replayed, stored, to_json,
+    is_of_another_request, record, replayed, stored, to_json,
 };
 use crate::command::{Command, Credit, Outcome, Rejection, State};
 
@@ -19,7 +19,7 @@ pub const BALANCE_MAX: i64 = (1 << 53) - 1;
 
 pub fn credit(book: &mut Book, command: &Command, credit: &Credit) -> Decision {
     if let Some(operation) = stored(book, command)? {
-        if operation.request_hash != Some(credit.request_hash) {
+        if is_of_another_request(operation, &credit.form)? {
             return Err(Rejection::Conflict);
         }
         return Ok(replayed(operation));
@@ -121,7 +121,7 @@ fn operation(credit: &Credit, account_no: i64, state: State, response: String) -
         kind: Kind::Credit,
         state,
         amount: credit.amount,
-        request_hash: Some(credit.request_hash),
+        request_hash: Some(credit.form.hash()),
         response: response.into(),
         allocations: Vec::new(),
         origin: Origin { details: Some(credit.details.clone()), ..Origin::default() },

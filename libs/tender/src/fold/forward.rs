@@ -11,7 +11,7 @@ use ledger::Movement;
 use super::{
     Decision, account_mut,
     book::{AccountState, Allocation, Book, Kind, Mark, Operation, Origin, Status},
-    declined, leg_answer, record, replayed, reverse, stored,
+    declined, is_of_another_request, leg_answer, record, replayed, reverse, stored,
     take::{self, Part},
     to_json,
 };
@@ -19,8 +19,7 @@ use crate::command::{Answer, Command, ForwardLeg, Outcome, Rejection, State};
 
 pub fn forward(book: &mut Book, command: &Command, leg: &ForwardLeg) -> Decision {
     if let Some(operation) = stored(book, command)? {
-        // A tombstone has no hash: it refuses whatever comes.
-        if operation.request_hash.is_some_and(|hash| hash != leg.request_hash) {
+        if is_of_another_request(operation, &leg.form)? {
             return Err(Rejection::Conflict);
         }
         return Ok(match operation.state {
@@ -138,7 +137,7 @@ pub(super) fn record_leg(
         kind,
         state: answer.state,
         amount: answer.amount,
-        request_hash: Some(leg.request_hash),
+        request_hash: Some(leg.form.hash()),
         response: to_json(answer).into(),
         allocations,
         origin,

@@ -15,7 +15,10 @@ mod take;
 #[cfg(test)]
 mod tests;
 
-use api::legs::{BalanceAfter, Decline, LegAnswer, LotPart};
+use api::{
+    derive::RequestForm,
+    legs::{BalanceAfter, Decline, LegAnswer, LotPart},
+};
 use book::{AccountState, Book, Operation};
 pub use credit::BALANCE_MAX;
 pub use take::LOTS_MAX;
@@ -51,6 +54,12 @@ fn stored<'a>(book: &'a Book, command: &Command) -> Result<Option<&'a Operation>
         Some(operation) if operation.account_no != account.reference.account_no => Err(Rejection::Conflict),
         found => Ok(found),
     }
+}
+
+/// Whether the stored operation came of another request. A tombstone came of none: it refuses whatever comes.
+fn is_of_another_request(operation: &Operation, form: &RequestForm) -> Result<bool, Rejection> {
+    let Some(stored) = operation.request_hash else { return Ok(false) };
+    form.is_same_as(stored).map(|is_same| !is_same).map_err(Rejection::UnknownHashVersion)
 }
 
 fn account_mut<'a>(book: &'a mut Book, command: &Command) -> Result<&'a mut AccountState, Rejection> {

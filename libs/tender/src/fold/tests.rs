@@ -2,6 +2,7 @@
 
 use api::{
     BusinessId, LegsId,
+    derive::{RequestForm, RequestHash, UnknownHashVersion, leg_operation_id, requests},
     legs::{Account, Forward, LegAnswer, LegKey, Mode, Take},
 };
 use chrono::{DateTime, TimeDelta, Utc};
@@ -14,8 +15,7 @@ use super::{
     book::{AccountState, Book, Status},
 };
 use crate::command::{
-    AccountKey, Action, Command, Credit, ForwardLeg, Outcome, Rejection, RequestRef, State, leg_operation_id,
-    leg_request_hash,
+    AccountKey, Action, Command, Credit, ForwardLeg, Outcome, Rejection, RequestRef, State,
 };
 
 const START: DateTime<Utc> = DateTime::UNIX_EPOCH;
@@ -38,7 +38,7 @@ fn legs_id() -> LegsId {
 }
 
 fn leg_command(leg: u16, action: Action) -> Command {
-    let operation_id = leg_operation_id(&key().business_id, legs_id(), leg);
+    let operation_id = leg_operation_id(&key().business_id, &key().owner, legs_id(), leg);
     Command { operation_id, account: key(), action }
 }
 
@@ -58,8 +58,8 @@ fn forward(leg: u16, mode: Mode, amount: i64, take: Take, step: i64, of: Option<
     let account = Account { business_id: key().business_id, customer_id: key().owner, asset: key().asset };
     let forward = ForwardLeg {
         key: LegKey { legs_id: legs_id(), leg },
-        request_hash: leg_request_hash(&account, &plan),
-        reverses: of.map(|of| leg_operation_id(&key().business_id, of.legs_id, of.leg)),
+        form: requests::leg(&account, &plan),
+        reverses: of.map(|of| leg_operation_id(&key().business_id, &key().owner, of.legs_id, of.leg)),
         plan,
         epoch: None,
     };
@@ -78,7 +78,7 @@ fn credit(number: u128, amount: i64, expires_at: Option<DateTime<Utc>>) -> Comma
         reward_id: None,
         customer_id: Some("cus".to_owned()),
         details: serde_json::Value::Null,
-        request_hash: [0; 32],
+        form: RequestForm::of("test", |_| {}),
         request: RequestRef::default(),
     };
     Command { operation_id: Uuid::from_u128(1_000 + number), account: key(), action: Action::Credit(credit) }
@@ -164,6 +164,22 @@ fn too_late_is_expired_for_ever() {
     let Action::Forward(plan) = &mut in_time.action else { unreachable!() };
     plan.plan.not_after = Some(START);
     assert_eq!(answer(&apply(&mut book, &in_time)).state, State::Applied);
+}
+
+#[test]
+fn a_retry_is_judged_by_the_version_of_the_hash_that_is_stored() {
+    let mut book = book();
+    apply(&mut book, &credit(1, 10, None));
+    let leg = forward(0, Mode::Debit, 5, Take::Exact, 1, None);
+    apply(&mut book, &leg);
+    for command in [credit(1, 10, None), leg] {
+        assert!(matches!(apply(&mut book, &command), Outcome::Replayed(_)));
+        let operation = book.operations.get_mut(&command.operation_id).unwrap();
+        let stored = operation.request_hash.unwrap();
+        operation.request_hash = Some(RequestHash { version: 2, ..stored });
+        let unknown = Outcome::Rejected(Rejection::UnknownHashVersion(UnknownHashVersion(2)));
+        assert_eq!(apply(&mut book, &command), unknown);
+    }
 }
 
 #[test]

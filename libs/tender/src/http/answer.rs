@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use api::{Code, Outcome as Happened, Problem};
+use api::{Code, Outcome as Happened, Problem, derive::UnknownHashVersion};
 use axum::{
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use metrics::counter;
 use service::{ApiError, problem::PROBLEM_JSON};
 
 use crate::{command::Rejection, executor::ExecuteError};
@@ -40,6 +41,7 @@ pub fn leg_problem(rejection: &Rejection) -> Problem {
             ..Problem::new(Code::RefundExceedsRedeemed, "More than is left of what the leg took.")
         },
         Rejection::InvalidField { pointer, detail } => Problem::invalid(*pointer, *detail),
+        Rejection::UnknownHashVersion(error) => unknown_version(*error),
         Rejection::Broken => broken(),
     }
 }
@@ -53,6 +55,15 @@ pub fn operation_problem(rejection: &Rejection) -> Problem {
         ),
         other => leg_problem(other),
     }
+}
+
+/// While versions are mixed: another instance can say it. What it is answered is not known here.
+fn unknown_version(error: UnknownHashVersion) -> Problem {
+    counter!("request_hash_version_unknown_total").increment(1);
+    tracing::error!(%error, "a key cannot be judged");
+    let detail = "This key was used through a newer version of this service, which alone can tell a retry. Ask again \
+        with the same key.";
+    Problem::new(Code::Overloaded, detail).outcome(Happened::Unknown)
 }
 
 fn broken() -> Problem {

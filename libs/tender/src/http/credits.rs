@@ -2,6 +2,7 @@
 
 use api::{
     Code, Problem,
+    derive::{BEARER, RequestForm, bearer_owner, public_operation_id, requests, reward_id},
     id::is_visible_ascii,
     tender::{CreditAnswer, CreditRequest},
 };
@@ -22,7 +23,7 @@ use uuid::Uuid;
 use super::answer;
 use crate::{
     App,
-    command::{AccountKey, Action, Answer, Command, Credit, Outcome, RequestRef, public_operation_id},
+    command::{AccountKey, Action, Answer, Command, Credit, Outcome, RequestRef},
     rules::{Issued, Rules},
     wire,
 };
@@ -33,9 +34,6 @@ const REASON_MAX: usize = 500;
 /// What a credit may be refused for, whatever its sender may do.
 const REFUSED: &str = "Not issued. `limit_exceeded`: the balance would be above 9007199254740991 (2^53 - 1), the greatest \
     whole number that every JSON reader keeps exactly; a smaller credit needs a new key";
-
-/// Owners that are rewards, not customers.
-const BEARER: &str = "bearer:";
 
 /// Issue value: a new lot.
 #[utoipa::path(post, path = "/credits", params(IdempotencyKey), request_body = CreditRequest,
@@ -71,16 +69,18 @@ async fn issue(
     IdempotencyKey(key): IdempotencyKey,
     body: Body<CreditRequest>,
 ) -> Result<Response, ApiError> {
-    let request_hash = body.hash(&[]);
     let request = body.value;
+    let form = requests::credit(&request);
     require_kind(caller, &*app.rules, &request.kind)?;
     let (asset, amount) = quantity(&*app.rules, &request)?;
     check_text(&*app.rules, &request)?;
 
-    let scope = request.customer_id.as_ref().map_or("", |customer| customer.as_str());
-    let operation_id = public_operation_id(&caller.business_id, scope, "credit", &key);
     let issued = match &app.issuer {
-        Some(issuer) => Some(issuer.issue(&caller.business_id, operation_id).await?),
+        Some(issuer) => {
+            let customer = request.customer_id.as_ref().map_or("", |customer| customer.as_str());
+            let reward_id = reward_id(&caller.business_id, customer, &key);
+            Some(issuer.issue(&caller.business_id, reward_id).await?)
+        }
         None => None,
     };
     let account = AccountKey {
@@ -88,8 +88,8 @@ async fn issue(
         owner: owner(&request, issued.as_ref())?,
         asset,
     };
-    let credit =
-        credit(&app, caller, request, amount, issued.as_ref().map(|one| one.reward_id), request_hash);
+    let operation_id = public_operation_id(&account.business_id, &account.owner, "credit", &key);
+    let credit = credit(&app, caller, request, amount, issued.as_ref().map(|one| one.reward_id), form);
     let command = Command { operation_id, account, action: Action::Credit(credit) };
     let reply = app.executor.submit(command).await.map_err(answer::execute_error)?;
     match reply.outcome {
@@ -167,7 +167,7 @@ fn check_text(rules: &dyn Rules, request: &CreditRequest) -> Result<(), ApiError
 fn owner(request: &CreditRequest, issued: Option<&Issued>) -> Result<String, ApiError> {
     match (&request.customer_id, issued) {
         (Some(customer), _) => Ok(customer.to_string()),
-        (None, Some(issued)) => Ok(format!("{BEARER}{}", issued.reward_id)),
+        (None, Some(issued)) => Ok(bearer_owner(issued.reward_id)),
         (None, None) => Err(Problem::invalid("/customer_id", "is missing").into()),
     }
 }
@@ -178,7 +178,7 @@ fn credit(
     request: CreditRequest,
     amount: i64,
     reward_id: Option<Uuid>,
-    request_hash: [u8; 32],
+    form: RequestForm,
 ) -> Credit {
     // The database keeps microseconds: what is answered is what is kept.
     let terms = app.rules.lot_terms(request.expires_at.map(|end| end.trunc_subsecs(6)));
@@ -199,7 +199,7 @@ fn credit(
         kind: request.kind,
         reference: request.reference,
         customer_id: request.customer_id.map(String::from),
-        request_hash,
+        form,
         request: RequestRef {
             instance: trace.as_ref().map(|trace| trace.path().to_owned()),
             trace_id: trace.as_ref().map(|trace| trace.id()),

@@ -2,6 +2,7 @@
 
 use api::{
     CustomerId, Problem,
+    derive::public_operation_id,
     tender::{OperationView, Quantity},
 };
 use axum::{Json, extract::State};
@@ -16,7 +17,6 @@ use uuid::Uuid;
 
 use crate::{
     App,
-    command::public_operation_id,
     store::operations::{self, StoredOperation},
 };
 

@@ -67,7 +67,8 @@ impl<'a> Post<'a> {
         let statement = self.bind_allocations(statement);
         let statement = self.bind_lots(statement);
         let statement = self.bind_accounts(statement);
-        statement.bind(self.messages(tender)).execute(connection).await?;
+        let statement = statement.bind(self.messages(tender)).bind(self.hash_versions());
+        statement.execute(connection).await?;
         Ok(!self.accounts.is_empty())
     }
 
@@ -90,7 +91,9 @@ impl<'a> Post<'a> {
             .bind(rows.iter().map(|(_, o)| rows::kind_name(o.kind)).collect::<Vec<_>>())
             .bind(rows.iter().map(|(_, o)| rows::state_name(o.state)).collect::<Vec<_>>())
             .bind(rows.iter().map(|(_, o)| o.amount).collect::<Vec<_>>())
-            .bind(rows.iter().map(|(_, o)| o.request_hash.map(|hash| hash.to_vec())).collect::<Vec<_>>())
+            .bind(
+                rows.iter().map(|(_, o)| o.request_hash.map(|hash| hash.bytes.to_vec())).collect::<Vec<_>>(),
+            )
             .bind(rows.iter().map(|(_, o)| &*o.response).collect::<Vec<_>>())
             .bind(rows.iter().map(|(_, o)| o.origin.leg.map(|leg| leg.legs_id.0)).collect::<Vec<_>>())
             .bind(rows.iter().map(|(_, o)| o.origin.leg.map(|leg| i32::from(leg.leg))).collect::<Vec<_>>())
@@ -127,6 +130,10 @@ impl<'a> Post<'a> {
             .bind(rows.iter().map(|(_, a)| a.balance.posted()).collect::<Vec<_>>())
             .bind(rows.iter().map(|(_, a)| a.balance.held()).collect::<Vec<_>>())
             .bind(rows.iter().map(|(_, a)| a.balance.version()).collect::<Vec<_>>())
+    }
+
+    fn hash_versions(&self) -> Vec<Option<i16>> {
+        self.operations.iter().map(|(_, o)| o.request_hash.map(|hash| hash.version)).collect()
     }
 
     /// One message an account: whoever hears of its last version has heard of all before.

@@ -1,14 +1,14 @@
 operation AS (
     INSERT INTO tender.operation (operation_id, business_id, account_no, kind, state, amount, request_hash, response,
                                   legs_id, leg, reverses_id, hold_until, epoch, order_id, details, created_at,
-                                  updated_at)
+                                  updated_at, hash_version)
     SELECT u.id, u.business_id, u.account_no, u.kind, u.state, u.amount, u.request_hash, u.response::json, u.legs_id,
-           u.leg, u.reverses_id, u.hold_until, u.epoch, u.order_id, u.details, $11, $11
+           u.leg, u.reverses_id, u.hold_until, u.epoch, u.order_id, u.details, $11, $11, u.hash_version
     FROM unnest($12::uuid[], $13::text[], $14::bigint[], $15::text[], $16::text[], $17::bigint[], $18::bytea[],
                 $19::text[], $20::uuid[], $21::int[], $22::uuid[], $23::timestamptz[], $24::bigint[], $25::text[],
-                $26::jsonb[])
+                $26::jsonb[], $41::smallint[])
          AS u(id, business_id, account_no, kind, state, amount, request_hash, response, legs_id, leg, reverses_id,
-              hold_until, epoch, order_id, details)
+              hold_until, epoch, order_id, details, hash_version)
 ), allocation AS (
     INSERT INTO tender.allocation (operation_id, position, lot_id, amount, reversed)
     SELECT * FROM unnest($27::uuid[], $28::smallint[], $29::uuid[], $30::bigint[], $31::bigint[])

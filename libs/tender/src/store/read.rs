@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use api::derive::RequestHash;
 use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
@@ -104,6 +105,7 @@ struct OperationRow {
     state: String,
     amount: i64,
     request_hash: Option<Vec<u8>>,
+    hash_version: Option<i16>,
     response: String,
 }
 
@@ -115,13 +117,13 @@ async fn read_operations(
     let ids: Vec<Uuid> = needs.operations.iter().copied().collect();
     let rows: Vec<OperationRow> = sqlx::query_as(OPERATIONS).bind(ids).fetch_all(connection).await?;
     for row in rows {
-        let request_hash = row.request_hash.map(|hash| hash.as_slice().try_into()).transpose();
+        let request_hash = row.request_hash.zip(row.hash_version).map(request_hash).transpose()?;
         let operation = Operation {
             account_no: row.account_no,
             kind: rows::kind(&row.kind)?,
             state: rows::state(&row.state)?,
             amount: row.amount,
-            request_hash: request_hash.map_err(decode)?,
+            request_hash,
             response: row.response.into(),
             allocations: Vec::new(),
             origin: Origin::default(),
@@ -130,6 +132,10 @@ async fn read_operations(
         book.operations.insert(row.operation_id, operation);
     }
     Ok(())
+}
+
+fn request_hash((hash, version): (Vec<u8>, i16)) -> Result<RequestHash, sqlx::Error> {
+    Ok(RequestHash { version, bytes: hash.as_slice().try_into().map_err(decode)? })
 }
 
 /// The lots of most accounts are few: they come with one look into an index. Of an account with more, those that its batch

@@ -20,6 +20,10 @@ async fn a_credit_is_made_once_and_its_answer_is_the_same_for_ever() {
     assert_eq!((again.status.as_u16(), again.is_replayed), (200, true));
     assert_eq!(again.text, first.text);
 
+    let mut plain = earn("cus", 120, "r1");
+    (plain["reason"], plain["metadata"], plain["expires_at"]) = (json!(null), json!({}), json!(null));
+    assert_eq!(server.post("pos", "/points/credits", "k1", &plain).await.text, first.text);
+
     let other = server.post("pos", "/points/credits", "k1", &earn("cus", 121, "r1")).await;
     assert_eq!((other.status.as_u16(), other.code().as_str()), (422, "idempotency_key_reused"));
 

@@ -48,6 +48,9 @@ async fn a_leg_answers_with_the_same_bytes_until_it_is_cancelled() {
     retry["forward"]["not_after"] = json!("2001-01-01T00:00:00Z");
     assert_eq!(put(&server, "k", retry).await.text, first.text);
     assert_eq!(query(&server, "k").await.text, first.text);
+    let mut plain = forward("debit", 30, "exact");
+    (plain["forward"]["step"], plain["forward"]["order_id"]) = (json!(1), json!(null));
+    assert_eq!(put(&server, "k", plain).await.text, first.text);
     let other = put(&server, "k", forward("debit", 31, "exact")).await;
     assert_eq!((other.status.as_u16(), other.code().as_str()), (409, "leg_conflict"));
 

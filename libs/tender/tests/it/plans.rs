@@ -55,8 +55,8 @@ async fn fill(admin: &mut PgConnection) {
          SELECT account_no, gen_random_uuid(), 100, 100, 'paid', 'earn', md5(owner)::uuid, now()
          FROM tender.account WHERE owner LIKE 'cus-%'",
         "INSERT INTO tender.operation (operation_id, business_id, account_no, kind, state, amount, request_hash,
-                                       response, created_at, updated_at)
-         SELECT md5(owner)::uuid, 'demo', account_no, 'credit', 'applied', 100, sha256('x'), '{}', now(), now()
+                                       hash_version, response, created_at, updated_at)
+         SELECT md5(owner)::uuid, 'demo', account_no, 'credit', 'applied', 100, sha256('x'), 1, '{}', now(), now()
          FROM tender.account WHERE owner LIKE 'cus-%'",
         "INSERT INTO tender.entry
          SELECT md5(owner)::uuid, 'demo', 'points', 'credit', s.amount, s.account_no, s.version, s.balance, s.held,
@@ -79,8 +79,8 @@ async fn the_executors_statements_use_the_index_made_for_them() {
     let post =
         format!("WITH entry AS ({}), {}", ledger::INSERT_ENTRIES, include_str!("../../src/store/post.sql"));
     for (statement, parameters, index) in [
-        (post.as_str(), 40, "lot_pkey"),
-        (post.as_str(), 40, "account_pkey"),
+        (post.as_str(), 41, "lot_pkey"),
+        (post.as_str(), 41, "account_pkey"),
         (include_str!("../../src/store/lots.sql"), 3, "lot_unspent"),
         (include_str!("../../src/store/lots_until.sql"), 4, "lot_unspent"),
         (include_str!("../../src/store/operations.sql"), 1, "operation_pkey"),

@@ -79,7 +79,7 @@ async fn what_belongs_to_others_looks_like_nothing() {
     let reply = server.send(reqwest::Method::GET, &url, &elsewhere, &[], None).await;
     assert_eq!(reply.text.replace("\"cus\"", "\"nobody\""), nobody.text);
 
-    let id = tender::command::public_operation_id(&crate::support::business(), "cus", "credit", "c");
+    let id = api::derive::public_operation_id(&crate::support::business(), "cus", "credit", "c");
     let operation = format!("/points/operations/{id}");
     assert_eq!(server.get("pos", &operation).await.status, 200);
     assert_eq!(server.get_as_customer("other", &operation).await.code(), "not_found");

@@ -2,6 +2,7 @@
 
 use api::{
     BusinessId, LegsId,
+    derive::{RequestForm, leg_operation_id, public_operation_id, requests},
     legs::{Account, Forward, LegAnswer, LegKey, Mode, Take},
 };
 use chrono::{DateTime, Utc};
@@ -11,10 +12,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use service::openapi::About;
 use tender::{
-    command::{
-        AccountKey, Action, Answer, Command, Credit, ForwardLeg, Outcome, RequestRef, leg_operation_id,
-        leg_request_hash, public_operation_id,
-    },
+    command::{AccountKey, Action, Answer, Command, Credit, ForwardLeg, Outcome, RequestRef},
     executor::{ExecuteError, Executor},
     rules::Rules,
 };
@@ -104,15 +102,15 @@ pub fn plan(mode: Mode, amount: i64, take: Take) -> Forward {
 }
 
 fn leg(customer: &str, key: &str, action: Action) -> Command {
-    let operation_id = leg_operation_id(&business(), legs_id(key), 0);
+    let operation_id = leg_operation_id(&business(), customer, legs_id(key), 0);
     Command { operation_id, account: AccountKey::from(account(customer)), action }
 }
 
 pub fn forward(customer: &str, key: &str, plan: Forward) -> Command {
     let forward = ForwardLeg {
         key: LegKey { legs_id: legs_id(key), leg: 0 },
-        request_hash: leg_request_hash(&account(customer), &plan),
-        reverses: plan.of.map(|of| leg_operation_id(&business(), of.legs_id, of.leg)),
+        form: requests::leg(&account(customer), &plan),
+        reverses: plan.of.map(|of| leg_operation_id(&business(), customer, of.legs_id, of.leg)),
         plan,
         epoch: Some(1),
     };
@@ -139,7 +137,7 @@ pub fn credit(customer: &str, key: &str, amount: i64, expires_at: Option<DateTim
         reward_id: None,
         customer_id: Some(customer.to_owned()),
         details: json!({ "actor": "test" }),
-        request_hash: [7; 32],
+        form: RequestForm::of("credit", |_| {}),
         request: RequestRef::default(),
     };
     Command {

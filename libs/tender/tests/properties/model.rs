@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use api::{
     Code,
+    derive::RequestHash,
     legs::{BalanceAfter, Decline, Forward, LegAnswer, LotPart, Mode, Take},
 };
 use chrono::{DateTime, Utc};
@@ -53,7 +54,7 @@ pub struct Entry {
 #[derive(Debug)]
 struct Operation {
     account: AccountKey,
-    hash: Option<[u8; 32]>,
+    hash: Option<RequestHash>,
     told: Told,
     mode: Option<Mode>,
     /// What it took or holds and has not given back: lots and units, in the order of taking.
@@ -144,12 +145,12 @@ impl Model {
         let answer = match (&command.action, self.known(command)) {
             (_, Err(rejection)) => Err(rejection),
             (Action::Credit(credit), Ok(known)) => match known {
-                Some(known) if known.hash != Some(credit.request_hash) => Err(Rejection::Conflict),
+                Some(known) if known.hash != Some(credit.form.hash()) => Err(Rejection::Conflict),
                 Some(known) => return Observed::Replayed(known.told.clone()),
                 None => self.credit(command, credit, now),
             },
             (Action::Forward(leg), Ok(known)) => match known {
-                Some(known) if known.hash.is_some_and(|hash| hash != leg.request_hash) => {
+                Some(known) if known.hash.is_some_and(|hash| hash != leg.form.hash()) => {
                     Err(Rejection::Conflict)
                 }
                 Some(known) => return Observed::Replayed(known.told_again()),
@@ -200,7 +201,7 @@ impl Model {
     fn keep(
         &mut self,
         command: &Command,
-        hash: Option<[u8; 32]>,
+        hash: Option<RequestHash>,
         mode: Option<Mode>,
         told: impl Into<Told>,
     ) -> Told {
@@ -236,11 +237,11 @@ impl Model {
             account.enter("credit", credit.amount);
             Told::Credited { available: account.available(None, now), version: account.version() }
         };
-        Ok(self.keep(command, Some(credit.request_hash), None, told))
+        Ok(self.keep(command, Some(credit.form.hash()), None, told))
     }
 
     fn forward(&mut self, command: &Command, forward: &ForwardLeg, now: Time) -> Result<Told, Rejection> {
-        let (hash, plan) = (Some(forward.request_hash), &forward.plan);
+        let (hash, plan) = (Some(forward.form.hash()), &forward.plan);
         if plan.not_after.is_some_and(|end| now > end) {
             return Ok(self.keep(command, hash, Some(plan.mode), leg(State::Expired)));
         }

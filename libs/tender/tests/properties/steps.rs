@@ -4,25 +4,24 @@ use std::fmt;
 
 use api::{
     BusinessId, LegsId,
-    id::derived_uuid,
+    derive::{RequestForm, derived_uuid, leg_operation_id, public_operation_id, requests},
     legs::{Account, Forward, LegKey, Mode, Take},
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use ledger::Funding;
 use money::{Asset, Currency};
 use proptest::prelude::*;
-use sha2::{Digest, Sha256};
 use tender::{
-    command::{
-        AccountKey, Action, Command, Credit, ForwardLeg, RequestRef, leg_operation_id, leg_request_hash,
-        public_operation_id,
-    },
+    command::{AccountKey, Action, Command, Credit, ForwardLeg, RequestRef},
     fold::{BALANCE_MAX, book::Status},
 };
 use uuid::Uuid;
 
 /// Customers of a world.
 pub const CUSTOMERS: u8 = 3;
+
+/// All accounts are in one bucket, so that a leg's key meets another account.
+const ONE_BUCKET: &str = "one";
 
 /// A tender's rules, as far as they reach the fold: what it holds, and whether legs name a reward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -205,15 +204,16 @@ impl World {
     fn leg(&self, key: Key, action: Action) -> Command {
         let account = self.account(key.customer);
         let LegKey { legs_id, leg } = self.leg_key(key);
-        Command { operation_id: leg_operation_id(&account.business_id, legs_id, leg), account, action }
+        let operation_id = leg_operation_id(&account.business_id, ONE_BUCKET, legs_id, leg);
+        Command { operation_id, account, action }
     }
 
     fn forward(&self, key: Key, plan: Forward) -> Command {
         let AccountKey { business_id, owner, asset } = self.account(key.customer);
-        let reverses = plan.of.map(|of| leg_operation_id(&business_id, of.legs_id, of.leg));
+        let reverses = plan.of.map(|of| leg_operation_id(&business_id, ONE_BUCKET, of.legs_id, of.leg));
         let account = Account { business_id, customer_id: owner, asset };
-        let request_hash = leg_request_hash(&account, &plan);
-        let forward = ForwardLeg { key: self.leg_key(key), plan, reverses, request_hash, epoch: None };
+        let form = requests::leg(&account, &plan);
+        let forward = ForwardLeg { key: self.leg_key(key), plan, reverses, form, epoch: None };
         self.leg(key, Action::Forward(forward))
     }
 
@@ -235,7 +235,7 @@ impl World {
             reward_id: (self.tender == Tender::DigitalRewards).then(|| self.reward(key.of, key.number)),
             customer_id: Some(account.owner.clone()),
             details: serde_json::Value::Null,
-            request_hash: Sha256::digest(format!("{step:?}")).into(),
+            form: RequestForm::of("step", |fields| fields.text("step", &format!("{step:?}"))),
             request: RequestRef::default(),
         };
         let operation_id = public_operation_id(&account.business_id, &of, "credit", &number);

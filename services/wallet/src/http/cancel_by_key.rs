@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use api::{
     LegsId, Problem,
+    derive::{Bucket, fresh_id},
     id::is_visible_ascii,
     wallet::{CancelByKeyAnswer, CancelByKeyRequest, CancelResult},
 };
@@ -123,16 +124,17 @@ async fn cancel_completed(
 }
 
 fn is_tombstone(stored: &Stored) -> bool {
-    stored.request_hash.is_empty()
+    stored.request_hash.is_none()
 }
 
 fn tombstone(business: &api::BusinessId, key: &Key) -> NewSaga<Sagas> {
+    let legs_id = LegsId::derive(business, OPERATION, &key.scope, &key.key);
     NewSaga {
-        id: SagaId::fresh(),
+        id: SagaId(fresh_id(Bucket::of_key(legs_id))),
         key: key.clone(),
-        request_hash: Vec::new(),
+        request_hash: None,
         kind: Kind::Compensable,
-        legs_id: LegsId::derive(business, OPERATION, &key.scope, &key.key).0,
+        legs_id: legs_id.0,
         parent_id: None,
         plan: Arc::new(Plan::Nothing),
         deadline: NO_TIME,

@@ -2,6 +2,7 @@
 
 use api::{
     Code, LegsId, Problem,
+    derive::requests,
     wallet::{Redemption, TenderKind},
 };
 use axum::{extract::State, response::Response};
@@ -44,15 +45,13 @@ pub(super) async fn capture_redemption(
     IdempotencyKey(key): IdempotencyKey,
     body: Body<CaptureRequest>,
 ) -> Result<Response, ApiError> {
-    let mut hash = body.hash(&[]).to_vec();
-    hash.extend(id.as_bytes());
     let amount = body.value.amount;
     if amount.is_some_and(|amount| amount < 1) {
         return Err(Problem::invalid("/amount", "must be at least 1").into());
     }
-    let business = caller.into_caller().business_id;
+    let (business, form) = (caller.into_caller().business_id, requests::capture(amount));
     let request =
-        Request { app, business, operation: "capture", key, hash, redemption: id, working: "capturing" };
+        Request { app, business, operation: "capture", key, form, redemption: id, working: "capturing" };
     request.answer(|held, shown| plan(held, shown, amount)).await
 }
 

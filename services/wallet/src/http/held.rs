@@ -2,7 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use api::{BusinessId, Code, LegsId, Problem, wallet::Redemption};
+use api::{
+    BusinessId, Code, LegsId, Problem,
+    derive::{Bucket, RequestForm, fresh_id},
+    wallet::Redemption,
+};
 use axum::response::Response;
 use saga::{Begin, Key, NewSaga, SagaId, Stored, Submitted, Waited, machine::Kind};
 use service::{ApiError, trace};
@@ -10,8 +14,9 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
-    redeem::{key_cancelled, key_reused, stored_answer, unknown},
+    redeem::{key_cancelled, stored_answer, unknown},
     redemptions,
+    same::{kept, require_same},
 };
 use crate::{
     app::App,
@@ -32,7 +37,7 @@ pub(super) struct Request {
     /// The operation's name in keys.
     pub operation: &'static str,
     pub key: String,
-    pub hash: Vec<u8>,
+    pub form: RequestForm,
     pub redemption: Uuid,
     /// The redemption's status while it is moved.
     pub working: &'static str,
@@ -55,7 +60,7 @@ impl Request {
                 return self.answer_stored(&stored, until).await;
             }
             let planned = may_move(&held).and_then(|()| plan(&held, shown));
-            let id = SagaId::fresh();
+            let id = SagaId(fresh_id(Bucket::of_id(held.id)));
             let submitted = self.app.engine.submit(self.saga(id, &held, planned)).await;
             match submitted.map_err(|error| unknown(&error))? {
                 Submitted::Running => return self.wait(id, false, until).await,
@@ -70,7 +75,8 @@ impl Request {
         Key {
             business_id: self.business.as_str().to_owned(),
             operation: self.operation.to_owned(),
-            scope: String::new(),
+            // Each redemption has keys of its own.
+            scope: self.redemption.to_string(),
             key: self.key.clone(),
         }
     }
@@ -92,9 +98,9 @@ impl Request {
         NewSaga {
             id,
             key: self.saga_key(),
-            request_hash: self.hash.clone(),
+            request_hash: Some(kept(&self.form)),
             kind,
-            legs_id: LegsId::derive(&self.business, self.operation, "", &self.key).0,
+            legs_id: LegsId::of_child(&self.business, self.operation, held.id, &self.key).0,
             parent_id: Some(SagaId(held.id)),
             plan: Arc::new(plan),
             deadline: returning::DEADLINE,
@@ -106,9 +112,7 @@ impl Request {
     }
 
     async fn answer_stored(&self, stored: &Stored, until: Instant) -> Result<Response, ApiError> {
-        if stored.request_hash != self.hash {
-            return Err(key_reused());
-        }
+        require_same(&self.form, stored)?;
         self.wait(stored.id, true, until).await
     }
 

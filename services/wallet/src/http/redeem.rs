@@ -14,6 +14,7 @@ use std::{
 use api::{
     BusinessId, Code, LegsId, Outcome, Problem,
     client::CallError,
+    derive::{Bucket, RequestForm, fresh_id, requests},
     rewards::Resolve,
     tender::{AccountStatus, AccountView, Owner},
     wallet::{Links, OnDeadline, RedeemRequest, Redemption, TenderKind},
@@ -37,7 +38,10 @@ use service::{
 };
 use tokio::time::Instant;
 
-use super::redemptions;
+use super::{
+    redemptions,
+    same::{kept, require_same},
+};
 use crate::{
     app::App,
     plan::{Plan, RedeemPlan},
@@ -69,7 +73,6 @@ pub(super) async fn redeem(
     body: Body<RedeemRequest>,
 ) -> Result<Response, ApiError> {
     let began = Instant::now();
-    let hash = body.hash(&["deadline_ms"]).to_vec();
     let request = body.value;
     fail_point!("wallet::request_read");
     authorize(&caller, &request)?;
@@ -80,7 +83,8 @@ pub(super) async fn redeem(
     let margin = if request.on_deadline == OnDeadline::Cancel { MARGIN + CANCELLING } else { MARGIN };
     let until = deadline - margin;
     let written = OnceLock::new();
-    let call = Redeem { app, caller: caller.into_caller(), key, hash, request, tenders, until, written };
+    let form = requests::redeem(&request);
+    let call = Redeem { app, caller: caller.into_caller(), key, form, request, tenders, until, written };
     // Whatever hangs, the till hears something before it gives up: that its redemption is under way, if it is.
     let answer = tokio::time::timeout_at(deadline - MARGIN / 2, call.answer()).await;
     let answer = answer.unwrap_or_else(|_| Err(unknown(&"no answer in time")));
@@ -114,7 +118,7 @@ struct Redeem {
     app: App,
     caller: Caller,
     key: String,
-    hash: Vec<u8>,
+    form: RequestForm,
     request: RedeemRequest,
     tenders: Option<Vec<Tender>>,
     until: Instant,
@@ -139,9 +143,10 @@ impl Redeem {
             Ok(wallet) => planning::plan(self.business(), &self.request, self.tenders.as_deref(), &wallet),
             Err(refused) => Err(refused),
         };
+        let legs_id = self.legs_id();
         for _ in 0..TRIES {
-            let id = SagaId::fresh();
-            match self.app.engine.submit(self.saga(id, planned.clone())).await {
+            let id = SagaId(fresh_id(Bucket::of_key(legs_id)));
+            match self.app.engine.submit(self.saga(id, legs_id, planned.clone())).await {
                 Ok(Submitted::Running) => {
                     let _ = self.written.set(id);
                     return self.wait(id, false).await;
@@ -179,6 +184,11 @@ impl Redeem {
             scope: self.caller.own_customer.as_ref().map_or_else(String::new, |c| c.as_str().to_owned()),
             key: self.key.clone(),
         }
+    }
+
+    fn legs_id(&self) -> LegsId {
+        let key = self.saga_key();
+        LegsId::derive(self.business(), OPERATION, &key.scope, &key.key)
     }
 
     /// What can be refused without planning: overload, limits, tenders that are paused or known to be down.
@@ -258,10 +268,9 @@ impl Redeem {
         .collect()
     }
 
-    fn saga(&self, id: SagaId, planned: Result<RedeemPlan, Refusal>) -> NewSaga<Sagas> {
+    fn saga(&self, id: SagaId, legs_id: LegsId, planned: Result<RedeemPlan, Refusal>) -> NewSaga<Sagas> {
         let key = self.saga_key();
         let trace_id = trace::current().map(|trace| trace.id());
-        let legs_id = LegsId::derive(self.business(), OPERATION, &key.scope, &key.key).0;
         let opening = |status| Some(Change::Opened(Box::new(self.opening(status))));
         let (plan, begin, change) = match planned {
             Ok(plan) => (Plan::Redeem(plan), Begin::Run, opening("pending")),
@@ -274,9 +283,9 @@ impl Redeem {
         NewSaga {
             id,
             key,
-            request_hash: self.hash.clone(),
+            request_hash: Some(kept(&self.form)),
             kind: Kind::Compensable,
-            legs_id,
+            legs_id: legs_id.0,
             parent_id: None,
             plan: Arc::new(plan),
             deadline: SAGA_DEADLINE,
@@ -335,9 +344,7 @@ impl Redeem {
         if stored.key_cancelled {
             return Err(key_cancelled());
         }
-        if stored.request_hash != self.hash {
-            return Err(key_reused());
-        }
+        require_same(&self.form, stored)?;
         let _ = self.written.set(stored.id);
         self.wait(stored.id, true).await
     }
@@ -395,10 +402,6 @@ pub(super) fn stored_answer(response: &saga::Response, is_replay: bool) -> Respo
 
 pub(super) fn key_cancelled() -> ApiError {
     ApiError::new(Code::KeyCancelled, "This key was cancelled. Use a new key.")
-}
-
-pub(super) fn key_reused() -> ApiError {
-    ApiError::new(Code::IdempotencyKeyReused, "This key was used with another body. Use a new key.")
 }
 
 fn unavailable(kind: TenderKind) -> ApiError {

@@ -1,6 +1,6 @@
 //! `POST /wallet/redemptions/{id}/void`: gives back all that an authorized redemption holds.
 
-use api::{LegsId, wallet::Redemption};
+use api::{LegsId, derive::requests, wallet::Redemption};
 use axum::{extract::State, response::Response};
 use serde::Deserialize;
 use service::{
@@ -35,11 +35,10 @@ pub(super) async fn void_redemption(
     IdempotencyKey(key): IdempotencyKey,
     body: Body<VoidRequest>,
 ) -> Result<Response, ApiError> {
-    let mut hash = body.hash(&[]).to_vec();
-    hash.extend(id.as_bytes());
-    let business = caller.into_caller().business_id;
+    let VoidRequest {} = body.value;
+    let (business, form) = (caller.into_caller().business_id, requests::void());
     let request =
-        Request { app, business, operation: "void", key, hash, redemption: id, working: "reversing" };
+        Request { app, business, operation: "void", key, form, redemption: id, working: "reversing" };
     request
         .answer(|held, shown| {
             let legs = match &held.plan {

@@ -10,13 +10,13 @@ use api::{
     Code, Problem,
     legs::Take,
     rewards::Resolved,
-    wallet::{RedeemRequest, TenderKind},
+    wallet::{HOLD_DEFAULT_S, RedeemRequest, TenderKind},
 };
 use chrono::{DateTime, Utc};
 use money::{PointValue, Rounding};
 use uuid::Uuid;
 
-pub use request::{HOLD_DEFAULT_S, Reward, Tender, Want, check, deadline_ms};
+pub use request::{Reward, Tender, Want, check, deadline_ms};
 
 use crate::plan::{PlannedLeg, RedeemPlan};
 

@@ -2,6 +2,7 @@
 
 use api::{
     Problem,
+    derive::BEARER,
     id::is_visible_ascii,
     wallet::{RedeemRequest, TenderKind, TenderRequest},
 };
@@ -11,8 +12,6 @@ use super::Refusal;
 
 /// Most tenders in one redemption.
 pub const TENDERS_MAX: usize = 10;
-/// How long a hold lasts unless the request says.
-pub const HOLD_DEFAULT_S: i64 = 15 * 60;
 const HOLD_MAX_S: i64 = 30 * 24 * 3_600;
 const DEADLINE_DEFAULT_MS: u64 = 5_000;
 
@@ -63,7 +62,7 @@ pub struct Tender {
 /// A 400 that points at the field.
 pub fn check(request: &RedeemRequest) -> Result<Option<Vec<Tender>>, Refusal> {
     let invalid = |pointer: &str, detail: &str| Err(Box::new(Problem::invalid(pointer, detail)));
-    if request.customer_id.as_str().starts_with("bearer:") {
+    if request.customer_id.as_str().starts_with(BEARER) {
         return invalid("/customer_id", "names no customer"); // digital-rewards calls the owners of bearers' rewards so
     }
     let ids = [

@@ -2,7 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use api::{Code, Problem, id::derived_uuid};
+use api::{
+    Code, Problem,
+    derive::{lock_key, sequence_guard},
+};
 use chrono::{DateTime, Utc};
 use saga::{Admission, NewSaga, SagaId};
 use sqlx::{PgConnection, Row};
@@ -266,10 +269,6 @@ async fn taken_sequences(
 
 /// The lock of a till's sequence; none unless the till gives all of its parts.
 fn guard(o: &Opening) -> Option<i64> {
-    let sequence = o.sequence?.to_string();
-    let parts =
-        [&o.business_id, o.location_id.as_deref()?, o.terminal_id.as_deref()?, &o.order_id, &sequence];
-    let mut bytes = [0_u8; 8];
-    bytes.copy_from_slice(&derived_uuid(&parts).as_bytes()[..8]);
-    Some(i64::from_be_bytes(bytes))
+    let (location, terminal) = (o.location_id.as_deref()?, o.terminal_id.as_deref()?);
+    Some(lock_key(sequence_guard(&o.business_id, location, terminal, &o.order_id, o.sequence?)))
 }

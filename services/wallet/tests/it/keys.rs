@@ -75,6 +75,94 @@ async fn keys_are_each_customers_own_and_each_businesss_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_equals_its_default_makes_no_other_request() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    let reward = system.fund("c", 620, 5000, 2250).await;
+    let first = system.redeem(&wallet, "k1", &order("c", &reward)).await;
+    assert_eq!(first.status, 201, "{}", first.text());
+    let defaults = json!({ "capture": "automatic", "allow_partial": false, "location_id": null, "terminal_id": null,
+        "sequence": null, "strategy": null, "hold_ttl_s": null, "on_deadline": "continue", "metadata": {}, "deadline_ms": 4000 });
+    let mut all = order("c", &reward);
+    for (name, value) in defaults.as_object().expect("an object") {
+        let mut body = order("c", &reward);
+        (body[name], all[name]) = (value.clone(), value.clone());
+        let again = system.redeem(&wallet, "k1", &body).await;
+        assert_eq!(
+            (again.status.as_u16(), again.replayed, &again.bytes),
+            (200, true, &first.bytes),
+            "{name}"
+        );
+    }
+    assert_eq!(system.redeem(&wallet, "k1", &all).await.bytes, first.bytes);
+    for (name, value) in
+        [("allow_partial", json!(true)), ("operator_id", json!("o")), ("on_deadline", json!("cancel"))]
+    {
+        let mut body = order("c", &reward);
+        body[name] = value;
+        assert_eq!(system.redeem(&wallet, "k1", &body).await.code(), "idempotency_key_reused", "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_a_newer_version_used_is_not_judged() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    let reward = system.fund("c", 620, 5000, 2250).await;
+    let body = order("c", &reward);
+    let first = system.redeem(&wallet, "k1", &body).await;
+    system.execute("UPDATE saga.saga SET hash_version = 2").await;
+    let again = system.redeem(&wallet, "k1", &body).await;
+    let problem = again.json();
+    assert_eq!((again.status.as_u16(), &problem["retryable"]), (503, &json!(true)), "{problem}");
+    assert_eq!(problem["outcome"], "unknown");
+    system.execute("UPDATE saga.saga SET hash_version = 1").await;
+    assert_eq!(system.redeem(&wallet, "k1", &body).await.bytes, first.bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_takes_a_redemption_further_has_its_bucket_and_a_key_of_its_own() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    system.fund("c", 100, 0, 0).await;
+    let mut body = json!({ "customer_id": "c", "order_id": "o", "currency": "USD", "amount": 10,
+        "tenders": [{ "type": "points" }], "capture": "manual" });
+    for key in ["k1", "k2", "k3"] {
+        let held = system.redeem(&wallet, key, &body).await;
+        assert_eq!(held.json()["status"], "authorized", "{}", held.text());
+        let id = held.json()["id"].as_str().expect("an id").to_owned();
+        let path = format!("/wallet/redemptions/{id}/capture");
+        // The same key each time: another redemption is another request.
+        let captured = system.call(&wallet, "pos", Method::POST, &path, Some("same"), Some(&json!({}))).await;
+        assert_eq!(captured.json()["status"], "completed", "{}", captured.text());
+    }
+    system.cancel(&wallet, "k1").await;
+    system.until_status(&wallet, "k1", "reversed").await;
+    body["tenders"][0]["points"] = json!(1);
+    assert_eq!(system.redeem(&wallet, "k4", &body).await.status, 422);
+    let astray: i64 = system
+        .sql(
+            "SELECT count(*) FROM saga.saga s LEFT JOIN saga.saga p ON p.saga_id = s.parent_id
+             WHERE right(s.saga_id::text, 2) <> right(coalesce(p.saga_id, s.saga_id)::text, 2)
+                OR (s.legs_id <> s.saga_id AND left(s.legs_id::text, 2) <> right(s.saga_id::text, 2))",
+        )
+        .await;
+    assert_eq!(astray, 0);
+    assert_eq!(system.sql::<i64>("SELECT count(*) FROM saga.saga").await, 8);
+    let pool = sqlx::PgPool::connect_with(system.points.tender.database.admin()).await.expect("a pool");
+    let astray: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM tender.operation o JOIN tender.account a USING (account_no)
+         WHERE get_byte(uuid_send(o.operation_id), 15)
+            <> get_byte(sha256(convert_to(a.business_id || chr(31) || a.owner, 'UTF8')), 0)",
+    )
+    .fetch_one(&pool)
+    .await
+    .expect("a count");
+    pool.close().await;
+    assert_eq!(astray, 0, "an operation is in its account's bucket");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_key_at_the_same_instant_on_two_instances_acts_once() {
     let system = System::start().await;
     let wallets = [system.wallet().await, system.wallet().await];

@@ -141,6 +141,7 @@ async fn others_see_and_touch_nothing(system: &System, wallet: &Wallet) {
 async fn orphan(wallet: &Wallet) {
     let of = api::LegsId(uuid::Uuid::new_v4());
     let orphan = Orphan {
+        id: saga::SagaId(uuid::Uuid::now_v7()),
         business_id: "demo".to_owned(),
         name: "orphan-1".to_owned(),
         legs_id: of.0,

@@ -5,6 +5,7 @@
 
 use api::{
     Problem,
+    derive::requests,
     ops::{BulkFilter, BulkPreview, BulkRefusal, BulkReplay, BulkReplayRequest, BulkStatus},
 };
 use axum::{
@@ -23,6 +24,7 @@ use service::{
 
 use utoipa::ToSchema;
 
+use super::super::same::{is_same, kept, not_known};
 use super::{check_age, check_dead_letter_code, check_order, plan_filter, reused, unsure};
 use crate::app::App;
 
@@ -45,8 +47,8 @@ pub(super) async fn replay_dead_letters(
     caller: Allow<Operate>,
     body: Body<BulkReplayRequest>,
 ) -> Result<Response, ApiError> {
-    let request_hash = body.hash(&["dry_run"]).to_vec();
     let request = body.value;
+    let form = requests::bulk_replay(&request);
     check(&request)?;
     let filter = letter_filter(&request.filter);
     if request.dry_run {
@@ -56,17 +58,19 @@ pub(super) async fn replay_dead_letters(
     let order = BulkOrder {
         business_id: caller.business_id.as_str().to_owned(),
         actor: caller.subject.clone(),
-        request_hash,
+        request_hash: kept(&form),
         filter,
         filter_shown: serde_json::to_value(&request.filter).unwrap_or_default(),
         rate: request.rate_per_second,
         operation_id: request.operation_id,
         reason: request.reason,
     };
-    let (status, bulk) = match app.engine.file_bulk_replay(&order).await.map_err(unsure)? {
+    let is_same_as = |stored| is_same(&form, stored).ok();
+    let (status, bulk) = match app.engine.file_bulk_replay(&order, is_same_as).await.map_err(unsure)? {
         BulkFiled::Started(bulk) => (StatusCode::ACCEPTED, bulk),
         BulkFiled::Known(bulk) => (StatusCode::OK, bulk),
         BulkFiled::Reused => return Err(reused()),
+        BulkFiled::NotJudged => return Err(not_known()),
     };
     let mut answer = (status, Json(shown(bulk))).into_response();
     if let Ok(location) = HeaderValue::from_str(&location(&order.operation_id)) {
