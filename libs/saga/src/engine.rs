@@ -24,12 +24,13 @@ use crate::{
     gate::Gate,
     lease::{Heart, Lease},
     machine::{Kind, State},
+    pending::{Intent, NAMED_AFTER, PendingKeys, Terms},
     recovery::Parked,
     registry::{Place, Registry},
     row::{self, Loaded, Raw, Stored},
     store::{Store, StoreError},
     task::Run,
-    write::{Write, Written},
+    write::Written,
 };
 
 const PROBE_EVERY: Duration = Duration::from_secs(1);
@@ -47,6 +48,9 @@ pub enum Submitted {
     KeyTaken,
     /// What it was planned on has changed: plan again.
     Stale,
+    /// Its call did not wait any more, or the process's lease had a gap, so that it was not sent (again). Whether an earlier
+    /// attempt lands is unknown.
+    Withheld,
 }
 
 /// Runs the sagas of one domain in one process.
@@ -56,7 +60,8 @@ pub struct Engine<D: Domain> {
     pub(crate) process: Uuid,
     pub(crate) pool: PgPool,
     pub(crate) store: Store<D>,
-    pub(crate) lease: Lease,
+    pub(crate) lease: Arc<Lease>,
+    pub(crate) pending: PendingKeys,
     pub(crate) gate: Gate,
     pub(crate) registry: Registry,
     draining: AtomicBool,
@@ -87,7 +92,8 @@ impl<D: Domain> Engine<D> {
         let registry = Registry::default();
         let (store, writers) = Store::new(&options, &domain, process, config.write_batch, registry.clone());
         let engine = Arc::new(Self {
-            lease: Lease::new(config.ttl),
+            lease: Arc::new(Lease::new(config.ttl)),
+            pending: PendingKeys::default(),
             config,
             domain,
             process,
@@ -144,11 +150,32 @@ impl<D: Domain> Engine<D> {
         });
     }
 
-    /// Writes a new saga and, once that is durable, runs it in a task of its own: the caller may go away.
+    /// Says that a call may insert this key: to be given to [`Engine::submit_for`], or given up by [`Engine::withdraw`].
+    #[must_use]
+    pub fn intend(&self, key: &Key) -> Intent {
+        self.pending.intend(key, &self.lease)
+    }
+
+    /// Writes a new saga and, once that is durable, runs it in a task of its own. The caller may go away; if it does so before
+    /// the saga is sent to the database, nothing is written.
     ///
     /// # Errors
     /// [`StoreError`]; only `Unknown` may have been written.
     pub async fn submit(self: &Arc<Self>, new: NewSaga<D>) -> Result<Submitted, StoreError> {
+        let intent = self.intend(&new.key);
+        self.submit_for(&intent, new).await
+    }
+
+    /// [`Engine::submit`] for a call that has said so before.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn submit_for(
+        self: &Arc<Self>,
+        intent: &Intent,
+        new: NewSaga<D>,
+    ) -> Result<Submitted, StoreError> {
+        debug_assert_eq!(intent.key, new.key, "the intent is of this key");
         // The bound is for new work; cancels and returns of what exists are always taken.
         let is_new_work = matches!(new.begin, Begin::Run) && new.kind == Kind::Compensable;
         if !self.is_ready() || (is_new_work && self.is_full()) {
@@ -156,8 +183,8 @@ impl<D: Domain> Engine<D> {
         }
         let place = self.registry.enter(new.id);
         let (tell, told) = tokio::sync::oneshot::channel();
-        let (id, run, engine) = (new.id, place.run(), self.clone());
-        let task = self.tasks.spawn(async move { engine.insert_and_run(new, place, tell).await });
+        let (id, run, engine, terms) = (new.id, place.run(), self.clone(), intent.terms(&self.lease));
+        let task = self.tasks.spawn(async move { engine.insert_and_run(new, terms, place, tell).await });
         self.registry.carry(id, run, task.abort_handle());
         told.await.unwrap_or(Err(StoreError::Unknown))
     }
@@ -165,13 +192,14 @@ impl<D: Domain> Engine<D> {
     async fn insert_and_run(
         self: Arc<Self>,
         new: NewSaga<D>,
+        terms: Terms,
         place: Place,
         tell: tokio::sync::oneshot::Sender<Result<Submitted, StoreError>>,
     ) {
         let runs = matches!(new.begin, Begin::Run);
         let (plan, key, trace_id) = (new.plan.clone(), new.key.clone(), new.trace_id.clone());
         let (id, kind, legs_id, parent_id) = (new.id, new.kind, new.legs_id, new.parent_id);
-        let written = self.store.write(Write::Insert(Box::new(new))).await;
+        let written = self.store.insert(new, terms).await;
         let submitted = match written {
             Ok(Written::Inserted { created_at, deadline_at }) if runs => {
                 counter!("saga_started_total", "kind" => if kind == Kind::Compensable { "compensable" } else { "forward_only" }).increment(1);
@@ -197,6 +225,7 @@ impl<D: Domain> Engine<D> {
             Ok(Written::Inserted { .. }) => Ok(Submitted::Cancelled),
             Ok(Written::Refused(response)) => Ok(Submitted::Refused(response)),
             Ok(Written::Stale) => Ok(Submitted::Stale),
+            Ok(Written::Withheld) => Ok(Submitted::Withheld),
             Ok(Written::KeyTaken | Written::Moved { .. } | Written::Missed) => Ok(Submitted::KeyTaken),
             Err(error) => Err(error),
         };
@@ -233,7 +262,7 @@ impl<D: Domain> Engine<D> {
 
     /// Looks up in a task of its own. A statement that is abandoned half-way costs its connection: callers who hang up and
     /// come back, all at once, would have the process do little else than connect.
-    async fn to_its_end<T: Send + 'static>(
+    pub(crate) async fn to_its_end<T: Send + 'static>(
         &self,
         work: impl Future<Output = sqlx::Result<T>> + Send + 'static,
     ) -> sqlx::Result<T> {
@@ -257,7 +286,7 @@ impl<D: Domain> Engine<D> {
         let mut heart =
             Heart { options, process: self.process, name: self.config.name.clone(), connection: None };
         loop {
-            match heart.beat(&self.lease, self.config.ttl).await {
+            match heart.beat(&self.lease, self.pending.older_than(NAMED_AFTER), self.config.ttl).await {
                 Ok(()) => self.store.reachable(),
                 Err(error) => tracing::warn!(%error, "heartbeat failed"),
             }
@@ -293,7 +322,7 @@ impl<D: Domain> Engine<D> {
         self.registry.stop_all();
         self.tasks.close();
         let _ = tokio::time::timeout(Duration::from_secs(1), self.tasks.wait()).await;
-        match crate::recovery::hand_over(&self.pool, self.process).await {
+        match crate::recovery::hand_over(&self.pool, self.process, self.pending.any_in_doubt()).await {
             Ok(sagas) => tracing::info!(sagas, "handed over what was still running"),
             Err(error) => tracing::warn!(%error, "could not hand over; another process claims after one TTL"),
         }

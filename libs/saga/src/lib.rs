@@ -6,6 +6,7 @@
 //! | `task` | one run of one saga: carries the actions out |
 //! | `queue`, `store`, `write` | transitions of concurrent sagas: when they become a batch, and how it is made durable in one transaction |
 //! | `lease`, `recovery` | heartbeat, claims of what has no live owner, rescans of what a process owns |
+//! | `pending`, `proof` | keys that may still be inserted; the proof that one was not used, and never will be |
 //! | `wait`, `cancel` | waiting for a saga's answer, turning it back from outside |
 //! | `gate` | participants that cannot be reached: one probe each, a wake-up for all |
 //! | `orphan` | effects of which no saga is known |
@@ -21,6 +22,8 @@ mod lease;
 pub mod machine;
 pub mod ops;
 mod orphan;
+mod pending;
+mod proof;
 mod queue;
 mod recovery;
 mod registry;
@@ -38,6 +41,8 @@ pub use domain::{
 };
 pub use engine::{Engine, Submitted};
 pub use orphan::Orphan;
+pub use pending::Intent;
+pub use proof::{KeyUnused, Withdrawn};
 pub use row::Stored;
 pub use store::StoreError;
 pub use task::state_name;
