@@ -332,6 +332,9 @@ pub enum CancelResult {
     WillReverse,
     /// Nothing was in force.
     AlreadyReversed,
+    /// An operator has settled the redemption by hand: what is in force is what the record of that says. Nothing goes back by
+    /// this cancel.
+    Resolved,
 }
 
 /// Answer to `GET /wallet/balance`.

@@ -17,6 +17,7 @@ use crate::{
     config::Config,
     domain::{Domain, Key, SagaId},
     lease::Lease,
+    pending::PendingKeys,
     reachability::Reachability,
     registry::Registry,
     row::{self, Stored},
@@ -39,7 +40,9 @@ pub struct Engine<D: Domain> {
     pub(crate) ops_pool: PgPool,
     pub(crate) store: Store<D>,
     pub(crate) clock: DatabaseClock,
-    pub(crate) lease: Lease,
+    pub(crate) lease: Arc<Lease>,
+    /// Keys under which an insert of this process may still come.
+    pub(crate) pending: PendingKeys,
     pub(crate) reachability: Reachability,
     pub(crate) registry: Registry,
     pub(crate) draining: AtomicBool,

@@ -23,6 +23,8 @@ pub(crate) struct Lease {
     ttl_ms: i64,
     /// In local milliseconds of `clock`.
     valid_until: AtomicI64,
+    /// Since when it has been held without a gap.
+    held_from: AtomicI64,
     claim_from: AtomicI64,
 }
 
@@ -32,17 +34,24 @@ impl Lease {
             clock,
             ttl_ms: i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX / 4),
             valid_until: AtomicI64::new(NEVER),
+            held_from: AtomicI64::new(NEVER),
             claim_from: AtomicI64::new(0),
         }
     }
 
-    fn local(&self) -> i64 {
+    /// Milliseconds since its clock was made.
+    pub(crate) fn local(&self) -> i64 {
         self.clock.local()
     }
 
     /// Whether this process may still act on what it owns.
     pub(crate) fn holds(&self) -> bool {
         self.local() < self.valid_until.load(Ordering::Acquire)
+    }
+
+    /// Whether this process has held it without a gap since `local`.
+    pub(crate) fn has_held_since(&self, local: i64) -> bool {
+        self.holds() && self.held_from.load(Ordering::Acquire) <= local
     }
 
     /// Whether it may take what others have left.
@@ -56,8 +65,12 @@ impl Lease {
     }
 
     /// A heartbeat that was sent at `sent` (by [`Lease::local`]) is durable.
-    fn renewed(&self, sent: i64, database_now: Millis) {
+    pub(crate) fn renewed(&self, sent: i64, database_now: Millis) {
         let before = self.valid_until.load(Ordering::Acquire);
+        if self.local() >= before {
+            // Before it is valid again: nobody may take the new lease for the old one.
+            self.held_from.store(self.local(), Ordering::Release);
+        }
         if before != NEVER && self.local() >= before {
             self.claim_from.store(self.local() + self.ttl_ms, Ordering::Release);
         }
@@ -75,10 +88,15 @@ pub(crate) struct Heart {
 }
 
 impl Heart {
-    /// Beats once, within `limit`.
-    pub(crate) async fn beat(&mut self, lease: &Lease, limit: Duration) -> Result<(), sqlx::Error> {
+    /// Beats once, within `limit`, and names the keys whose inserts may still come; `None` is too many to name.
+    pub(crate) async fn beat(
+        &mut self,
+        lease: &Lease,
+        pending: Option<Vec<String>>,
+        limit: Duration,
+    ) -> Result<(), sqlx::Error> {
         let sent = lease.local();
-        match tokio::time::timeout(limit, self.write()).await {
+        match tokio::time::timeout(limit, self.write(pending)).await {
             Ok(Ok((connection, database_now))) => {
                 self.connection = Some(connection);
                 lease.renewed(sent, database_now);
@@ -90,18 +108,21 @@ impl Heart {
     }
 
     /// The connection is kept only if the beat went through.
-    async fn write(&mut self) -> sqlx::Result<(PgConnection, Millis)> {
+    async fn write(&mut self, pending: Option<Vec<String>>) -> sqlx::Result<(PgConnection, Millis)> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => self.options.connect().await?,
         };
         let now: i64 = sqlx::query_scalar(
-            "INSERT INTO saga.process (process_id, name) VALUES ($1, $2)
-             ON CONFLICT (process_id) DO UPDATE SET beat_at = clock_timestamp()
+            "INSERT INTO saga.process (process_id, name, pending_keys)
+             SELECT $1, $2, CASE WHEN $3::text[] IS NOT NULL
+                 THEN ARRAY(SELECT hashtextextended(pending, 0) FROM unnest($3::text[]) AS pending) END
+             ON CONFLICT (process_id) DO UPDATE SET beat_at = clock_timestamp(), pending_keys = excluded.pending_keys
              RETURNING (extract(epoch FROM clock_timestamp()) * 1000)::bigint",
         )
         .bind(self.process)
         .bind(&self.name)
+        .bind(pending)
         .fetch_one(&mut connection)
         .await?;
         Ok((connection, now))

@@ -9,6 +9,7 @@
 //! | `lease`, `recovery` | heartbeat, claims of what has no live owner, rescans of what a process owns |
 //! | `parking` | dead letters that the database cannot refuse |
 //! | `clock` | the saga database's time |
+//! | `pending`, `proof` | keys that may still be inserted; the proof that one was not used, and never will be |
 //! | `wait`, `cancel` | waiting for a saga's answer, turning it back from outside |
 //! | `reachability` | participants that do not answer: breaker, bulkhead, and a paced release of what waits |
 //! | `orphan` | effects of which no saga is known |
@@ -27,6 +28,8 @@ pub mod machine;
 pub mod ops;
 mod orphan;
 mod parking;
+mod pending;
+mod proof;
 mod queue;
 mod reachability;
 mod recovery;
@@ -50,6 +53,8 @@ pub use domain::{
 pub use engine::Engine;
 pub use error::StoreError;
 pub use orphan::Orphan;
+pub use pending::Intent;
+pub use proof::{KeyUnused, Withdrawn};
 pub use row::Stored;
 pub use state::state_name;
 pub use submit::Submitted;

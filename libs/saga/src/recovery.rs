@@ -159,14 +159,17 @@ async fn forget_the_dead(pool: &PgPool) -> sqlx::Result<()> {
     sqlx::query(old).execute(pool).await.map(drop)
 }
 
-/// Gives everything unfinished up, for anybody to claim at once; the number of sagas.
-pub(crate) async fn hand_over(pool: &PgPool, process: Uuid) -> sqlx::Result<u64> {
+/// Gives everything unfinished up, for anybody to claim at once; the number of sagas. The process's row stays if what became
+/// of its inserts is in doubt: the age of its beat says so to others.
+pub(crate) async fn hand_over(pool: &PgPool, process: Uuid, is_in_doubt: bool) -> sqlx::Result<u64> {
     let handed = sqlx::query(
         "UPDATE saga.saga SET owner = NULL, epoch = epoch + 1 WHERE owner = $1 AND state IN (0, 1)",
     )
     .bind(process)
     .execute(pool)
     .await?;
-    sqlx::query("DELETE FROM saga.process WHERE process_id = $1").bind(process).execute(pool).await?;
+    if !is_in_doubt {
+        sqlx::query("DELETE FROM saga.process WHERE process_id = $1").bind(process).execute(pool).await?;
+    }
     Ok(handed.rows_affected())
 }

@@ -25,6 +25,7 @@ use crate::{
     domain::Domain,
     engine::Engine,
     lease::{Heart, Lease},
+    pending::{NAMED_AFTER, PendingKeys},
     reachability::{Reachability, TICK},
     recovery,
     registry::Registry,
@@ -56,7 +57,8 @@ impl<D: Domain> Engine<D> {
         let registry = Registry::default();
         let (store, writers) = Store::new(&options, &domain, process, config.write_batch, registry.clone());
         let engine = Arc::new(Self {
-            lease: Lease::new(config.ttl, clock.clone()),
+            lease: Arc::new(Lease::new(config.ttl, clock.clone())),
+            pending: PendingKeys::default(),
             recovered_at: AtomicI64::new(clock.local()),
             clock,
             config,
@@ -126,7 +128,7 @@ impl<D: Domain> Engine<D> {
         let mut heart =
             Heart { options, process: self.process, name: self.config.name.clone(), connection: None };
         loop {
-            match heart.beat(&self.lease, self.config.ttl).await {
+            match heart.beat(&self.lease, self.pending.older_than(NAMED_AFTER), self.config.ttl).await {
                 Ok(()) => self.store.reachable(),
                 Err(error) => tracing::warn!(%error, "heartbeat failed"),
             }
@@ -171,7 +173,7 @@ impl<D: Domain> Engine<D> {
         self.registry.stop_all();
         self.tasks.close();
         let _ = tokio::time::timeout(Duration::from_secs(1), self.tasks.wait()).await;
-        match recovery::hand_over(&self.pool, self.process).await {
+        match recovery::hand_over(&self.pool, self.process, self.pending.any_in_doubt()).await {
             Ok(sagas) => tracing::info!(sagas, "handed over what was still running"),
             Err(error) => tracing::warn!(%error, "could not hand over; another process claims after one TTL"),
         }

@@ -8,8 +8,11 @@
 //!   errors halve the batch;
 //! - at COMMIT: **unknown**. The whole batch is written again until an attempt is answered, because only the locks
 //!   and unique keys of a second attempt wait for the first transaction to end; reading alone would not.
+//!
+//! Inserts have [`crate::pending::Terms`], judged in each attempt: those whose caller is gone are not made, only looked for.
 
 use std::{
+    collections::HashSet,
     panic::AssertUnwindSafe,
     sync::{
         Arc,
@@ -27,8 +30,9 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    domain::{Domain, SagaId},
+    domain::{Domain, NewSaga, SagaId},
     error::StoreError,
+    pending::Terms,
     queue::{Batch, CloseOnDrop, OfSaga, Queue},
     registry::Registry,
     write::{Write, Written, write_batch},
@@ -51,7 +55,30 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 /// A write, and who waits for it.
 struct Request<D: Domain> {
     write: Write<D>,
+    caller: Caller,
+}
+
+/// Who waits for a write, and under which terms an insert may be sent.
+struct Caller {
     done: oneshot::Sender<Result<Written, StoreError>>,
+    terms: Option<Terms>,
+}
+
+impl Caller {
+    /// `unknown`: an attempt may have committed of which this answer says nothing.
+    fn answer(self, answer: Result<Written, StoreError>, unknown: bool) {
+        let is_settled = match &answer {
+            Ok(Written::Withheld) | Err(StoreError::Unavailable | StoreError::Refused(_)) => !unknown,
+            Ok(_) => true,
+            Err(StoreError::Unknown) => false,
+        };
+        if let Some(terms) = self.terms
+            && is_settled
+        {
+            terms.settle();
+        }
+        let _ = self.done.send(answer);
+    }
 }
 
 impl<D: Domain> OfSaga for Request<D> {
@@ -93,11 +120,20 @@ impl<D: Domain> Store<D> {
 
     /// Makes a write durable. Waits for as long as the outcome is unknown.
     pub(crate) async fn write(&self, write: Write<D>) -> Result<Written, StoreError> {
+        self.write_on(write, None).await
+    }
+
+    /// Makes a new saga durable, as long as its terms allow it.
+    pub(crate) async fn insert(&self, new: NewSaga<D>, terms: Terms) -> Result<Written, StoreError> {
+        self.write_on(Write::Insert(Box::new(new)), Some(terms)).await
+    }
+
+    async fn write_on(&self, write: Write<D>, terms: Option<Terms>) -> Result<Written, StoreError> {
         if !self.is_available() {
             return Err(StoreError::Unavailable);
         }
         let (done, answer) = oneshot::channel();
-        self.queue.push(Request { write, done })?;
+        self.queue.push(Request { write, caller: Caller { done, terms } })?;
         answer.await.unwrap_or(Err(StoreError::Unknown))
     }
 
@@ -169,14 +205,14 @@ impl<D: Domain> Writer<D> {
 
     /// Writes a batch and answers everybody in it. True if it was given up because it was slow.
     async fn write(&mut self, batch: Vec<Request<D>>, mut unknown: bool) -> bool {
-        let (writes, callers): (Vec<_>, Vec<_>) = batch.into_iter().map(|r| (r.write, r.done)).unzip();
+        let (writes, callers): (Vec<_>, Vec<_>) = batch.into_iter().map(|r| (r.write, r.caller)).unzip();
         let mut attempt = 0;
         let failure = loop {
             attempt += 1;
-            match self.attempt(&writes, unknown).await {
+            match self.attempt(&writes, &callers, unknown).await {
                 Ok(written) => {
-                    for (done, written) in callers.into_iter().zip(written) {
-                        let _ = done.send(Ok(written));
+                    for (caller, written) in callers.into_iter().zip(written) {
+                        caller.answer(Ok(written), unknown);
                     }
                     return false;
                 }
@@ -205,7 +241,7 @@ impl<D: Domain> Writer<D> {
             }
         };
         let batch: Vec<_> =
-            writes.into_iter().zip(callers).map(|(write, done)| Request { write, done }).collect();
+            writes.into_iter().zip(callers).map(|(write, caller)| Request { write, caller }).collect();
         let is_slow = matches!(failure, Failure::Slow(_));
         self.give_up(batch, failure, unknown).await;
         is_slow
@@ -218,7 +254,7 @@ impl<D: Domain> Writer<D> {
             if slow < SLOW_SINGLES {
                 slow += u32::from(Box::pin(self.write(vec![request], unknown)).await);
             } else {
-                let _ = request.done.send(Err(StoreError::Unavailable));
+                request.caller.answer(Err(StoreError::Unavailable), unknown);
             }
         }
     }
@@ -253,15 +289,21 @@ impl<D: Domain> Writer<D> {
             }
         };
         for request in batch {
-            let _ = request.done.send(Err(error.clone()));
+            request.caller.answer(Err(error.clone()), unknown);
         }
     }
 
-    async fn attempt(&mut self, writes: &[Write<D>], again: bool) -> Result<Vec<Written>, Failure> {
+    async fn attempt(
+        &mut self,
+        writes: &[Write<D>],
+        callers: &[Caller],
+        again: bool,
+    ) -> Result<Vec<Written>, Failure> {
         let mut connection = self.connection().await?;
         let committing = AtomicBool::new(false);
         let started = Instant::now();
-        let work = transaction(&mut connection, &*self.domain, self.owner, writes, again, &committing);
+        let batch = (writes, callers);
+        let work = transaction(&mut connection, &*self.domain, self.owner, batch, again, &committing);
         let result = match tokio::time::timeout(BATCH_TIMEOUT, AssertUnwindSafe(work).catch_unwind()).await {
             Ok(Ok(result)) => result,
             // A panic in the domain's part comes before COMMIT; the broken connection is dropped.
@@ -320,17 +362,27 @@ async fn transaction<D: Domain>(
     connection: &mut PgConnection,
     domain: &D,
     owner: Uuid,
-    writes: &[Write<D>],
+    (writes, callers): (&[Write<D>], &[Caller]),
     again: bool,
     committing: &AtomicBool,
 ) -> Result<Vec<Written>, Failure> {
     connection.execute("BEGIN").await.map_err(before_commit)?;
-    let written = write_batch(connection, domain, owner, writes, again).await.map_err(before_commit)?;
+    // Judged here and no earlier: should this process stop from now on, the server ends the idle transaction.
+    let withheld = withheld(writes, callers);
+    let written =
+        write_batch(connection, domain, owner, writes, again, &withheld).await.map_err(before_commit)?;
     fail_point!("saga::written");
     committing.store(true, Ordering::Relaxed);
     connection.execute("COMMIT").await.map_err(at_commit)?;
     fail_point!("saga::committed");
     Ok(written)
+}
+
+/// The inserts whose terms do not allow them any more.
+fn withheld<D: Domain>(writes: &[Write<D>], callers: &[Caller]) -> HashSet<SagaId> {
+    let is_withheld = |caller: &Caller| caller.terms.as_ref().is_some_and(|terms| !terms.allow());
+    let of = writes.iter().zip(callers).filter(|(_, caller)| is_withheld(caller));
+    of.map(|(write, _)| write.id()).collect()
 }
 
 fn before_commit(error: sqlx::Error) -> Failure {

@@ -7,15 +7,16 @@ use metrics::counter;
 use tokio::sync::oneshot;
 
 use crate::{
-    domain::{Begin, Domain, NewSaga, Response, Saga},
+    domain::{Begin, Domain, Key, NewSaga, Response, Saga},
     engine::Engine,
     error::StoreError,
     machine::{Kind, State},
+    pending::{Intent, Terms},
     reachability::Unanswered,
     registry::RunGuard,
     row::Loaded,
     task::Run,
-    write::{Write, Written},
+    write::Written,
 };
 
 /// What came of handing in a new saga.
@@ -32,14 +33,38 @@ pub enum Submitted {
     KeyTaken,
     /// What it was planned on has changed: plan again.
     Stale,
+    /// Its call did not wait any more, or the process's lease had a gap, so that it was not sent (again). Whether an earlier
+    /// attempt lands is unknown.
+    Withheld,
 }
 
 impl<D: Domain> Engine<D> {
-    /// Writes a new saga and, once that is durable, runs it in a task of its own: the caller may go away.
+    /// Says that a call may insert this key: to be given to [`Engine::submit_for`], or given up by [`Engine::withdraw`].
+    #[must_use]
+    pub fn intend(&self, key: &Key) -> Intent {
+        self.pending.intend(key, &self.lease)
+    }
+
+    /// Writes a new saga and, once that is durable, runs it in a task of its own. The caller may go away; if it does so before
+    /// the saga is sent to the database, nothing is written.
     ///
     /// # Errors
     /// [`StoreError`]; only `Unknown` may have been written.
     pub async fn submit(self: &Arc<Self>, new: NewSaga<D>) -> Result<Submitted, StoreError> {
+        let intent = self.intend(&new.key);
+        self.submit_for(&intent, new).await
+    }
+
+    /// [`Engine::submit`] for a call that has said so before.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn submit_for(
+        self: &Arc<Self>,
+        intent: &Intent,
+        new: NewSaga<D>,
+    ) -> Result<Submitted, StoreError> {
+        debug_assert_eq!(intent.key, new.key, "the intent is of this key");
         // The bounds are for new work; cancels and returns of what exists are always taken.
         let is_new_work = matches!(new.begin, Begin::Run) && new.kind == Kind::Compensable;
         if !self.is_ready() || (is_new_work && !self.has_room(&new.plan)) {
@@ -48,8 +73,8 @@ impl<D: Domain> Engine<D> {
         let legs = self.expect_legs(&new.plan);
         let guard = self.registry.enter(new.id);
         let (tx, rx) = oneshot::channel();
-        let (id, run, engine) = (new.id, guard.run(), self.clone());
-        let task = self.tasks.spawn(async move { engine.insert_and_run(new, guard, legs, tx).await });
+        let (id, run, engine, terms) = (new.id, guard.run(), self.clone(), intent.terms(&self.lease));
+        let task = self.tasks.spawn(async move { engine.insert_and_run(new, terms, guard, legs, tx).await });
         self.registry.carry(id, run, task.abort_handle());
         rx.await.unwrap_or(Err(StoreError::Unknown))
     }
@@ -62,6 +87,7 @@ impl<D: Domain> Engine<D> {
     async fn insert_and_run(
         self: Arc<Self>,
         new: NewSaga<D>,
+        terms: Terms,
         guard: RunGuard,
         legs: Vec<Option<Unanswered>>,
         tx: oneshot::Sender<Result<Submitted, StoreError>>,
@@ -69,7 +95,7 @@ impl<D: Domain> Engine<D> {
         let runs = matches!(new.begin, Begin::Run);
         let (plan, key, trace_id) = (new.plan.clone(), new.key.clone(), new.trace_id.clone());
         let (id, kind, legs_id, parent_id) = (new.id, new.kind, new.legs_id, new.parent_id);
-        let written = self.store.write(Write::Insert(Box::new(new))).await;
+        let written = self.store.insert(new, terms).await;
         let submitted = match written {
             Ok(Written::Inserted { created_at, deadline_at }) if runs => {
                 counter!("saga_started_total", "kind" => if kind == Kind::Compensable { "compensable" } else { "forward_only" }).increment(1);
@@ -95,6 +121,7 @@ impl<D: Domain> Engine<D> {
             Ok(Written::Inserted { .. }) => Ok(Submitted::Cancelled),
             Ok(Written::Refused(response)) => Ok(Submitted::Refused(response)),
             Ok(Written::Stale) => Ok(Submitted::Stale),
+            Ok(Written::Withheld) => Ok(Submitted::Withheld),
             Ok(Written::KeyTaken | Written::Moved { .. } | Written::Missed) => Ok(Submitted::KeyTaken),
             Err(error) => Err(error),
         };

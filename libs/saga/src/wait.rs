@@ -16,6 +16,7 @@ use crate::{
 const WAIT_FOR_REVERSAL: Duration = Duration::from_secs(1);
 /// How often a saga that runs elsewhere is looked at.
 const POLL: Duration = Duration::from_millis(40);
+
 /// What waiting for a saga came to.
 #[derive(Debug, Clone)]
 pub enum Waited {
@@ -23,6 +24,8 @@ pub enum Waited {
     Answered(Response),
     /// It is over, its key was cancelled.
     KeyCancelled,
+    /// It is over without an answer: an operator has settled it by hand.
+    Settled,
     /// It goes on (or waits for an operator); no answer yet.
     Pending(State),
 }
@@ -85,7 +88,10 @@ impl<D: Domain> Engine<D> {
         if stored.key_cancelled {
             return Ok(Waited::KeyCancelled);
         }
-        let Some(response) = stored.response else { return Ok(Waited::Pending(stored.state)) };
+        let Some(response) = stored.response else {
+            let is_settled = stored.state == State::Resolved;
+            return Ok(if is_settled { Waited::Settled } else { Waited::Pending(stored.state) });
+        };
         match stored.state {
             State::Compensating if !turned_back => Ok(Waited::Pending(stored.state)),
             State::Compensating | State::DeadLetter => Ok(Waited::Answered(self.freeze(id).await?)),

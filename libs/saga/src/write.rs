@@ -67,6 +67,8 @@ pub(crate) enum Written {
     KeyTaken,
     /// What the new saga was planned on has changed; nothing was written.
     Stale,
+    /// It was not sent, on its [`crate::pending::Terms`]; an earlier attempt may still land.
+    Withheld,
     /// The transition is durable. `answer_given`: the stored answer is an earlier one.
     Moved { answer_given: bool },
     /// The compare-and-set missed; nothing was written.
@@ -75,21 +77,24 @@ pub(crate) enum Written {
 
 /// Writes a batch inside the transaction that `conn` is in; the results are in the order of `batch`, which holds at
 /// most one move a saga. `again`: an earlier attempt may have committed, so rows that look as this batch would leave
-/// them are its own.
+/// them are its own. Inserts that are `withheld` are looked for, but not made.
 pub(crate) async fn write_batch<D: Domain>(
     conn: &mut PgConnection,
     domain: &D,
     owner: Uuid,
     batch: &[Write<D>],
     again: bool,
+    withheld: &HashSet<SagaId>,
 ) -> sqlx::Result<Vec<Written>> {
     let mut outcome: HashMap<SagaId, Written> = HashMap::with_capacity(batch.len());
+    outcome.extend(withheld.iter().map(|id| (*id, Written::Withheld)));
     let mut changes = Vec::new();
     let new: Vec<&NewSaga<D>> =
         batch.iter().filter_map(|w| if let Write::Insert(n) = w { Some(&**n) } else { None }).collect();
     let moves: Vec<&Move<D>> =
         batch.iter().filter_map(|w| if let Write::Move(m) = w { Some(&**m) } else { None }).collect();
-    let inserts = if new.is_empty() { Vec::new() } else { admit(conn, domain, &new, &mut outcome).await? };
+    let sent: Vec<_> = new.iter().copied().filter(|n| !withheld.contains(&n.id)).collect();
+    let inserts = if sent.is_empty() { Vec::new() } else { admit(conn, domain, &sent, &mut outcome).await? };
 
     let done = write_sagas(conn, owner, &inserts, &moves).await?;
     let inserted = inserts.iter().map(|insert| insert.new).filter(|new| done.contains_key(&new.id));
@@ -331,7 +336,7 @@ async fn recognise_inserts<D: Domain>(
     .await?;
     for row in rows {
         let id: SagaId = row.try_get(0)?;
-        if !matches!(outcome.get(&id), Some(Written::KeyTaken | Written::Stale)) {
+        if !matches!(outcome.get(&id), Some(Written::KeyTaken | Written::Stale | Written::Withheld)) {
             continue;
         }
         let refusal = stored_response(row.try_get(3)?, row.try_get(4)?);

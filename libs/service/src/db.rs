@@ -106,6 +106,8 @@ pub fn is_unavailable(error: &sqlx::Error) -> bool {
     use sqlx::Error;
     match error {
         Error::Io(_) | Error::Tls(_) | Error::PoolTimedOut | Error::PoolClosed | Error::WorkerCrashed => true,
+        // A connection that is closed in the middle of a message, as by a proxy whose server is away.
+        Error::Protocol(_) => true,
         Error::Database(error) => error.code().is_some_and(|code| {
             // 08 connection, 53 resources, 57 operator intervention (which a statement timeout is too),
             // 25006 a standby, and conflicts that a second try resolves.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use api::{Code, Problem};
+use api::{Code, Outcome, Problem};
 use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
@@ -43,11 +43,12 @@ impl ApiError {
         Self::new(Code::Overloaded, "The service cannot take this now. Nothing was written.")
     }
 
-    /// A fault of ours. The cause is logged with the request's trace, and shown to nobody.
+    /// A fault of ours; how far the request came is not known. The cause is logged with the request's trace, and shown to nobody.
     #[must_use]
     pub fn internal(cause: &(dyn std::error::Error + 'static)) -> Self {
         tracing::error!(error = %chain(cause), "internal error");
-        Self::new(Code::Internal, "The request failed for a reason on our side.")
+        let problem = Problem::new(Code::Internal, "The request failed for a reason on our side.");
+        problem.outcome(Outcome::Unknown).into()
     }
 
     /// The same error, naming when to come back.

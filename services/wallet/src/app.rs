@@ -93,7 +93,7 @@ impl Limits {
 }
 
 impl App {
-    /// Refuses at once while the database is known to be away, instead of waiting for a connection.
+    /// Refuses a read at once while the database is known to be away, instead of waiting for a connection.
     ///
     /// # Errors
     /// 503 `overloaded`.

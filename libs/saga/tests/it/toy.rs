@@ -265,7 +265,7 @@ impl<const NEW: bool> Process<NEW> {
         assert_eq!(submitted, Ok(Submitted::Running));
         match self.engine.wait(id, Instant::now() + Duration::from_secs(10)).await.expect("a database") {
             Waited::Answered(response) => Some(response.status),
-            Waited::KeyCancelled | Waited::Pending(_) => None,
+            Waited::KeyCancelled | Waited::Settled | Waited::Pending(_) => None,
         }
     }
 }

@@ -1,10 +1,11 @@
 //! `POST /wallet/redemptions/cancel-by-key`: the till's timeout reversal. Like an ISO 8583 reversal advice it cannot be
-//! refused: it always answers 200, once what it answers is durable.
+//! refused: it always answers 200, once what it answers is durable. Until then all that can be said is 503 `unknown`, and the till
+//! repeats it.
 
 use std::{sync::Arc, time::Duration};
 
 use api::{
-    LegsId, Problem,
+    BusinessId, LegsId, Problem,
     derive::{Bucket, fresh_id},
     id::is_visible_ascii,
     wallet::{CancelByKeyAnswer, CancelByKeyRequest, CancelResult},
@@ -15,13 +16,12 @@ use saga::{
     machine::{Kind, State as SagaState},
 };
 use service::{
-    ApiError,
-    auth::{Allow, Till},
+    auth::{Allow, Caller, Till},
     json::Body,
     trace,
 };
 
-use super::redeem::OPERATION;
+use super::{keyed::Failure, redeem::OPERATION, redemptions};
 use crate::{
     app::App,
     plan::{Plan, ReturnReason},
@@ -31,6 +31,8 @@ use crate::{
 
 /// Looks again this often when the redemption moves between a look and a step.
 const LOOKS: usize = 20;
+/// How long the till waits at most.
+const PATIENCE: Duration = Duration::from_millis(4_900);
 /// Pause between two looks.
 const PAUSE: Duration = Duration::from_millis(20);
 /// For a tombstone, whose saga never runs.
@@ -43,10 +45,11 @@ pub(super) async fn cancel_by_key(
     State(app): State<App>,
     caller: Allow<Till>,
     body: Body<CancelByKeyRequest>,
-) -> Result<Json<CancelByKeyAnswer>, ApiError> {
+) -> Result<Json<CancelByKeyAnswer>, Failure> {
     let key = body.value.idempotency_key;
     if !is_visible_ascii(&key, 255) {
-        return Err(Problem::invalid("/idempotency_key", "must be 1 to 255 visible ASCII characters").into());
+        let problem = Problem::invalid("/idempotency_key", "must be 1 to 255 visible ASCII characters");
+        return Err(Failure::of_the_call(problem.into()));
     }
     let key = Key {
         business_id: caller.business_id.as_str().to_owned(),
@@ -54,80 +57,113 @@ pub(super) async fn cancel_by_key(
         scope: String::new(),
         key,
     };
-    app.require_database()?;
-    for _ in 0..LOOKS {
-        if let Some(answer) = look(&app, &caller.business_id, &key).await? {
-            return Ok(Json(answer));
-        }
-        tokio::time::sleep(PAUSE).await;
+    if !app.engine.is_available() {
+        return Err(Failure::unknown(&"the saga database is away"));
     }
-    Err(ApiError::overloaded())
+    let cancel = Cancel { app, caller: caller.into_caller(), key };
+    let answer = tokio::time::timeout(PATIENCE, cancel.answer()).await;
+    answer.unwrap_or_else(|_| Err(Failure::unknown(&"no answer in time"))).map(Json)
 }
 
-/// One look and one step; `None` if the redemption moved in between.
-async fn look(
-    app: &App,
-    business: &api::BusinessId,
-    key: &Key,
-) -> Result<Option<CancelByKeyAnswer>, ApiError> {
-    let Some(stored) = app.engine.find(key).await? else {
-        let submitted =
-            app.engine.submit(tombstone(business, key)).await.map_err(|error| not_durable(&error))?;
-        return Ok((submitted == Submitted::Cancelled).then_some(CancelByKeyAnswer {
-            result: CancelResult::CancelledBeforeArrival,
-            redemption_id: None,
-        }));
-    };
-    let result = match stored.state {
-        SagaState::Running => {
-            let turned = app
-                .engine
-                .turn_back(&stored, Reason::Cancelled, true)
-                .await
-                .map_err(|error| not_durable(&error))?;
-            (turned == TurnBack::Done).then_some(CancelResult::WillReverse)
-        }
-        SagaState::Completed => cancel_completed(app, business, &stored).await?,
-        SagaState::Compensating | SagaState::DeadLetter => {
-            app.engine.cancel_key(&stored).await?.then_some(CancelResult::WillReverse)
-        }
-        SagaState::Compensated if is_tombstone(&stored) => Some(CancelResult::CancelledBeforeArrival),
-        SagaState::Compensated | SagaState::Resolved => {
-            app.engine.cancel_key(&stored).await?.then_some(CancelResult::AlreadyReversed)
-        }
-    };
-    let redemption_id = if is_tombstone(&stored) { None } else { Some(stored.id.0) };
-    Ok(result.map(|result| CancelByKeyAnswer { result, redemption_id }))
+struct Cancel {
+    app: App,
+    caller: Caller,
+    key: Key,
 }
 
-/// A completed or authorized redemption is given back in full by a saga of its own.
-async fn cancel_completed(
-    app: &App,
-    business: &api::BusinessId,
-    stored: &Stored,
-) -> Result<Option<CancelResult>, ApiError> {
-    let Some(redemption) = returning::load(&app.pool, business, stored.id.0).await? else { return Ok(None) };
-    let why = match redemption.status.as_str() {
-        "completed" | "partially_refunded" => ReturnReason::Reversal,
-        "authorized" => ReturnReason::Void,
-        // Forward-only sagas do not turn: it goes back when they are done.
-        "capturing" | "reversing" | "under_review" => {
-            let is_taken =
-                returning::request(&app.pool, redemption.id).await? && app.engine.cancel_key(stored).await?;
-            return Ok(is_taken.then_some(CancelResult::WillReverse));
+impl Cancel {
+    async fn answer(&self) -> Result<CancelByKeyAnswer, Failure> {
+        for _ in 0..LOOKS {
+            if let Some(answer) = self.look().await? {
+                return Ok(answer);
+            }
+            tokio::time::sleep(PAUSE).await;
         }
-        _ => return Ok(app.engine.cancel_key(stored).await?.then_some(CancelResult::AlreadyReversed)),
-    };
-    let saga = returning::saga(&redemption, why);
-    let submitted = app.engine.submit(saga).await.map_err(|error| not_durable(&error))?;
-    Ok(matches!(submitted, Submitted::Running).then_some(CancelResult::WillReverse))
+        Err(Failure::unknown(&"the redemption moves too fast to be cancelled"))
+    }
+
+    /// One look and one step; `None` if the redemption moved in between.
+    async fn look(&self) -> Result<Option<CancelByKeyAnswer>, Failure> {
+        let engine = &self.app.engine;
+        let Some(stored) = engine.find(&self.key).await.map_err(|error| Failure::read(&error))? else {
+            let tombstone = tombstone(&self.caller.business_id, &self.key);
+            let submitted = engine.submit(tombstone).await.map_err(|error| not_durable(&error))?;
+            return Ok((submitted == Submitted::Cancelled).then_some(CancelByKeyAnswer {
+                result: CancelResult::CancelledBeforeArrival,
+                redemption_id: None,
+            }));
+        };
+        if is_tombstone(&stored) {
+            let result = CancelResult::CancelledBeforeArrival;
+            return Ok(Some(CancelByKeyAnswer { result, redemption_id: None }));
+        }
+        self.require_own_location(&stored).await?;
+        let result = match stored.state {
+            SagaState::Running => {
+                let turned = engine.turn_back(&stored, Reason::Cancelled, true).await;
+                let turned = turned.map_err(|error| not_durable(&error))?;
+                (turned == TurnBack::Done).then_some(CancelResult::WillReverse)
+            }
+            SagaState::Completed => self.cancel_completed(&stored).await?,
+            SagaState::Compensating | SagaState::DeadLetter => {
+                self.cancel_key(&stored, CancelResult::WillReverse).await?
+            }
+            SagaState::Compensated => self.cancel_key(&stored, CancelResult::AlreadyReversed).await?,
+            SagaState::Resolved => self.cancel_key(&stored, CancelResult::Resolved).await?,
+        };
+        Ok(result.map(|result| CancelByKeyAnswer { result, redemption_id: Some(stored.id.0) }))
+    }
+
+    /// What a till of another location did does not exist.
+    async fn require_own_location(&self, stored: &Stored) -> Result<(), Failure> {
+        if self.caller.location_ids.is_none() {
+            return Ok(());
+        }
+        let found = redemptions::visible(&self.app.pool, &self.caller, stored.id.0).await;
+        let found = found.map_err(|error| Failure::read(&error))?;
+        found.map(drop).ok_or_else(Failure::not_found)
+    }
+
+    async fn cancel_key(
+        &self,
+        stored: &Stored,
+        result: CancelResult,
+    ) -> Result<Option<CancelResult>, Failure> {
+        let is_done = self.app.engine.cancel_key(stored).await.map_err(|error| Failure::read(&error))?;
+        Ok(is_done.then_some(result))
+    }
+
+    /// A completed or authorized redemption is given back in full by a saga of its own.
+    async fn cancel_completed(&self, stored: &Stored) -> Result<Option<CancelResult>, Failure> {
+        let pool = &self.app.pool;
+        let redemption = returning::load(pool, &self.caller.business_id, stored.id.0).await;
+        let Some(redemption) = redemption.map_err(|error| Failure::read(&error))? else { return Ok(None) };
+        let why = match redemption.status.as_str() {
+            "completed" | "partially_refunded" => ReturnReason::Reversal,
+            "authorized" => ReturnReason::Void,
+            // Forward-only sagas do not turn: it goes back when they are done.
+            "capturing" | "reversing" | "under_review" => {
+                let is_noted = returning::request(pool, redemption.id).await;
+                if !is_noted.map_err(|error| Failure::read(&error))? {
+                    return Ok(None);
+                }
+                return self.cancel_key(stored, CancelResult::WillReverse).await;
+            }
+            // What is in force is what the operator who settled it says.
+            "resolved" => return self.cancel_key(stored, CancelResult::Resolved).await,
+            _ => return self.cancel_key(stored, CancelResult::AlreadyReversed).await,
+        };
+        let submitted = self.app.engine.submit(returning::saga(&redemption, why)).await;
+        let submitted = submitted.map_err(|error| not_durable(&error))?;
+        Ok(matches!(submitted, Submitted::Running).then_some(CancelResult::WillReverse))
+    }
 }
 
 fn is_tombstone(stored: &Stored) -> bool {
     stored.request_hash.is_none()
 }
 
-fn tombstone(business: &api::BusinessId, key: &Key) -> NewSaga<Sagas> {
+fn tombstone(business: &BusinessId, key: &Key) -> NewSaga<Sagas> {
     let legs_id = LegsId::derive(business, OPERATION, &key.scope, &key.key);
     NewSaga {
         id: SagaId(fresh_id(Bucket::of_key(legs_id))),
@@ -146,9 +182,9 @@ fn tombstone(business: &api::BusinessId, key: &Key) -> NewSaga<Sagas> {
 }
 
 /// Nothing is said until it is durable; the till repeats its cancel.
-fn not_durable(error: &StoreError) -> ApiError {
+fn not_durable(error: &StoreError) -> Failure {
     match error {
-        StoreError::Refused(_) => ApiError::internal(error),
-        StoreError::Unavailable | StoreError::Unknown => ApiError::overloaded(),
+        StoreError::Refused(_) => Failure::internal(error),
+        StoreError::Unavailable | StoreError::Unknown => Failure::unknown(error),
     }
 }

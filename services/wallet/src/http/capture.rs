@@ -17,7 +17,10 @@ use service::{
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::held::Request;
+use super::{
+    held::{Held, Step},
+    keyed::Failure,
+};
 use crate::{
     app::App,
     plan::{CaptureLeg, CapturePlan, Plan, PlannedLeg, RedeemPlan},
@@ -42,17 +45,18 @@ pub(super) async fn capture_redemption(
     State(app): State<App>,
     caller: Allow<Till>,
     Path(id): Path<Uuid>,
-    IdempotencyKey(key): IdempotencyKey,
-    body: Body<CaptureRequest>,
-) -> Result<Response, ApiError> {
+    key: Result<IdempotencyKey, ApiError>,
+    body: Result<Body<CaptureRequest>, ApiError>,
+) -> Result<Response, Failure> {
+    let held = Held::find(&app, caller.into_caller(), id).await?;
+    let body = body.map_err(Failure::of_the_call)?;
     let amount = body.value.amount;
     if amount.is_some_and(|amount| amount < 1) {
-        return Err(Problem::invalid("/amount", "must be at least 1").into());
+        return Err(Failure::of_the_call(Problem::invalid("/amount", "must be at least 1").into()));
     }
-    let (business, form) = (caller.into_caller().business_id, requests::capture(amount));
-    let request =
-        Request { app, business, operation: "capture", key, form, redemption: id, working: "capturing" };
-    request.answer(|held, shown| plan(held, shown, amount)).await
+    let plan = |held: &Returnable, shown| plan(held, shown, amount);
+    held.answer(key, requests::capture(amount), Step { operation: "capture", working: "capturing", plan })
+        .await
 }
 
 /// Takes `amount` from the legs in request order. Points that cover a part are rounded up, as they are when they take the

@@ -1,22 +1,23 @@
-//! What capture and void share: an authorized redemption is moved on, once, under a key of its own.
+//! What capture and void share: an authorized redemption is moved on, once, under a key of the redemption's own.
+//!
+//! Round trips on the happy path: two reads of the redemption, one of the key, one group commit (T1), one call to each tender
+//! in parallel, one group commit (T2).
 
-use std::{sync::Arc, time::Duration};
-
-use api::{
-    BusinessId, Code, LegsId, Problem,
-    derive::{Bucket, RequestForm, fresh_id},
-    wallet::Redemption,
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
 };
+
+use api::{Code, LegsId, Problem, derive::RequestForm, wallet::Redemption};
 use axum::response::Response;
-use saga::{Begin, Key, NewSaga, SagaId, Stored, Submitted, Waited, machine::Kind};
-use service::{ApiError, trace};
+use saga::{Begin, Key, NewSaga, SagaId, machine::Kind};
+use service::{ApiError, auth::Caller, extract::IdempotencyKey, trace};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
-    redeem::{key_cancelled, stored_answer, unknown},
+    keyed::{Call, Draft, Failure, Operation, Refused, Unplanned},
     redemptions,
-    same::{kept, require_same},
 };
 use crate::{
     app::App,
@@ -25,103 +26,136 @@ use crate::{
     sagas::{Change, Moved, Sagas, declined_response},
 };
 
-/// How long the caller waits before it hears 202.
-const WAIT: Duration = Duration::from_millis(4_900);
-/// Plans again this often when the redemption moves between planning and writing.
-const TRIES: usize = 5;
+/// How long the caller waits before it hears 202, less what every call under a key leaves to spare.
+const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A request to move a held redemption on.
-pub(super) struct Request {
-    pub app: App,
-    pub business: BusinessId,
-    /// The operation's name in keys.
-    pub operation: &'static str,
-    pub key: String,
-    pub form: RequestForm,
-    pub redemption: Uuid,
-    /// The redemption's status while it is moved.
-    pub working: &'static str,
+/// A redemption that its caller may see, as it was found.
+pub(super) struct Held {
+    app: App,
+    caller: Caller,
+    deadline: Instant,
+    shown: Redemption,
+    held: Returnable,
 }
 
-impl Request {
-    /// Moves the redemption by what `plan` makes of it, or says what is stored under the key.
-    pub async fn answer(
+/// What is done to a held redemption.
+pub(super) struct Step<P> {
+    /// The operation's name in keys and paths.
+    pub operation: &'static str,
+    /// The redemption's status meanwhile.
+    pub working: &'static str,
+    /// The plan for the redemption as it is.
+    pub plan: P,
+}
+
+impl Held {
+    /// The redemption; what another business or location did does not exist.
+    pub async fn find(app: &App, caller: Caller, id: Uuid) -> Result<Self, Failure> {
+        let deadline = Instant::now() + PATIENCE;
+        let found = tokio::time::timeout_at(deadline, load(app, &caller, id)).await;
+        let (shown, held) = found.unwrap_or_else(|_| Err(Failure::unknown(&"no answer in time")))?;
+        Ok(Self { app: app.clone(), caller, deadline, shown, held })
+    }
+
+    /// Moves the redemption by a step, or says what is stored under the key.
+    pub async fn answer<P>(
         self,
-        plan: impl Fn(&Returnable, Redemption) -> Result<Plan, Box<Problem>> + Send,
-    ) -> Result<Response, ApiError> {
-        self.app.require_database()?;
-        let until = Instant::now() + WAIT;
-        let pool = &self.app.pool;
-        for _ in 0..TRIES {
-            let shown = redemptions::by_id(pool, &self.business, None, self.redemption).await?;
-            let held = returning::load(pool, &self.business, self.redemption).await?;
-            let (Some(shown), Some(held)) = (shown, held) else { return Err(ApiError::not_found()) };
-            if let Some(stored) = self.app.engine.find(&self.saga_key()).await? {
-                return self.answer_stored(&stored, until).await;
-            }
-            let planned = may_move(&held).and_then(|()| plan(&held, shown));
-            let id = SagaId(fresh_id(Bucket::of_id(held.id)));
-            let submitted = self.app.engine.submit(self.saga(id, &held, planned)).await;
-            match submitted.map_err(|error| unknown(&error))? {
-                Submitted::Running => return self.wait(id, false, until).await,
-                Submitted::Refused(response) => return Ok(stored_answer(&response, false)),
-                Submitted::KeyTaken | Submitted::Cancelled | Submitted::Stale => {}
-            }
-        }
-        Err(ApiError::overloaded())
+        key: Result<IdempotencyKey, ApiError>,
+        form: RequestForm,
+        step: Step<P>,
+    ) -> Result<Response, Failure>
+    where
+        P: Fn(&Returnable, Redemption) -> Result<Plan, Box<Problem>> + Send + Sync,
+    {
+        let IdempotencyKey(key) = key.map_err(Failure::of_the_call)?;
+        let key = Key {
+            business_id: self.caller.business_id.as_str().to_owned(),
+            operation: step.operation.to_owned(),
+            // A key of a call on a redemption is the redemption's own.
+            scope: self.held.id.to_string(),
+            key,
+        };
+        let Self { app, caller, deadline, shown, held } = self;
+        let business = caller.business_id.clone();
+        let key_id = LegsId::of_child(&business, step.operation, held.id, &key.key);
+        let call = Call::new(app.clone(), business, (key, key_id), form, deadline);
+        let (id, found) = (held.id, Mutex::new(Some((shown.clone(), held))));
+        call.answer(&Moving { app, caller, id, shown, found, step }).await
+    }
+}
+
+async fn load(app: &App, caller: &Caller, id: Uuid) -> Result<(Redemption, Returnable), Failure> {
+    if !app.engine.is_available() {
+        return Err(Failure::unknown(&"the saga database is away"));
+    }
+    let shown = redemptions::visible(&app.pool, caller, id).await.map_err(|error| Failure::read(&error))?;
+    let shown = shown.ok_or_else(Failure::not_found)?;
+    let held = returning::load(&app.pool, &caller.business_id, id).await;
+    let held = held.map_err(|error| Failure::read(&error))?.ok_or_else(Failure::not_found)?;
+    Ok((shown, held))
+}
+
+/// A step of a redemption under a key.
+struct Moving<P> {
+    app: App,
+    caller: Caller,
+    id: Uuid,
+    /// As it was found.
+    shown: Redemption,
+    /// The same, for the first plan; the next one looks again.
+    found: Mutex<Option<(Redemption, Returnable)>>,
+    step: Step<P>,
+}
+
+impl<P> Operation for Moving<P>
+where
+    P: Fn(&Returnable, Redemption) -> Result<Plan, Box<Problem>> + Send + Sync,
+{
+    fn door(&self) -> Result<(), Refused> {
+        // Sagas that take further what exists are not counted against the bound for new work.
+        if self.app.engine.is_ready() { Ok(()) } else { Err(Refused::overloaded()) }
     }
 
-    fn saga_key(&self) -> Key {
-        Key {
-            business_id: self.business.as_str().to_owned(),
-            operation: self.operation.to_owned(),
-            // Each redemption has keys of its own.
-            scope: self.redemption.to_string(),
-            key: self.key.clone(),
-        }
+    fn looks_up_first(&self) -> bool {
+        true
     }
 
-    fn saga(&self, id: SagaId, held: &Returnable, planned: Result<Plan, Box<Problem>>) -> NewSaga<Sagas> {
-        let trace_id = trace::current().map(|trace| trace.id());
+    async fn plan(&self, call: &Call, id: SagaId) -> Result<NewSaga<Sagas>, Unplanned> {
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (shown, held) = match found {
+            Some(found) => found,
+            None => load(&self.app, &self.caller, self.id).await?,
+        };
+        let planned = may_move(&held).and_then(|()| (self.step.plan)(&held, shown));
+        Ok(self.saga(call, id, planned))
+    }
+
+    fn redemption(&self, _: SagaId) -> Uuid {
+        self.id
+    }
+
+    fn under_way(&self, _: SagaId) -> Redemption {
+        self.shown.clone()
+    }
+}
+
+impl<P> Moving<P> {
+    fn saga(&self, call: &Call, id: SagaId, planned: Result<Plan, Box<Problem>>) -> NewSaga<Sagas> {
         let (kind, plan, begin, change) = match planned {
             Ok(plan) => {
-                let moved = Moved { redemption_id: held.id, status: self.working, ..Moved::default() };
+                let moved = Moved { redemption_id: self.id, status: self.step.working, ..Moved::default() };
                 (Kind::ForwardOnly, plan, Begin::Run, Some(Change::Moved(moved)))
             }
             Err(mut problem) => {
-                problem.redemption_id = Some(held.id);
-                let path = format!("/api/v1/wallet/redemptions/{}/{}", held.id, self.operation);
-                let refused = Begin::Refused(declined_response(*problem, &path, trace_id.clone()));
+                problem.redemption_id = Some(self.id);
+                let path = format!("/api/v1/wallet/redemptions/{}/{}", self.id, self.step.operation);
+                let trace_id = trace::current().map(|trace| trace.id());
+                let refused = Begin::Refused(declined_response(*problem, &path, trace_id));
                 (Kind::Compensable, Plan::Nothing, refused, None)
             }
         };
-        NewSaga {
-            id,
-            key: self.saga_key(),
-            request_hash: Some(kept(&self.form)),
-            kind,
-            legs_id: LegsId::of_child(&self.business, self.operation, held.id, &self.key).0,
-            parent_id: Some(SagaId(held.id)),
-            plan: Arc::new(plan),
-            deadline: returning::DEADLINE,
-            trace_id,
-            change,
-            begin,
-            cancel_parent_key: false,
-        }
-    }
-
-    async fn answer_stored(&self, stored: &Stored, until: Instant) -> Result<Response, ApiError> {
-        require_same(&self.form, stored)?;
-        self.wait(stored.id, true, until).await
-    }
-
-    async fn wait(&self, id: SagaId, is_replay: bool, until: Instant) -> Result<Response, ApiError> {
-        match self.app.engine.wait(id, until).await.map_err(|error| unknown(&error))? {
-            Waited::Answered(response) => Ok(stored_answer(&response, is_replay)),
-            Waited::KeyCancelled => Err(key_cancelled()),
-            Waited::Pending(_) => redemptions::pending(&self.app.pool, &self.business, self.redemption).await,
-        }
+        let (parent_id, deadline) = (Some(SagaId(self.id)), returning::DEADLINE);
+        call.saga(id, Draft { kind, plan, begin, change, parent_id, deadline })
     }
 }
 

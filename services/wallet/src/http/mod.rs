@@ -5,6 +5,7 @@ mod cancel_by_key;
 mod capture;
 pub mod cursors;
 mod held;
+mod keyed;
 mod ops;
 mod redeem;
 mod redemptions;

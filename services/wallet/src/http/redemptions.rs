@@ -5,27 +5,19 @@ use api::{
     tender::Page,
     wallet::{Links, Redemption, TenderResult},
 };
-use axum::{
-    Json,
-    extract::State,
-    http::{HeaderValue, StatusCode, header},
-    response::{IntoResponse, Response},
-};
+use axum::{Json, extract::State};
 use saga::SagaId;
 use serde::Deserialize;
 use service::{
     ApiError,
-    auth::{Allow, Read},
+    auth::{Allow, Caller, Read},
     extract::{Path, Query, page_size},
 };
 use sqlx::{PgPool, QueryBuilder, Row, postgres::PgRow};
 use utoipa::IntoParams;
 use uuid::Uuid;
 
-use super::{
-    listing,
-    redeem::{OPERATION, unknown},
-};
+use super::{listing, redeem::OPERATION};
 use crate::{app::App, sagas::link};
 
 /// The columns of a redemption named `r`.
@@ -81,8 +73,7 @@ pub(super) async fn show_redemption(
 ) -> Result<Json<Redemption>, ApiError> {
     app.admit_read(&caller)?;
     app.require_database()?;
-    let own = caller.own_customer.as_ref().map(api::CustomerId::as_str);
-    by_id(&app.pool, &caller.business_id, own, id).await?.map(Json).ok_or_else(ApiError::not_found)
+    visible(&app.pool, &caller, id).await?.map(Json).ok_or_else(ApiError::not_found)
 }
 
 /// Redemptions by order, key, customer or status, newest first. Customers see their own only.
@@ -119,6 +110,9 @@ pub(super) async fn list_redemptions(
     sql.push_bind(caller.business_id.as_str());
     if let Some(customer) = own.as_ref().or(filters.customer_id.as_ref()) {
         sql.push(" AND r.customer_id = ").push_bind(customer);
+    }
+    if let Some(locations) = &caller.location_ids {
+        sql.push(" AND r.location_id = ANY(").push_bind(locations).push(")");
     }
     if let Some(order) = &filters.order_id {
         sql.push(" AND r.order_id = ").push_bind(order);
@@ -163,40 +157,44 @@ pub(super) async fn of_customer(
     .await
 }
 
-/// A redemption of a business, of `own` customer only if given.
+/// A redemption that the caller may see: of its business, and of its own customer and locations if its token names some.
+pub(super) async fn visible(pool: &PgPool, caller: &Caller, id: Uuid) -> sqlx::Result<Option<Redemption>> {
+    let own = caller.own_customer.as_ref().map(CustomerId::as_str);
+    find(pool, &caller.business_id, id, own, caller.location_ids.as_deref()).await
+}
+
+/// A redemption of a business, whoever asks.
 pub(super) async fn by_id(
     pool: &PgPool,
     business: &BusinessId,
-    own: Option<&str>,
     id: Uuid,
+) -> sqlx::Result<Option<Redemption>> {
+    find(pool, business, id, None, None).await
+}
+
+async fn find(
+    pool: &PgPool,
+    business: &BusinessId,
+    id: Uuid,
+    own: Option<&str>,
+    locations: Option<&[String]>,
 ) -> sqlx::Result<Option<Redemption>> {
     const SQL: &str = concat!(
         "SELECT ",
         columns!(),
-        " FROM wallet.redemption r WHERE r.business_id = $1 AND r.redemption_id = $2 AND ($3::text IS NULL OR r.customer_id = $3)"
+        " FROM wallet.redemption r WHERE r.business_id = $1 AND r.redemption_id = $2 AND ($3::text IS NULL OR r.customer_id = $3) \
+          AND ($4::text[] IS NULL OR r.location_id = ANY($4))"
     );
     sqlx::query(SQL)
         .bind(business.as_str())
         .bind(id)
         .bind(own)
+        .bind(locations)
         .fetch_optional(pool)
         .await?
         .as_ref()
         .map(read)
         .transpose()
-}
-
-/// 202: where the redemption stands, and where to look again.
-pub(super) async fn pending(pool: &PgPool, business: &BusinessId, id: Uuid) -> Result<Response, ApiError> {
-    let view = by_id(pool, business, None, id).await.map_err(|error| unknown(&error))?;
-    let view = view.ok_or_else(|| unknown(&"the redemption has no row"))?;
-    accepted(view)
-}
-
-/// 202 with this redemption.
-pub(super) fn accepted(view: Redemption) -> Result<Response, ApiError> {
-    let location = HeaderValue::from_str(&view.links.own).map_err(|error| ApiError::internal(&error))?;
-    Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(view)).into_response())
 }
 
 fn read(row: &PgRow) -> sqlx::Result<Redemption> {

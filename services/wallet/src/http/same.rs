@@ -8,6 +8,8 @@ use metrics::counter;
 use saga::Stored;
 use service::ApiError;
 
+use super::keyed::Failure;
+
 /// A request's hash, as the saga store keeps it.
 pub(super) fn kept(form: &RequestForm) -> saga::RequestHash {
     let RequestHash { version, bytes } = form.hash();
@@ -18,14 +20,11 @@ pub(super) fn kept(form: &RequestForm) -> saga::RequestHash {
 ///
 /// # Errors
 /// 422 `idempotency_key_reused`; 503 with outcome `unknown` if the stored version is not known here.
-pub(super) fn require_same(form: &RequestForm, stored: &Stored) -> Result<(), ApiError> {
+pub(super) fn require_same(form: &RequestForm, stored: &Stored) -> Result<(), Failure> {
     match stored.request_hash.map_or(Ok(false), |hash| is_same(form, hash)) {
         Ok(true) => Ok(()),
-        Ok(false) => {
-            let detail = "This key was used with another body. Use a new key.";
-            Err(ApiError::new(Code::IdempotencyKeyReused, detail))
-        }
-        Err(_) => Err(not_known()),
+        Ok(false) => Err(Failure::key_reused()),
+        Err(_) => Err(Failure::of_the_call(not_known())),
     }
 }
 

@@ -1,6 +1,6 @@
 //! `POST /wallet/redemptions/{id}/void`: gives back all that an authorized redemption holds.
 
-use api::{LegsId, derive::requests, wallet::Redemption};
+use api::{LegsId, Problem, derive::requests, wallet::Redemption};
 use axum::{extract::State, response::Response};
 use serde::Deserialize;
 use service::{
@@ -12,10 +12,14 @@ use service::{
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::held::Request;
+use super::{
+    held::{Held, Step},
+    keyed::Failure,
+};
 use crate::{
     app::App,
     plan::{Plan, ReturnPlan, ReturnReason},
+    returning::Returnable,
 };
 
 /// The body: nothing needs to be said.
@@ -32,27 +36,20 @@ pub(super) async fn void_redemption(
     State(app): State<App>,
     caller: Allow<Till>,
     Path(id): Path<Uuid>,
-    IdempotencyKey(key): IdempotencyKey,
-    body: Body<VoidRequest>,
-) -> Result<Response, ApiError> {
-    let VoidRequest {} = body.value;
-    let (business, form) = (caller.into_caller().business_id, requests::void());
-    let request =
-        Request { app, business, operation: "void", key, form, redemption: id, working: "reversing" };
-    request
-        .answer(|held, shown| {
-            let legs = match &held.plan {
-                Plan::Redeem(plan) => plan.legs_to_return(),
-                _ => Vec::new(),
-            };
-            let (redemption_id, of) = (held.id, LegsId(held.legs_id));
-            Ok(Plan::Return(ReturnPlan {
-                redemption_id,
-                why: ReturnReason::Void,
-                of,
-                legs,
-                answer: Some(shown),
-            }))
-        })
-        .await
+    key: Result<IdempotencyKey, ApiError>,
+    body: Result<Body<VoidRequest>, ApiError>,
+) -> Result<Response, Failure> {
+    let held = Held::find(&app, caller.into_caller(), id).await?;
+    body.map_err(Failure::of_the_call)?;
+    held.answer(key, requests::void(), Step { operation: "void", working: "reversing", plan }).await
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "what a step's plan is")]
+fn plan(held: &Returnable, shown: Redemption) -> Result<Plan, Box<Problem>> {
+    let legs = match &held.plan {
+        Plan::Redeem(plan) => plan.legs_to_return(),
+        _ => Vec::new(),
+    };
+    let (redemption_id, of) = (held.id, LegsId(held.legs_id));
+    Ok(Plan::Return(ReturnPlan { redemption_id, why: ReturnReason::Void, of, legs, answer: Some(shown) }))
 }

@@ -207,3 +207,42 @@ async fn whatever_becomes_of_what_is_held_verify_finds_nothing_wrong_with_it() {
     void_of(Some(&ids[0])).await;
     assert_eq!(broken(&system).await, Vec::<String>::new());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_captures_and_voids_are_each_redemptions_own() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    let reward = system.fund("c", 6200, 50000, 22500).await;
+    let mut ids = Vec::new();
+    for key in ["k0", "k1", "k2", "k3"] {
+        ids.push(authorize(&system, &wallet, key, &reward).await);
+    }
+    for (id, action) in ids.iter().zip(["capture", "capture", "void", "void"]) {
+        let done = act(&system, &wallet, id, action, "1", &json!({})).await;
+        assert!(done.status.is_success() && !done.replayed, "{}", done.text());
+        assert_eq!(done.json()["id"], json!(id));
+        let again = act(&system, &wallet, id, action, "1", &json!({})).await;
+        assert_eq!((again.replayed, again.bytes), (true, done.bytes));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redemption_that_is_not_there_is_said_before_what_is_wrong_with_the_call() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    let reward = system.fund("c", 620, 5000, 2250).await;
+    let id = authorize(&system, &wallet, "k", &reward).await;
+    let unknown = uuid::Uuid::now_v7().to_string();
+    let bad = json!({ "amount": 0, "unknown": true });
+    for action in ["capture", "void"] {
+        for key in [None, Some("c")] {
+            let call = async |id: &str| {
+                let path = format!("/wallet/redemptions/{id}/{action}");
+                system.call(&wallet, "pos", Method::POST, &path, key, Some(&bad)).await
+            };
+            assert_eq!(call(&unknown).await.status, 404, "{action} {key:?}");
+            assert_eq!(call("no-id").await.status, 404, "{action} {key:?}");
+            assert_eq!(call(&id).await.status, 400, "{action} {key:?}");
+        }
+    }
+}

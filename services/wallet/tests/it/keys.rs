@@ -235,13 +235,12 @@ async fn a_till_that_does_not_wait_may_ask_for_everything_back() {
     body["deadline_ms"] = json!(500);
     body["on_deadline"] = json!("cancel");
     let told = system.redeem(&wallet, "k1", &body).await;
-    assert_eq!(told.status, 202, "{}", told.text());
     // Where the way back could not be written within the grace, the till hears that nothing is decided.
-    assert!(
-        ["declined", "pending"].map(|status| json!(status)).contains(&told.json()["status"]),
-        "{}",
-        told.text()
-    );
+    match told.status.as_u16() {
+        202 => assert_eq!(told.json()["status"], "declined", "{}", told.text()),
+        503 => assert_eq!(told.json()["outcome"], "unknown", "{}", told.text()),
+        _ => panic!("{}", told.text()),
+    }
     system.credit.proxy.set(Mode::Pass);
     system.until_status(&wallet, "k1", "declined").await;
     assert_eq!(system.lots("c").await, before);

@@ -148,7 +148,7 @@ async fn a_dead_letter_settled_by_hand_needs_a_reference_and_stays_as_it_is() {
     assert_eq!(system.ops(&wallet, Method::POST, &path, Some(&body)).await.json()["result"], "done");
     let found = system.get(&wallet, "/wallet/redemptions?idempotency_key=k1").await.json();
     assert_eq!(found["data"][0]["status"], "resolved");
-    assert_eq!(system.cancel(&wallet, "k1").await["result"], "already_reversed");
+    assert_eq!(system.cancel(&wallet, "k1").await["result"], "resolved");
     system.credit.proxy.set(Mode::Pass);
 }
 
@@ -238,4 +238,35 @@ async fn gauges_show_what_waits_and_fall_back_to_nothing() {
         assert_eq!(system.ops(&wallet, Method::POST, &path, Some(&body)).await.status, 200);
     }
     shown("dead_letters_open{code=\"unreadable\"} 0").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_settled_by_hand_is_told_as_it_is() {
+    let system = System::start().await;
+    let wallet = system.wallet_with(impatient()).await;
+    let reward = system.fund("c", 620, 5000, 2250).await;
+    let mut body = order("c", &reward);
+    body["capture"] = json!("manual");
+    let held = system.redeem(&wallet, "k", &body).await.json();
+    let id = held["id"].as_str().expect("an id");
+    system.credit.proxy.set(Mode::Cut);
+    let capture = format!("/wallet/redemptions/{id}/capture");
+    let empty = json!({});
+    let call = || system.call(&wallet, "pos", Method::POST, &capture, Some("c"), Some(&empty));
+    assert_eq!(call().await.status, 202);
+    let letter = dead_letter(&system, &wallet).await;
+    let resolve = format!("/ops/dead-letters/{}/resolve", letter["dead_letter_id"].as_str().expect("id"));
+    let settle = json!({ "operation_id": "op1", "reason": "captured by hand", "reference": "CASE-7" });
+    assert_eq!(system.ops(&wallet, Method::POST, &resolve, Some(&settle)).await.status, 200);
+
+    let told = call().await;
+    assert_eq!(
+        (told.status.as_u16(), told.replayed, &told.json()["status"]),
+        (200, true, &json!("resolved")),
+        "{}",
+        told.text()
+    );
+    let cancelled = system.cancel(&wallet, "k").await;
+    assert_eq!(cancelled, json!({ "result": "resolved", "redemption_id": id }));
+    assert_eq!(system.redeem(&wallet, "k", &body).await.code(), "key_cancelled");
 }
