@@ -140,7 +140,8 @@ async fn main() -> anyhow::Result<()> {
     let sagas = Sagas::new(tenders.clone(), written.clone());
     let engine = Engine::start(cli.saga.config()?, Arc::new(sagas), options);
     let app = App::new(engine.clone(), tenders, pool.clone(), live);
-    let relayed = db::pool(db::connect_options(&url, "wallet-relay")?, RELAY_CONNECTIONS);
+    let options = db::for_executor(db::connect_options(&url, "wallet-relay")?);
+    let relayed = db::pool(options, RELAY_CONNECTIONS);
     let relay = Relay::new(Outbox::Redemptions, relayed, redis_url(&process), written)?;
     process.tasks().spawn(relay.run(process.stopping()));
 
