@@ -133,7 +133,7 @@ async fn main() -> anyhow::Result<()> {
         ServiceTokens::new(Signer::read(&cli.service_key_file).context("SERVICE_KEY_FILE")?, "wallet");
     let redis = live::redis(redis_url(&process))?;
     let cache = Cache::start(redis.clone(), process.tasks(), &process.stopping());
-    let tenders = Tenders::init(&addresses, tokens, &cache, process.tasks())?;
+    let tenders = Tenders::init(&addresses, tokens, Arc::new(cache.clone()), process.tasks())?;
     let options = db::for_executor(db::connect_options(&url, "wallet-sagas")?);
     let live = live(&process, cli.live, redis, cache, &tenders);
     let written = Arc::new(Notify::new());

@@ -46,7 +46,8 @@ impl Desk {
         let addresses = Addresses { points: away(), store_credit: away(), digital_rewards: away() };
         let cache = Cache::default();
         let tasks = TaskTracker::new();
-        let tenders = Tenders::init(&addresses, tokens.service("wallet"), &cache, &tasks).expect("clients");
+        let tenders = Tenders::init(&addresses, tokens.service("wallet"), Arc::new(cache.clone()), &tasks)
+            .expect("clients");
         let options = db::connect_options(&database.url(), "wallet").expect("a URL");
         let config = Config { scan: Duration::from_millis(100), ..Config::default() };
         let stop = CancellationToken::new();

@@ -8,6 +8,7 @@ mod held;
 mod ops;
 mod redeem;
 mod redemptions;
+mod session;
 mod stream;
 mod transactions;
 mod void;

@@ -24,8 +24,7 @@ use serde::de::DeserializeOwned;
 use service::{auth::ServiceTokens, trace};
 use tokio_util::task::TaskTracker;
 
-use super::{breaker::Breaker, lane::Lane};
-use crate::live::cache::Cache;
+use super::{breaker::Breaker, lane::Lane, observer::BalanceObserver};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 /// Reads before a redemption: the till is waiting.
@@ -48,7 +47,7 @@ pub(super) struct Inner {
     http: reqwest::Client,
     tokens: Arc<TokenSource>,
     breaker: Breaker,
-    cache: Cache,
+    observer: Arc<dyn BalanceObserver>,
     /// The tender's database clock minus the wallet's, in milliseconds, as of its last answer.
     skew_ms: AtomicI64,
 }
@@ -67,7 +66,7 @@ impl Tender {
         kind: TenderKind,
         url: &str,
         tokens: Arc<ServiceTokens>,
-        cache: Cache,
+        observer: Arc<dyn BalanceObserver>,
         tasks: &TaskTracker,
     ) -> anyhow::Result<Self> {
         let http = reqwest::Client::builder()
@@ -82,7 +81,7 @@ impl Tender {
             http,
             tokens: Arc::new(TokenSource(tokens)),
             breaker: Breaker::new(),
-            cache,
+            observer,
             skew_ms: AtomicI64::new(0),
         });
         // Cancels have a lane of their own: they must not queue behind forwards to a tender that is slow.
@@ -249,9 +248,9 @@ impl Inner {
         }
     }
 
-    /// Accounts of this tender have reached versions: whoever hears of it after this is shown nothing older.
+    /// Says that accounts of this tender have reached versions; the observer knows of it when this returns.
     pub(super) async fn reached(&self, versions: &[(&Account, i64)]) {
-        self.cache.raise(self.kind, versions).await;
+        self.observer.reached(self.kind, versions).await;
         fail_point!("wallet::floor_raised");
     }
 

@@ -3,6 +3,7 @@
 mod breaker;
 mod client;
 mod lane;
+mod observer;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -10,9 +11,8 @@ use api::wallet::TenderKind;
 use service::auth::ServiceTokens;
 use tokio_util::task::TaskTracker;
 
-use crate::live::cache::Cache;
-
 pub use client::Tender;
+pub use observer::BalanceObserver;
 
 /// Where the internal listeners of the tenders are.
 #[derive(Debug, Clone)]
@@ -30,7 +30,7 @@ pub struct Addresses {
 pub struct Tenders(Arc<HashMap<TenderKind, Tender>>);
 
 impl Tenders {
-    /// Clients with a lane each, whose tasks `tasks` owns. `cache` knows of every balance that a leg changes before its saga
+    /// Clients with a lane each, whose tasks `tasks` owns. `observer` knows of every balance that a leg changes before its saga
     /// goes on.
     ///
     /// # Errors
@@ -38,12 +38,12 @@ impl Tenders {
     pub fn init(
         addresses: &Addresses,
         tokens: ServiceTokens,
-        cache: &Cache,
+        observer: Arc<dyn BalanceObserver>,
         tasks: &TaskTracker,
     ) -> anyhow::Result<Self> {
         let tokens = Arc::new(tokens);
         let tender = |kind, url: &str| {
-            anyhow::Ok((kind, Tender::init(kind, url, tokens.clone(), cache.clone(), tasks)?))
+            anyhow::Ok((kind, Tender::init(kind, url, tokens.clone(), observer.clone(), tasks)?))
         };
         Ok(Self(Arc::new(HashMap::from([
             tender(TenderKind::Points, &addresses.points)?,
