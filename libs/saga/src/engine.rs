@@ -32,6 +32,8 @@ use crate::{
     write::{Write, Written},
 };
 
+/// Most connections for operators. Replays of many share them with whoever looks: see `ops::carry`.
+const OPS_CONNECTIONS: u32 = 4;
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 
 /// What came of handing in a new saga.
@@ -55,6 +57,8 @@ pub struct Engine<D: Domain> {
     pub(crate) domain: Arc<D>,
     pub(crate) process: Uuid,
     pub(crate) pool: PgPool,
+    /// For operators: their lists, their replays and the gauges. What they wait for costs no saga a connection.
+    pub(crate) ops_pool: PgPool,
     pub(crate) store: Store<D>,
     pub(crate) lease: Lease,
     pub(crate) gate: Gate,
@@ -80,10 +84,13 @@ impl<D: Domain> Engine<D> {
     #[must_use]
     pub fn start(config: Config, domain: Arc<D>, options: PgConnectOptions) -> Arc<Self> {
         let process = Uuid::new_v4();
-        let pool = PgPoolOptions::new()
-            .max_connections(8)
-            .acquire_timeout(Duration::from_secs(1))
-            .connect_lazy_with(options.clone());
+        let pool = |connections| {
+            PgPoolOptions::new()
+                .max_connections(connections)
+                .acquire_timeout(Duration::from_secs(1))
+                .connect_lazy_with(options.clone())
+        };
+        let (pool, ops_pool) = (pool(8), pool(OPS_CONNECTIONS));
         let registry = Registry::default();
         let (store, writers) = Store::new(&options, &domain, process, config.write_batch, registry.clone());
         let engine = Arc::new(Self {
@@ -92,6 +99,7 @@ impl<D: Domain> Engine<D> {
             domain,
             process,
             pool,
+            ops_pool,
             store,
             gate: Gate::default(),
             registry,

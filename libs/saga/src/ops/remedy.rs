@@ -107,7 +107,7 @@ impl<D: Domain> Engine<D> {
         remedy: Remedy,
         order: Order,
     ) -> sqlx::Result<Ordered> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.ops_pool.begin().await?;
         let (ordered, row) = self.remedy_in(&mut tx, dead_letter, remedy, &order).await?;
         tx.commit().await?;
         if let Some(row) = row {

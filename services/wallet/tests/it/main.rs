@@ -15,6 +15,7 @@ mod lost_tail;
 mod operating;
 mod operating_bulk;
 mod operating_lists;
+mod operating_load;
 mod operating_tenders;
 mod races;
 mod recovery;
