@@ -21,5 +21,6 @@ mod races;
 mod recovery;
 mod redeeming;
 mod rounding;
+mod sequences;
 mod support;
 mod tenancy;
