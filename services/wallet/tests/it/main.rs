@@ -8,6 +8,7 @@ mod holding;
 mod keys;
 mod live;
 mod live_cache;
+mod live_compare;
 mod live_events;
 mod live_limits;
 mod live_support;
