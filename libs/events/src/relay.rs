@@ -3,13 +3,23 @@
 //! One pass is one transaction: take up to [`BATCH`] rows that no other relay has locked (deleting them),
 //! publish them in one round trip, commit. A crash before the commit publishes them again; a cursor over
 //! their ids instead would lose rows, since ids are given out in another order than they are committed.
+//!
+//! No row stops the others: one that cannot be read is moved to a table of its own in the same transaction. And no balance
+//! waits for ever: what has lost its worth is deleted, by a pass or, while Redis is away, beside it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use deadpool_redis::{Pool, Runtime};
 use fail::fail_point;
+use metrics::{counter, gauge};
 use redis::Pipeline;
-use sqlx::PgPool;
+use sqlx::{Connection, PgConnection, PgPool};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +27,8 @@ use crate::Outbox;
 
 /// Most rows of one pass; each holds the messages of one batch, of which a batch has 256 at most.
 const BATCH: i64 = 50;
+/// Most rows that are looked at in one statement for what has lost its worth.
+const DISCARD: i64 = 1_000;
 /// How often the outbox is looked at when nobody says that there is something: another process may have died with
 /// rows in it.
 const SCAN_INTERVAL: Duration = Duration::from_secs(1);
@@ -48,9 +60,6 @@ pub enum RelayError {
     /// The URL of Redis cannot be read.
     #[error("the URL of Redis cannot be read")]
     Url(#[from] deadpool_redis::CreatePoolError),
-    /// What is in the outbox is no list of messages.
-    #[error("a row of the outbox cannot be read")]
-    Row(#[from] serde_json::Error),
 }
 
 /// What a pass came to.
@@ -68,11 +77,13 @@ pub struct Relay {
     database: PgPool,
     redis: Option<Pool>,
     wake: Arc<Notify>,
+    passes: AtomicU64,
 }
 
 impl Relay {
-    /// A relay of an outbox in `database` to the Redis at `redis_url`; without one, messages are discarded, since nobody
-    /// can listen. `wake` is notified when rows were written.
+    /// A relay of an outbox in `database`, whose sessions have the planner settings of an executor, to the Redis at
+    /// `redis_url`. Without one, nobody can listen: balances are discarded, and events of redemptions stay in the outbox.
+    /// `wake` is notified when rows were written.
     ///
     /// # Errors
     /// When the URL cannot be read. Whether Redis answers is not asked: a relay starts without it.
@@ -83,37 +94,49 @@ impl Relay {
         wake: Arc<Notify>,
     ) -> Result<Self, RelayError> {
         let pool = |url| deadpool_redis::Config::from_url(url).create_pool(Some(Runtime::Tokio1));
-        Ok(Self { outbox, database, redis: redis_url.map(pool).transpose()?, wake })
+        let redis = redis_url.map(pool).transpose()?;
+        Ok(Self { outbox, database, redis, wake, passes: AtomicU64::new(0) })
     }
 
     /// Publishes until `stop`, then once more what the last requests left.
     pub async fn run(self, stop: CancellationToken) {
+        for name in ["outbox_failed_total", "outbox_set_aside_total", "outbox_discarded_total"] {
+            counter!(name).increment(0);
+        }
+        if self.only_keeps() {
+            tracing::warn!("there is no Redis: events stay in the outbox, and reach nobody");
+        }
         let mut pause = PAUSE;
         loop {
             let is_last = stop.is_cancelled();
-            let (wait, is_redis_there) = match self.pass().await {
+            let (wait, heeds_wakes) = match self.pass().await {
                 Ok(passed) => {
                     pause = PAUSE;
                     // A full pass says that there is more.
-                    (if passed.is_full { Duration::ZERO } else { SCAN_INTERVAL }, true)
+                    (if passed.is_full { Duration::ZERO } else { SCAN_INTERVAL }, !self.only_keeps())
                 }
                 Err(error) => {
                     self.report(&error).await;
                     pause = (pause * 2).min(PAUSE_CAP);
+                    // The waker has just written to the database, so that is there again; of Redis it says nothing.
                     (pause, matches!(error, RelayError::Database(_)))
                 }
             };
             if is_last {
                 return;
             }
-            // Whoever wakes has just written to the database, so it is there again; of Redis that says nothing.
             let coalesce = if pause == PAUSE { COALESCE } else { PAUSE };
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                () = self.wake.notified(), if is_redis_there => tokio::time::sleep(coalesce).await,
+                () = self.wake.notified(), if heeds_wakes => tokio::time::sleep(coalesce).await,
                 () = stop.cancelled() => {}
             }
         }
+    }
+
+    /// Whether rows are neither published nor worthless.
+    fn only_keeps(&self) -> bool {
+        self.redis.is_none() && self.outbox.worth().is_none()
     }
 
     /// One pass.
@@ -121,31 +144,133 @@ impl Relay {
     /// # Errors
     /// When nothing was published: the rows are still there.
     pub async fn pass(&self) -> Result<Passed, RelayError> {
-        let mut transaction = self.database.begin().await?;
-        let rows: Vec<(String, f64)> =
-            sqlx::query_as(self.outbox.take()).bind(BATCH).fetch_all(&mut *transaction).await?;
-        let mut pipeline = redis::pipe();
-        let (mut messages, mut oldest) = (0, 0.0_f64);
-        for (payload, age) in &rows {
-            messages += self.outbox.tell(payload, &mut pipeline)?;
-            oldest = oldest.max(*age);
+        if self.only_keeps() {
+            self.measure().await?;
+            return Ok(Passed { messages: 0, is_full: false });
         }
-        if let (Some(redis), false) = (&self.redis, rows.is_empty()) {
-            let publish = publish(redis, &pipeline);
+        let mut transaction = self.database.begin().await?;
+        if self.passes.fetch_add(1, Ordering::Relaxed).saturating_add(1).is_power_of_two() {
+            // A statement that was planned on an empty outbox is planned anew as it fills.
+            transaction.clear_cached_statements().await?;
+        }
+        let rows: Vec<Row> =
+            sqlx::query_as(self.outbox.statements().take).bind(BATCH).fetch_all(&mut *transaction).await?;
+        let batch = Batch::of(self.outbox, &rows);
+        self.set_aside(&mut transaction, &batch.unreadable).await?;
+        if let (Some(redis), true) = (&self.redis, batch.messages > 0) {
+            let publish = publish(redis, &batch.pipeline);
             tokio::time::timeout(PUBLISH_LIMIT, publish).await.map_err(|_| RelayError::Late)??;
             fail_point!("events::published");
         }
         transaction.commit().await?;
-        metrics::gauge!("outbox_lag_seconds").set(oldest);
-        metrics::counter!("outbox_published_total").increment(messages as u64);
-        Ok(Passed { messages, is_full: i64::try_from(rows.len()) == Ok(BATCH) })
+        let is_full = i64::try_from(rows.len()) == Ok(BATCH);
+        batch.tell(is_full);
+        Ok(Passed { messages: batch.messages, is_full })
+    }
+
+    async fn set_aside(&self, connection: &mut PgConnection, rows: &[Unreadable<'_>]) -> sqlx::Result<()> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        sqlx::query(self.outbox.statements().set_aside)
+            .bind(rows.iter().map(|row| row.id).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| row.payload).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| row.error.to_string()).collect::<Vec<_>>())
+            .execute(connection)
+            .await
+            .map(drop)
     }
 
     async fn report(&self, error: &RelayError) {
         tracing::warn!(%error, cause = ?std::error::Error::source(error), "events wait in the outbox");
-        metrics::counter!("outbox_failed_total").increment(1);
-        if let Ok(age) = sqlx::query_scalar::<_, f64>(self.outbox.oldest()).fetch_one(&self.database).await {
-            metrics::gauge!("outbox_lag_seconds").set(age);
+        counter!("outbox_failed_total").increment(1);
+        let measured = async {
+            self.discard().await?;
+            self.measure().await
+        };
+        if let Err(error) = measured.await {
+            tracing::warn!(%error, "what waits in the outbox cannot be measured");
+        }
+    }
+
+    /// Deletes what has lost its worth while it could not be published: what waits is what was written within that time.
+    async fn discard(&self) -> sqlx::Result<()> {
+        let Some(worth) = self.outbox.worth() else { return Ok(()) };
+        loop {
+            let discarded = sqlx::query(self.outbox.statements().discard)
+                .bind(DISCARD)
+                .bind(worth.as_secs_f64())
+                .execute(&self.database)
+                .await?
+                .rows_affected();
+            counter!("outbox_discarded_total").increment(discarded);
+            if i64::try_from(discarded) != Ok(DISCARD) {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn measure(&self) -> sqlx::Result<()> {
+        let waiting: Option<(f64, i64)> =
+            sqlx::query_as(self.outbox.statements().measure).fetch_optional(&self.database).await?;
+        let (age, rows) = waiting.unwrap_or_default();
+        gauge!("outbox_lag_seconds").set(age);
+        gauge!("outbox_rows").set(f64::from(u32::try_from(rows).unwrap_or(u32::MAX)));
+        Ok(())
+    }
+}
+
+/// A row of the outbox: id, payload, age in seconds.
+type Row = (i64, String, f64);
+
+/// A row that no version of this relay reads.
+struct Unreadable<'a> {
+    id: i64,
+    payload: &'a str,
+    error: serde_json::Error,
+}
+
+/// What is to be done with the rows of one pass.
+#[derive(Default)]
+struct Batch<'a> {
+    pipeline: Pipeline,
+    messages: usize,
+    worthless: u64,
+    unreadable: Vec<Unreadable<'a>>,
+    oldest: f64,
+}
+
+impl<'a> Batch<'a> {
+    fn of(outbox: Outbox, rows: &'a [Row]) -> Self {
+        let mut batch = Self::default();
+        for (id, payload, age) in rows {
+            batch.oldest = batch.oldest.max(*age);
+            if outbox.worth().is_some_and(|worth| *age > worth.as_secs_f64()) {
+                batch.worthless += 1;
+                continue;
+            }
+            match outbox.read(payload) {
+                Ok(messages) => {
+                    batch.messages += messages.len();
+                    messages.iter().for_each(|message| message.add_to(&mut batch.pipeline));
+                }
+                Err(error) => batch.unreadable.push(Unreadable { id: *id, payload, error }),
+            }
+        }
+        batch
+    }
+
+    /// Says in log and metrics what a pass came to; `is_full` if more may wait.
+    fn tell(&self, is_full: bool) {
+        for Unreadable { id, error, .. } in &self.unreadable {
+            tracing::error!(id, %error, "a row of the outbox cannot be read, and is set aside");
+        }
+        counter!("outbox_set_aside_total").increment(self.unreadable.len() as u64);
+        counter!("outbox_discarded_total").increment(self.worthless);
+        counter!("outbox_published_total").increment(self.messages as u64);
+        gauge!("outbox_lag_seconds").set(self.oldest);
+        if !is_full {
+            gauge!("outbox_rows").set(0.0);
         }
     }
 }

@@ -7,7 +7,7 @@ use events::{Changed, Outbox, Passed, REDEMPTIONS, Relay, balance_channel, floor
 use futures_util::StreamExt;
 use redis::AsyncCommands;
 use schema::Database;
-use sqlx::PgPool;
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use testkit::{Mode, Proxy, TestDatabase};
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -231,4 +231,139 @@ async fn what_became_of_redemptions_is_appended_to_a_stream() {
     tasks.wait().await;
     let left: i64 = sqlx::query_scalar("SELECT count(*) FROM wallet.outbox").fetch_one(&pool).await.unwrap();
     assert_eq!(left, 0);
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_be_read_is_set_aside_and_stops_no_other() {
+    let database = TestDatabase::create(Database::Points).await;
+    let pool = pool(&database);
+    let business = uuid::Uuid::new_v4().to_string();
+    let bad: Vec<i64> = sqlx::query_scalar(
+        "INSERT INTO tender.outbox (payload) VALUES ('[{\"version\": 1}]'), ('{\"of\": \"the next version\"}') RETURNING id",
+    )
+    .fetch_all(&pool)
+    .await
+    .unwrap();
+    write(&pool, &business, 3).await;
+    let listener = subscribe(&business).await;
+    let relay =
+        Relay::new(Outbox::Balances, pool.clone(), Some(&redis_url()), Arc::new(Notify::new())).unwrap();
+    assert_eq!(relay.pass().await.unwrap(), Passed { messages: 3, is_full: false });
+    assert_eq!(versions(listener, 3).await, [1, 2, 3]);
+    assert_eq!(waiting(&pool).await, 0);
+    let kept: Vec<(i64, String, String)> =
+        sqlx::query_as("SELECT id, payload::text, error FROM tender.outbox_set_aside ORDER BY id")
+            .fetch_all(&pool)
+            .await
+            .unwrap();
+    assert_eq!(kept.iter().map(|(id, ..)| *id).collect::<Vec<_>>(), bad);
+    assert_eq!(kept[1].1, "{\"of\": \"the next version\"}");
+    assert!(kept[0].2.contains("business_id"), "{}", kept[0].2);
+}
+
+#[tokio::test]
+async fn a_balance_that_waited_for_a_minute_is_deleted_while_redis_is_away_and_when_it_is_back() {
+    let database = TestDatabase::create(Database::Points).await;
+    let pool = pool(&database);
+    let business = uuid::Uuid::new_v4().to_string();
+    // More than one statement looks at, so that one round would leave some.
+    write(&pool, &business, 4_500).await;
+    age(&database, "tender", 61).await;
+    write(&pool, &business, 3).await;
+    let away = Relay::new(Outbox::Balances, pool.clone(), Some(CLOSED), Arc::new(Notify::new())).unwrap();
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    tasks.spawn(away.run(stop.clone()));
+    until_waiting(&pool, 1).await;
+    stop.cancel();
+    tasks.close();
+    tasks.wait().await;
+
+    age(&database, "tender", 61).await;
+    write(&pool, &business, 6).await;
+    let listener = subscribe(&business).await;
+    let back =
+        Relay::new(Outbox::Balances, pool.clone(), Some(&redis_url()), Arc::new(Notify::new())).unwrap();
+    assert_eq!(back.pass().await.unwrap(), Passed { messages: 6, is_full: false });
+    assert_eq!(versions(listener, 6).await, [1, 2, 3, 4, 5, 6]);
+    assert_eq!(waiting(&pool).await, 0);
+}
+
+#[tokio::test]
+async fn events_of_redemptions_wait_for_redis_however_long() {
+    let database = TestDatabase::create(Database::Wallet).await;
+    let pool = pool(&database);
+    sqlx::query("INSERT INTO wallet.outbox (payload) VALUES ('[{\"event_id\": \"e\", \"type\": \"t\"}]')")
+        .execute(&pool)
+        .await
+        .unwrap();
+    age(&database, "wallet", 90_000).await;
+    let left = || async {
+        sqlx::query_scalar::<_, i64>("SELECT count(*) FROM wallet.outbox").fetch_one(&pool).await.unwrap()
+    };
+    for redis in [None, Some(CLOSED)] {
+        let relay = Relay::new(Outbox::Redemptions, pool.clone(), redis, Arc::new(Notify::new())).unwrap();
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        tasks.spawn(relay.run(stop.clone()));
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
+        assert_eq!(left().await, 1, "{redis:?}");
+    }
+    let there =
+        Relay::new(Outbox::Redemptions, pool.clone(), Some(&redis_url()), Arc::new(Notify::new())).unwrap();
+    assert_eq!(there.pass().await.unwrap(), Passed { messages: 1, is_full: false });
+    assert_eq!(left().await, 0);
+}
+
+#[tokio::test]
+async fn a_full_outbox_is_measured_without_reading_it() {
+    let database = TestDatabase::create(Database::Points).await;
+    let options = service::db::connect_options(&database.url(), "test").expect("options");
+    let relayed = service::db::pool(service::db::for_executor(options), 1);
+    let away = Relay::new(Outbox::Balances, relayed.clone(), Some(CLOSED), Arc::new(Notify::new())).unwrap();
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    // What it prepares on an empty outbox it uses on a full one.
+    tasks.spawn(away.run(stop.clone()));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    write(&pool(&database), "b", 60_000).await;
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    stop.cancel();
+    tasks.close();
+    tasks.wait().await;
+    relayed.close().await; // a session sends its statistics when it ends
+    let mut admin = PgConnection::connect_with(&database.admin()).await.unwrap();
+    let read_by = async |admin: &mut PgConnection| -> (i64, i64) {
+        sqlx::query_as("SELECT seq_tup_read, idx_scan FROM pg_stat_user_tables WHERE relname = 'outbox'")
+            .fetch_one(admin)
+            .await
+            .unwrap()
+    };
+    let (mut by_scan, mut by_index) = (0, 0);
+    for _ in 0..100 {
+        (by_scan, by_index) = read_by(&mut admin).await;
+        if by_index > 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(by_index > 0, "no statistics came");
+    assert!(by_scan < 20_000, "{by_scan} rows read by scans of the table");
+}
+
+/// Makes what was written older; only the owner of the table may do that.
+async fn age(database: &TestDatabase, schema: &str, seconds: i32) {
+    let mut admin = PgConnection::connect_with(&database.admin()).await.unwrap();
+    let statement = format!("UPDATE {schema}.outbox SET created_at = created_at - make_interval(secs => $1)");
+    sqlx::query(AssertSqlSafe(statement)).bind(f64::from(seconds)).execute(&mut admin).await.unwrap();
+}
+
+async fn until_waiting(pool: &PgPool, rows: i64) {
+    for _ in 0..200 {
+        if waiting(pool).await == rows {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    panic!("{} rows wait, and not {rows}", waiting(pool).await);
 }

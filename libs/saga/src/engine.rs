@@ -36,7 +36,7 @@ pub struct Engine<D: Domain> {
     pub(crate) pool: PgPool,
     /// For callers who wait for sagas.
     pub(crate) lookups: PgPool,
-    /// For operators and replays of many.
+    /// For operators: their lists, their replays and the gauges. What they wait for costs no saga a connection.
     pub(crate) ops_pool: PgPool,
     pub(crate) store: Store<D>,
     pub(crate) clock: DatabaseClock,

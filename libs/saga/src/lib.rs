@@ -56,6 +56,5 @@ pub use orphan::Orphan;
 pub use pending::Intent;
 pub use proof::{KeyUnused, Withdrawn};
 pub use row::Stored;
-pub use state::state_name;
 pub use submit::Submitted;
 pub use wait::Waited;

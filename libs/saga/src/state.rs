@@ -62,9 +62,3 @@ impl State {
         })
     }
 }
-
-/// The name of a state in rows, metrics and the API.
-#[must_use]
-pub const fn state_name(state: State) -> &'static str {
-    state.as_str()
-}

@@ -72,7 +72,7 @@ impl App {
         };
         let executor = Executor::start(&config, process.tasks(), &process.stopping());
         let redis_url = process.config().redis_url.as_ref().map(Secret::expose);
-        let database = db::pool(connect, RELAY_CONNECTIONS);
+        let database = db::pool(db::for_executor(connect), RELAY_CONNECTIONS);
         let relay = Relay::new(Outbox::Balances, database, redis_url, executor.outbox_wake())?;
         process.tasks().spawn(relay.run(process.stopping()));
         let checked = pool.clone();

@@ -138,14 +138,15 @@ async fn main() -> anyhow::Result<()> {
     let redis = live::redis(redis_url(&process))?;
     let cache = Cache::start(redis.clone(), process.tasks(), &process.stopping());
     let clock = DatabaseClock::default();
-    let tenders = Tenders::init(&addresses, tokens, &cache, &clock, process.tasks())?;
+    let tenders = Tenders::init(&addresses, tokens, Arc::new(cache.clone()), &clock, process.tasks())?;
     let options = db::for_executor(db::connect_options(&url, "wallet-sagas")?);
     let live = live(&process, cli.live, redis, cache, &tenders);
     let written = Arc::new(Notify::new());
     let sagas = Sagas::new(tenders.clone(), written.clone());
     let engine = Engine::start(cli.saga.config()?, Arc::new(sagas), options, clock);
     let app = App::new(engine.clone(), tenders, pool.clone(), live);
-    let relayed = db::pool(db::connect_options(&url, "wallet-relay")?, RELAY_CONNECTIONS);
+    let options = db::for_executor(db::connect_options(&url, "wallet-relay")?);
+    let relayed = db::pool(options, RELAY_CONNECTIONS);
     let relay = Relay::new(Outbox::Redemptions, relayed, redis_url(&process), written)?;
     process.tasks().spawn(relay.run(process.stopping()));
 

@@ -47,7 +47,8 @@ impl Desk {
         let (cache, clock) = (Cache::default(), saga::DatabaseClock::default());
         let tasks = TaskTracker::new();
         let tenders =
-            Tenders::init(&addresses, tokens.service("wallet"), &cache, &clock, &tasks).expect("clients");
+            Tenders::init(&addresses, tokens.service("wallet"), Arc::new(cache.clone()), &clock, &tasks)
+                .expect("clients");
         let options = db::connect_options(&database.url(), "wallet").expect("a URL");
         let config = Config { scan: Duration::from_millis(100), ..Config::default() };
         let stop = CancellationToken::new();

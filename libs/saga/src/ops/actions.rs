@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::{PgConnection, PgExecutor, Row, postgres::PgRow};
+use sqlx::{PgConnection, PgExecutor, Postgres, QueryBuilder, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::Page;
@@ -147,35 +147,51 @@ impl<D: Domain> Engine<D> {
         filter: &ActionFilter,
         page: &Page<i64>,
     ) -> sqlx::Result<Vec<ActionLine>> {
-        sqlx::query(
-            "SELECT action_id, at, operation_id, actor, action, dead_letter_id, saga_id, participant, reason, reference,
-                 accepted, before, after
-             FROM saga.operator_action
-             WHERE business_id = $1
-               AND ($2::text IS NULL OR actor = $2)
-               AND ($3::text IS NULL OR action = $3)
-               AND ($4::uuid IS NULL OR dead_letter_id = $4)
-               AND ($5::uuid IS NULL OR saga_id = $5)
-               AND ($6::text IS NULL OR operation_id = $6)
-               AND ($7::boolean IS NULL OR accepted = $7)
-               AND ($8::bigint IS NULL OR action_id < $8)
-             ORDER BY action_id DESC LIMIT $9",
-        )
-        .bind(business_id)
-        .bind(&filter.actor)
-        .bind(&filter.action)
-        .bind(filter.dead_letter_id)
-        .bind(filter.saga_id)
-        .bind(&filter.operation_id)
-        .bind(filter.accepted)
-        .bind(page.after)
-        .bind(page.limit)
-        .fetch_all(&self.pool)
-        .await?
-        .iter()
-        .map(action_line)
-        .collect()
+        list(business_id, filter, page)
+            .build()
+            .fetch_all(&self.ops_pool)
+            .await?
+            .iter()
+            .map(action_line)
+            .collect()
     }
+}
+
+/// The statement for a list. It names only what is asked for: the planner then knows which of the indexes serves.
+fn list(business_id: &str, filter: &ActionFilter, page: &Page<i64>) -> QueryBuilder<Postgres> {
+    let mut sql = QueryBuilder::new(
+        "SELECT action_id, at, operation_id, actor, action, dead_letter_id, saga_id, participant, reason, reference,
+             accepted, before, after
+         FROM saga.operator_action WHERE business_id = ",
+    );
+    sql.push_bind(business_id);
+    if let Some(actor) = &filter.actor {
+        sql.push(" AND actor = ").push_bind(actor);
+    }
+    if let Some(action) = &filter.action {
+        sql.push(" AND action = ").push_bind(action);
+    }
+    if let Some(dead_letter_id) = filter.dead_letter_id {
+        // Few, and looked up first: else the planner may walk all actions of the business in search of them.
+        sql.push(
+            " AND action_id = ANY (ARRAY(SELECT action_id FROM saga.operator_action WHERE dead_letter_id = ",
+        );
+        sql.push_bind(dead_letter_id).push("))");
+    }
+    if let Some(saga_id) = filter.saga_id {
+        sql.push(" AND saga_id = ").push_bind(saga_id);
+    }
+    if let Some(operation_id) = &filter.operation_id {
+        sql.push(" AND operation_id = ").push_bind(operation_id);
+    }
+    if let Some(accepted) = filter.accepted {
+        sql.push(" AND accepted = ").push_bind(accepted);
+    }
+    if let Some(after) = page.after {
+        sql.push(" AND action_id < ").push_bind(after);
+    }
+    sql.push(" ORDER BY action_id DESC LIMIT ").push_bind(page.limit);
+    sql
 }
 
 fn action_line(row: &PgRow) -> sqlx::Result<ActionLine> {

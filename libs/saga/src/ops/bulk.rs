@@ -5,12 +5,12 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
-use sqlx::{PgConnection, Row};
+use sqlx::{PgConnection, QueryBuilder, Row};
 use uuid::Uuid;
 
 use super::{
     actions::{self, NewAction},
-    letters::{LetterFilter, bind_filter, matching},
+    letters::{LetterFilter, push_matching},
 };
 use crate::{
     domain::{Domain, RequestHash},
@@ -122,7 +122,7 @@ impl<D: Domain> Engine<D> {
         order: &BulkOrder,
         is_same: impl Fn(RequestHash) -> Option<bool> + Send,
     ) -> sqlx::Result<BulkFiled> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.ops_pool.begin().await?;
         let is_used =
             actions::was_done(&mut tx, &order.business_id, &order.operation_id, None).await?.is_some();
         let matched = if is_used { None } else { insert(&mut tx, order).await? };
@@ -146,22 +146,15 @@ impl<D: Domain> Engine<D> {
         business_id: &str,
         filter: &LetterFilter,
     ) -> sqlx::Result<BulkPreview> {
-        const COUNTS: &str = concat!(
-            "SELECT d.code, d.participant, count(*) ",
-            matching!(),
-            " GROUP BY d.code, d.participant ORDER BY d.code, d.participant"
-        );
-        const IDS: &str = concat!(
-            "SELECT d.dead_letter_id ",
-            matching!(),
-            " ORDER BY d.opened_at, d.dead_letter_id LIMIT $7"
-        );
+        let mut counts = QueryBuilder::new("SELECT d.code, d.participant, count(*)");
+        push_matching(&mut counts, business_id, filter);
+        counts.push(" GROUP BY d.code, d.participant ORDER BY d.code, d.participant");
         let counts: Vec<(String, Option<String>, i64)> =
-            bind_filter!(sqlx::query_as(COUNTS), business_id, filter).fetch_all(&self.pool).await?;
-        let sample = bind_filter!(sqlx::query_scalar(IDS), business_id, filter)
-            .bind(SAMPLE)
-            .fetch_all(&self.pool)
-            .await?;
+            counts.build_query_as().fetch_all(&self.ops_pool).await?;
+        let mut sample = QueryBuilder::new("SELECT d.dead_letter_id");
+        push_matching(&mut sample, business_id, filter);
+        sample.push(" ORDER BY d.opened_at, d.dead_letter_id LIMIT ").push_bind(SAMPLE);
+        let sample = sample.build_query_scalar().fetch_all(&self.ops_pool).await?;
         Ok(BulkPreview {
             matched: counts.iter().map(|(_, _, count)| count).sum(),
             by_code: sums(counts.iter().map(|(code, _, count)| (code.clone(), *count))),
@@ -179,7 +172,7 @@ impl<D: Domain> Engine<D> {
         business_id: &str,
         operation_id: &str,
     ) -> sqlx::Result<Option<BulkReplay>> {
-        let mut connection = self.pool.acquire().await?;
+        let mut connection = self.ops_pool.acquire().await?;
         match show(&mut connection, business_id, operation_id).await {
             Ok(bulk) => Ok(Some(bulk)),
             Err(sqlx::Error::RowNotFound) => Ok(None),
@@ -199,36 +192,38 @@ fn sums<K: Ord>(counts: impl Iterator<Item = (K, i64)>) -> Vec<(K, i64)> {
 /// Writes a replay and its members in one statement; how many it has, unless the operation id was used before. Waits for
 /// another order under it to be decided.
 async fn insert(tx: &mut PgConnection, order: &BulkOrder) -> sqlx::Result<Option<i64>> {
-    const SQL: &str = concat!(
+    let mut sql = QueryBuilder::new(
         "WITH member AS (
-             SELECT d.dead_letter_id, row_number() OVER (ORDER BY d.opened_at, d.dead_letter_id) AS position ",
-        matching!(),
-        "    ORDER BY d.opened_at, d.dead_letter_id LIMIT $13 + 1
-         ), replay AS (
+             SELECT d.dead_letter_id, row_number() OVER (ORDER BY d.opened_at, d.dead_letter_id) AS position",
+    );
+    push_matching(&mut sql, &order.business_id, &order.filter);
+    sql.push(" ORDER BY d.opened_at, d.dead_letter_id LIMIT ").push(MEMBERS_MAX + 1);
+    sql.push(
+        "), replay AS (
              INSERT INTO saga.bulk_replay (business_id, operation_id, request_hash, filter, rate, actor, reason,
                  matched, truncated, finished_at, hash_version)
-             SELECT $1, $7, $8, $9, $10, $11, $12, least(count(*), $13), count(*) > $13,
-                 CASE WHEN count(*) = 0 THEN clock_timestamp() END, $14
+             SELECT ",
+    );
+    sql.push_bind(&order.business_id).push(", ").push_bind(&order.operation_id);
+    sql.push(", ").push_bind(&order.request_hash.bytes[..]).push(", ").push_bind(&order.filter_shown);
+    sql.push(", ").push_bind(order.rate).push(", ").push_bind(&order.actor);
+    sql.push(", ").push_bind(&order.reason);
+    sql.push(format_args!(
+        ", least(count(*), {MEMBERS_MAX}), count(*) > {MEMBERS_MAX}, CASE WHEN count(*) = 0 THEN clock_timestamp() END, ",
+    ));
+    sql.push_bind(order.request_hash.version);
+    sql.push(format_args!(
+        "
              FROM member
              ON CONFLICT ON CONSTRAINT bulk_replay_once DO NOTHING RETURNING bulk_id, matched
          ), fixed AS (
              INSERT INTO saga.bulk_replay_item (bulk_id, dead_letter_id, position)
              SELECT replay.bulk_id, member.dead_letter_id, member.position
-             FROM replay, member WHERE member.position <= $13
+             FROM replay, member WHERE member.position <= {MEMBERS_MAX}
          )
          SELECT matched FROM replay"
-    );
-    bind_filter!(sqlx::query_scalar(SQL), &order.business_id, order.filter)
-        .bind(&order.operation_id)
-        .bind(&order.request_hash.bytes[..])
-        .bind(&order.filter_shown)
-        .bind(order.rate)
-        .bind(&order.actor)
-        .bind(&order.reason)
-        .bind(MEMBERS_MAX)
-        .bind(order.request_hash.version)
-        .fetch_optional(tx)
-        .await
+    ));
+    sql.build_query_scalar().fetch_optional(tx).await
 }
 
 /// What is stored under an operation id that was used before.

@@ -3,22 +3,33 @@
 //! A member's transaction checks that this process still owns the replay, takes the dead letter up again, and writes what
 //! came of it: a process that dies leaves each member either done or not yet its turn, and one that was taken over from
 //! does nothing more. The pace counts the members done within the last second, in the database: it holds across takeovers.
+//!
+//! No business waits for another's replays: of each business the first few that are unfinished are carried out, whoever owns
+//! them, and all that one process carries take turns at the database.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream, stream::FuturesUnordered};
 use metrics::counter;
 use sqlx::Row;
-use tokio::time::Instant;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::Instant,
+};
 use uuid::Uuid;
 
 use super::remedy::{Order, Ordered, Remedy};
 use crate::{domain::Domain, engine::Engine};
 
-/// Replays that one pass claims.
-const CLAIM: i64 = 8;
-/// Members taken up at the same time: the pool of connections is for others too.
+/// Most replays that one process carries out at the same time.
+const CARRIED_MAX: usize = 64;
+/// Most replays of one business that are carried out at the same time; later ones begin as these end.
+const OF_A_BUSINESS: i64 = 2;
+/// Members of one replay that wait for a turn at the same time.
 const AT_ONCE: usize = 4;
+/// Turns that all replays of a process have at the same time, given in the order of asking: the rest of the connections for
+/// operators is for those who look.
+const TURNS: usize = 2;
 /// Batches a second, where the rate allows more than one.
 const BATCHES: i64 = 10;
 /// How long a member's transaction may take before it is given up; its turn comes again.
@@ -27,7 +38,7 @@ const MEMBER_TIMEOUT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// A replay that this process carries out.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Job {
     bulk_id: i64,
     rate: i64,
@@ -35,6 +46,14 @@ struct Job {
     operation_id: String,
     actor: String,
     reason: String,
+    turns: Arc<Semaphore>,
+}
+
+impl Job {
+    /// Waits for a turn at the database: the semaphore gives them in the order of asking, and is never closed.
+    async fn turn(&self) -> sqlx::Result<SemaphorePermit<'_>> {
+        self.turns.acquire().await.map_err(|_| sqlx::Error::PoolClosed)
+    }
 }
 
 /// What a batch came to.
@@ -48,6 +67,7 @@ enum Step {
 impl<D: Domain> Engine<D> {
     /// Looks for replays without a live owner, and carries out what this process owns.
     pub(crate) async fn bulk_replays(self: Arc<Self>) {
+        let turns = Arc::new(Semaphore::new(TURNS));
         let mut carried = HashSet::new();
         let mut work = FuturesUnordered::new();
         loop {
@@ -57,12 +77,10 @@ impl<D: Domain> Engine<D> {
                     if self.is_draining() || !self.lease.may_claim() {
                         continue;
                     }
-                    match self.claim_bulk_replays().await {
+                    match self.claim_bulk_replays(&carried, &turns).await {
                         Ok(jobs) => for job in jobs {
-                            // A replay whose work was dropped is owned and not carried: it begins again.
-                            if carried.insert(job.bulk_id) {
-                                work.push(self.clone().carry(job));
-                            }
+                            carried.insert(job.bulk_id);
+                            work.push(self.clone().carry(job));
                         },
                         Err(error) => tracing::warn!(%error, "could not look for replays of dead letters"),
                     }
@@ -71,16 +89,27 @@ impl<D: Domain> Engine<D> {
         }
     }
 
-    /// Takes what has no live owner; everything that this process owns.
-    async fn claim_bulk_replays(&self) -> sqlx::Result<Vec<Job>> {
+    /// Takes what has no live owner, and what this process owns without carrying it: its work was dropped, and begins again.
+    async fn claim_bulk_replays(
+        &self,
+        carried: &HashSet<i64>,
+        turns: &Arc<Semaphore>,
+    ) -> sqlx::Result<Vec<Job>> {
         let ttl = i64::try_from(self.config.ttl.as_millis()).unwrap_or(i64::MAX);
+        let room = i64::try_from(CARRIED_MAX.saturating_sub(carried.len())).unwrap_or(0);
         sqlx::query(
             "WITH free AS (
                  SELECT b.bulk_id FROM saga.bulk_replay b
-                 WHERE b.finished_at IS NULL AND (b.owner = $1 OR NOT EXISTS (
+                 WHERE b.finished_at IS NULL AND b.bulk_id <> ALL ($4)
+                   AND (b.owner = $1 OR NOT EXISTS (
                      SELECT 1 FROM saga.process p
                      WHERE p.process_id = b.owner
                        AND abs(extract(epoch FROM clock_timestamp() - p.beat_at)) < $2 / 1000.0))
+                   AND b.bulk_id = ANY (ARRAY(
+                     SELECT r.bulk_id FROM (
+                         SELECT u.bulk_id, row_number() OVER (PARTITION BY u.business_id ORDER BY u.bulk_id) AS place
+                         FROM saga.bulk_replay u WHERE u.finished_at IS NULL) r
+                     WHERE r.place <= $5))
                  ORDER BY b.bulk_id LIMIT $3 FOR UPDATE SKIP LOCKED
              )
              UPDATE saga.bulk_replay b SET owner = $1 FROM free WHERE b.bulk_id = free.bulk_id
@@ -88,8 +117,10 @@ impl<D: Domain> Engine<D> {
         )
         .bind(self.process)
         .bind(ttl)
-        .bind(CLAIM)
-        .fetch_all(&self.pool)
+        .bind(room)
+        .bind(carried.iter().copied().collect::<Vec<i64>>())
+        .bind(OF_A_BUSINESS)
+        .fetch_all(&self.ops_pool)
         .await?
         .iter()
         .map(|row| {
@@ -100,6 +131,7 @@ impl<D: Domain> Engine<D> {
                 operation_id: row.try_get("operation_id")?,
                 actor: row.try_get("actor")?,
                 reason: row.try_get("reason")?,
+                turns: turns.clone(),
             })
         })
         .collect()
@@ -127,33 +159,43 @@ impl<D: Domain> Engine<D> {
     }
 
     async fn carry_batch(self: &Arc<Self>, job: &Job) -> sqlx::Result<Step> {
-        let done: i64 = sqlx::query_scalar(
-            "SELECT count(*) FROM saga.bulk_replay_item
-             WHERE bulk_id = $1 AND done_at > clock_timestamp() - interval '1 s'",
-        )
-        .bind(job.bulk_id)
-        .fetch_one(&self.pool)
-        .await?;
-        let size = batch_size(job.rate).min(job.rate - done);
-        if size <= 0 {
-            return Ok(Step::More);
-        }
-        let members: Vec<Uuid> = sqlx::query_scalar(
-            "SELECT dead_letter_id FROM saga.bulk_replay_item
-             WHERE bulk_id = $1 AND outcome IS NULL ORDER BY position LIMIT $2",
-        )
-        .bind(job.bulk_id)
-        .bind(size)
-        .fetch_all(&self.pool)
-        .await?;
-        if members.is_empty() {
-            return self.finish(job).await;
-        }
+        let members = {
+            let _turn = job.turn().await?;
+            match self.members_in_turn(job).await? {
+                None => return Ok(Step::More),
+                Some(members) if members.is_empty() => return self.finish(job).await,
+                Some(members) => members,
+            }
+        };
         let results = stream::iter(members).map(|member| self.carry_member(job, member));
         let results: Vec<sqlx::Result<Step>> = results.buffer_unordered(AT_ONCE).collect().await;
         results.into_iter().try_fold(Step::More, |step, result| {
             result.map(|of_member| if matches!(of_member, Step::Over) { Step::Over } else { step })
         })
+    }
+
+    /// The next members, as many as the pace allows now; `None` while it allows none.
+    async fn members_in_turn(&self, job: &Job) -> sqlx::Result<Option<Vec<Uuid>>> {
+        let done: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM saga.bulk_replay_item
+             WHERE bulk_id = $1 AND done_at > clock_timestamp() - interval '1 s'",
+        )
+        .bind(job.bulk_id)
+        .fetch_one(&self.ops_pool)
+        .await?;
+        let size = batch_size(job.rate).min(job.rate - done);
+        if size <= 0 {
+            return Ok(None);
+        }
+        sqlx::query_scalar(
+            "SELECT dead_letter_id FROM saga.bulk_replay_item
+             WHERE bulk_id = $1 AND outcome IS NULL ORDER BY position LIMIT $2",
+        )
+        .bind(job.bulk_id)
+        .bind(size)
+        .fetch_all(&self.ops_pool)
+        .await
+        .map(Some)
     }
 
     async fn finish(&self, job: &Job) -> sqlx::Result<Step> {
@@ -163,13 +205,14 @@ impl<D: Domain> Engine<D> {
         )
         .bind(job.bulk_id)
         .bind(self.process)
-        .execute(&self.pool)
+        .execute(&self.ops_pool)
         .await?;
         tracing::info!(operation_id = job.operation_id, "a replay of dead letters is finished");
         Ok(Step::Over)
     }
 
     async fn carry_member(self: &Arc<Self>, job: &Job, member: Uuid) -> sqlx::Result<Step> {
+        let _turn = job.turn().await?;
         match tokio::time::timeout(MEMBER_TIMEOUT, self.try_member(job, member)).await {
             Ok(Ok(step)) => Ok(step),
             // What the database refuses is this member's own fault, and no reason to hold the others up.
@@ -184,7 +227,7 @@ impl<D: Domain> Engine<D> {
     }
 
     async fn try_member(self: &Arc<Self>, job: &Job, member: Uuid) -> sqlx::Result<Step> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.ops_pool.begin().await?;
         // Locked, so that a process that takes the replay over waits for this member.
         let owner: Option<Uuid> =
             sqlx::query_scalar("SELECT owner FROM saga.bulk_replay WHERE bulk_id = $1 FOR SHARE")
@@ -224,7 +267,7 @@ impl<D: Domain> Engine<D> {
 
     async fn refuse_member(&self, job: &Job, member: Uuid, why: &str) -> sqlx::Result<()> {
         let query = sqlx::query(MEMBER_DONE).bind(job.bulk_id).bind(member).bind("refused").bind(why);
-        query.execute(&self.pool).await?;
+        query.execute(&self.ops_pool).await?;
         counter!("saga_bulk_replayed_total", "outcome" => "refused").increment(1);
         Ok(())
     }

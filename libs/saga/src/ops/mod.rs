@@ -2,7 +2,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `sagas`, `story` | sagas, and what happened to one of them, told in order |
+//! | `sagas`, `saga_line`, `story` | sagas, and what happened to one of them, told in order |
 //! | `letters` | dead letters |
 //! | `remedy` | replaying or resolving one dead letter |
 //! | `bulk`, `carry` | replaying many: what the replay is, and how it is carried out |
@@ -14,16 +14,18 @@ mod bulk;
 mod carry;
 mod letters;
 mod remedy;
+mod saga_line;
 mod sagas;
 mod sample;
 mod story;
 
 pub use actions::{ActionFilter, ActionLine, NewAction, record, was_done};
 pub use bulk::{BulkFiled, BulkOrder, BulkPreview, BulkReplay, MEMBERS_MAX};
-pub use letters::{DeadLetterDetail, DeadLetterLine, LetterFilter, LetterPlace};
+pub use letters::{DeadLetterLine, LetterFilter, LetterPlace};
 pub use remedy::{Order, Ordered, Remedy};
-pub use sagas::{LegAnswers, SagaDetail, SagaFilter, SagaLine};
-pub use story::TimelineEvent;
+pub use saga_line::SagaLine;
+pub use sagas::{DeadLetterDetail, SagaDetail, SagaFilter};
+pub use story::{LegAnswers, TimelineEvent};
 
 /// Which rows of a list.
 #[derive(Debug, Clone)]

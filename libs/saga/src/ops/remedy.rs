@@ -17,7 +17,6 @@ use crate::{
     machine::{Kind, State},
     orphan::{self, ORPHAN},
     row::{self, Loaded, Raw},
-    state::state_name,
     write::STUCK_AFTER_MS,
 };
 
@@ -107,7 +106,7 @@ impl<D: Domain> Engine<D> {
         remedy: Remedy,
         order: Order,
     ) -> sqlx::Result<Ordered> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.ops_pool.begin().await?;
         let (ordered, row) = self.remedy_in(&mut tx, dead_letter, remedy, &order).await?;
         tx.commit().await?;
         if let Some(row) = row {
@@ -149,7 +148,7 @@ impl<D: Domain> Engine<D> {
         let raw = lock_saga(tx, saga_id).await?;
         let (before, parent) = (raw.stored.state, raw.parent_id);
         let to = destination(&raw, remedy);
-        let names = (state_name(before).to_owned(), state_name(to).to_owned());
+        let names = (before.as_str().to_owned(), to.as_str().to_owned());
         let Ok(row) = raw.load::<D>() else {
             if remedy == Remedy::Resolve && !order.dry_run {
                 return self.resolve_unreadable(tx, &action, parent).await.map(|done| (done, None));
@@ -212,8 +211,7 @@ impl<D: Domain> Engine<D> {
             self.domain.record(tx, &[(action.saga_id, change)]).await?;
         }
         action.close(tx, epoch, self.process).await?;
-        let (before, after) =
-            (state_name(State::DeadLetter).to_owned(), state_name(State::Resolved).to_owned());
+        let (before, after) = (State::DeadLetter.as_str().to_owned(), State::Resolved.as_str().to_owned());
         action.accept(tx, &before, &after).await?;
         Ok(Ordered::Done { before, after })
     }

@@ -1,46 +1,22 @@
-//! Sagas, in a list and one by one.
+//! Sagas in a list, and one by one with what led to where they are; a dead letter is shown with its saga.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::{Postgres, QueryBuilder, Row, postgres::PgRow};
+use sqlx::{Postgres, QueryBuilder, Row};
 use uuid::Uuid;
 
 use super::{
-    DeadLetterLine, Page, alternatives, letters,
-    story::{self, Recorded, TimelineEvent},
+    Page, alternatives,
+    letters::{self, DeadLetterLine},
+    saga_line::{SagaLine, saga_line},
+    story::{self, LegAnswers, Recorded, TimelineEvent},
 };
 use crate::{
     domain::{Domain, Response, SagaId},
     engine::Engine,
     machine::{Kind, State},
     row::{self, Raw},
-    state::state_name,
 };
-
-/// A saga in a list.
-#[derive(Debug, Clone)]
-pub struct SagaLine {
-    /// Its id.
-    pub saga_id: SagaId,
-    /// The use case.
-    pub operation: String,
-    /// The caller's key.
-    pub key: String,
-    /// Its state.
-    pub status: &'static str,
-    /// Its epoch: how often it changed hands, plus one.
-    pub epoch: i64,
-    /// The process that runs it, or ran it last.
-    pub owner: Option<Uuid>,
-    /// Whether its direction is backward.
-    pub backward: bool,
-    /// Why it was turned back.
-    pub cause: Option<Value>,
-    /// When it was written.
-    pub created_at: DateTime<Utc>,
-    /// When it ended.
-    pub ended_at: Option<DateTime<Utc>>,
-}
 
 /// A saga with its plan and history.
 #[derive(Debug, Clone)]
@@ -73,13 +49,13 @@ pub struct SagaDetail {
     pub dead_letters: Vec<DeadLetterLine>,
 }
 
-/// Answers by leg, in the participants' own form; null where there was none.
-#[derive(Debug, Clone, Default)]
-pub struct LegAnswers {
-    /// Of the way forward.
-    pub forward: Vec<Value>,
-    /// Of the way back.
-    pub back: Vec<Value>,
+/// A dead letter with its saga: what led to it.
+#[derive(Debug, Clone)]
+pub struct DeadLetterDetail {
+    /// The dead letter.
+    pub letter: DeadLetterLine,
+    /// Its saga, with cause, plan and timeline.
+    pub saga: SagaDetail,
 }
 
 /// Filters of the list of sagas.
@@ -111,7 +87,13 @@ impl<D: Domain> Engine<D> {
         filter: &SagaFilter,
         page: &Page<SagaId>,
     ) -> sqlx::Result<Vec<SagaLine>> {
-        list(business_id, filter, page).build().fetch_all(&self.pool).await?.iter().map(saga_line).collect()
+        list(business_id, filter, page)
+            .build()
+            .fetch_all(&self.ops_pool)
+            .await?
+            .iter()
+            .map(saga_line)
+            .collect()
     }
 
     /// A saga of a business with everything that is known of it.
@@ -124,7 +106,7 @@ impl<D: Domain> Engine<D> {
             row::columns!(),
             ", s.ended_at FROM saga.saga s WHERE s.business_id = $1 AND s.saga_id = $2"
         );
-        let row = sqlx::query(SQL).bind(business_id).bind(id).fetch_optional(&self.pool).await?;
+        let row = sqlx::query(SQL).bind(business_id).bind(id).fetch_optional(&self.ops_pool).await?;
         let Some(row) = row else { return Ok(None) };
         let (saga, raw) = (saga_line(&row)?, Raw::read(&row)?);
         let events = self.events(id).await?;
@@ -142,9 +124,23 @@ impl<D: Domain> Engine<D> {
             answers: story::answers(&events),
             participants,
             timeline,
-            dead_letters: letters::of_saga(&self.pool, id).await?,
+            dead_letters: letters::of_saga(&self.ops_pool, id).await?,
             saga,
         }))
+    }
+
+    /// A dead letter of a business.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub async fn show_dead_letter(
+        &self,
+        business_id: &str,
+        id: Uuid,
+    ) -> sqlx::Result<Option<DeadLetterDetail>> {
+        let Some(letter) = letters::by_id(&self.ops_pool, business_id, id).await? else { return Ok(None) };
+        let saga = self.show_saga(business_id, letter.saga_id).await?;
+        Ok(saga.map(|saga| DeadLetterDetail { letter, saga }))
     }
 
     async fn events(&self, id: SagaId) -> sqlx::Result<Vec<Recorded>> {
@@ -152,7 +148,7 @@ impl<D: Domain> Engine<D> {
             "SELECT at, event, epoch, owner, detail FROM saga.saga_event WHERE saga_id = $1 ORDER BY event_id",
         )
         .bind(id)
-        .fetch_all(&self.pool)
+        .fetch_all(&self.ops_pool)
         .await?
         .iter()
         .map(|row| {
@@ -217,20 +213,4 @@ fn list(business_id: &str, filter: &SagaFilter, page: &Page<SagaId>) -> QueryBui
     }
     sql.push(" ORDER BY saga_id DESC LIMIT ").push_bind(page.limit);
     sql
-}
-
-fn saga_line(row: &PgRow) -> sqlx::Result<SagaLine> {
-    let state: i16 = row.try_get("state")?;
-    Ok(SagaLine {
-        saga_id: row.try_get("saga_id")?,
-        operation: row.try_get("operation")?,
-        key: row.try_get("key")?,
-        status: State::from_code(state).map_or("unknown", state_name),
-        epoch: row.try_get("epoch")?,
-        owner: row.try_get("owner")?,
-        backward: row.try_get("backward")?,
-        cause: row.try_get("cause")?,
-        created_at: row.try_get("created_at")?,
-        ended_at: row.try_get("ended_at")?,
-    })
 }

@@ -10,7 +10,6 @@ use crate::{
     domain::{Domain, Reason},
     engine::Engine,
     machine::State,
-    state::state_name,
 };
 
 /// How often.
@@ -56,12 +55,12 @@ impl<D: Domain> Engine<D> {
             "SELECT state, count(*)::int, extract(epoch FROM clock_timestamp() - min(created_at))::float8
              FROM saga.saga WHERE state IN (0, 1) GROUP BY state",
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&self.ops_pool)
         .await?;
         for state in [State::Running, State::Compensating] {
             let count =
                 unfinished.iter().find(|(code, ..)| *code == state.code()).map_or(0, |(_, count, _)| *count);
-            gauge!("sagas_unfinished", "state" => state_name(state)).set(f64::from(count));
+            gauge!("sagas_unfinished", "state" => state.as_str()).set(f64::from(count));
         }
         let oldest = unfinished.iter().map(|(.., age)| *age).fold(0.0, f64::max);
         gauge!("saga_oldest_unfinished_seconds").set(oldest);
@@ -69,7 +68,7 @@ impl<D: Domain> Engine<D> {
         let open: Vec<(String, i32)> = sqlx::query_as(
             "SELECT code, count(*)::int FROM saga.dead_letter WHERE closed_at IS NULL GROUP BY code",
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&self.ops_pool)
         .await?;
         for code in codes.iter().filter(|code| open.iter().all(|(has, _)| has != *code)) {
             gauge!("dead_letters_open", "code" => code.clone()).set(0.0);
@@ -84,7 +83,7 @@ impl<D: Domain> Engine<D> {
                  SELECT count(*) FROM saga.bulk_replay_item i WHERE i.bulk_id = b.bulk_id AND i.outcome IS NULL)), 0)::int
              FROM saga.bulk_replay b WHERE b.finished_at IS NULL",
         )
-        .fetch_one(&self.pool)
+        .fetch_one(&self.ops_pool)
         .await?;
         gauge!("bulk_replays_running").set(f64::from(running));
         gauge!("bulk_replay_remaining").set(f64::from(remaining));

@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{LegAnswers, SagaLine};
+use super::saga_line::SagaLine;
 
 /// One event of a saga's story.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +26,15 @@ pub struct TimelineEvent {
     pub text: String,
     /// What was recorded.
     pub detail: Value,
+}
+
+/// Answers by leg, in the participants' own form; null where there was none.
+#[derive(Debug, Clone, Default)]
+pub struct LegAnswers {
+    /// Of the way forward.
+    pub forward: Vec<Value>,
+    /// Of the way back.
+    pub back: Vec<Value>,
 }
 
 /// An event as its row holds it.

@@ -1,6 +1,7 @@
 //! Rules of this repository that a machine can keep. All of them work offline.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod circles;
 mod dependencies;
 mod errors_page;
 

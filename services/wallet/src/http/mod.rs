@@ -10,6 +10,7 @@ mod ops;
 mod redeem;
 mod redemptions;
 mod same;
+mod session;
 mod stream;
 mod transactions;
 mod void;

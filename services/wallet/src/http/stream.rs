@@ -21,11 +21,11 @@ use service::{
     extract::Query,
 };
 
-use super::balance::Of;
-use crate::{
-    app::App,
-    live::session::{Ended, Session},
+use super::{
+    balance::Of,
+    session::{Ended, Session},
 };
+use crate::app::App;
 
 /// How often a client hears something, if only that the connection lives.
 const HEARTBEAT: Duration = Duration::from_secs(15);

@@ -21,11 +21,11 @@ use service::{
 };
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
-use super::balance::Of;
-use crate::{
-    app::App,
-    live::session::{Ended, Session},
+use super::{
+    balance::Of,
+    session::{Ended, Session},
 };
+use crate::app::App;
 
 /// How often a client is asked whether it is there.
 const PING_EVERY: Duration = Duration::from_secs(15);

@@ -13,11 +13,13 @@ use std::time::Duration;
 
 use api::{legs::Account, tender::Owner, wallet::TenderKind};
 use events::{Changed, customer_key, floor_key, versions};
+use futures_util::{FutureExt, future::BoxFuture};
 use metrics::counter;
 use redis::{Client, cmd};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{line::Line, link::Link};
+use crate::tenders::BalanceObserver;
 
 const TENDERS: usize = TenderKind::ALL.len();
 /// For how long it is believed that nothing of a customer is in doubt.
@@ -156,6 +158,12 @@ impl Cache {
             .link
             .call_relied_on(Some(NOTE_LIMIT), async |connection| command.query_async(connection).await)
             .await;
+    }
+}
+
+impl BalanceObserver for Cache {
+    fn reached<'a>(&'a self, tender: TenderKind, versions: &'a [(&'a Account, i64)]) -> BoxFuture<'a, ()> {
+        self.raise(tender, versions).boxed()
     }
 }
 

@@ -7,7 +7,7 @@
 //! | [`hub`] | who watches whom, and the latest state of each |
 //! | `subscriber` | changes as they are published |
 //! | `compare` | changes that were missed |
-//! | [`session`], [`origin`] | one client's connection |
+//! | [`origin`] | which pages may open streams |
 //!
 //! Redis may be away at any time: balances are then read from the tenders, and changes reach clients by comparison.
 
@@ -17,7 +17,6 @@ pub mod hub;
 pub mod line;
 mod link;
 pub mod origin;
-pub mod session;
 mod subscriber;
 
 use std::sync::Arc;

@@ -242,29 +242,54 @@ async fn taken_sequences(
         .bind(locks)
         .execute(&mut *conn)
         .await?;
+    let used = used_sequences(conn, &guarded).await?;
     let mut taken = HashMap::new();
     let mut in_batch = HashSet::new();
-    for (id, o) in guarded {
-        let is_used: bool = sqlx::query_scalar(
-            "SELECT EXISTS (SELECT 1 FROM wallet.redemption
-                 WHERE business_id = $1 AND location_id = $2 AND terminal_id = $3 AND order_id = $4 AND sequence = $5
-                   AND status IN ('pending', 'authorized', 'capturing', 'completed', 'under_review') AND redemption_id <> $6)",
-        )
-        .bind(&o.business_id)
-        .bind(&o.location_id)
-        .bind(&o.terminal_id)
-        .bind(&o.order_id)
-        .bind(o.sequence)
-        .bind(id)
-        .fetch_one(&mut *conn)
-        .await?;
-        if is_used {
+    for (id, opening) in guarded {
+        if used.contains(&id.0) {
             taken.insert(id, Taken::Before);
-        } else if !in_batch.insert(guard(o)) {
+        } else if !in_batch.insert(guard(opening)) {
             taken.insert(id, Taken::InThisBatch);
         }
     }
     Ok(taken)
+}
+
+/// The statuses of redemptions `r` that hold their till's sequence, as the unique index `redemption_sequence` has them.
+macro_rules! holds_its_sequence {
+    () => {
+        "r.status IN ('pending', 'authorized', 'capturing', 'completed', 'under_review')"
+    };
+}
+
+/// Which of these redemptions find their sequence held by another one: one statement, whatever their number.
+async fn used_sequences(
+    conn: &mut PgConnection,
+    guarded: &[(SagaId, &Opening)],
+) -> sqlx::Result<HashSet<Uuid>> {
+    const SQL: &str = concat!(
+        "SELECT u.id
+         FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[])
+             AS u(id, business_id, location_id, terminal_id, order_id, sequence)
+         CROSS JOIN LATERAL (
+             SELECT FROM wallet.redemption r
+             WHERE r.business_id = u.business_id AND r.location_id = u.location_id AND r.terminal_id = u.terminal_id
+               AND r.order_id = u.order_id AND r.sequence = u.sequence AND r.redemption_id <> u.id
+               AND ",
+        holds_its_sequence!(),
+        " OFFSET 0) AS other"
+    );
+    let of = |part: fn(&Opening) -> Option<&str>| guarded.iter().map(|(_, o)| part(o)).collect::<Vec<_>>();
+    let rows: Vec<Uuid> = sqlx::query_scalar(SQL)
+        .bind(guarded.iter().map(|(id, _)| id.0).collect::<Vec<_>>())
+        .bind(of(|o| Some(&o.business_id)))
+        .bind(of(|o| o.location_id.as_deref()))
+        .bind(of(|o| o.terminal_id.as_deref()))
+        .bind(of(|o| Some(&o.order_id)))
+        .bind(guarded.iter().map(|(_, o)| o.sequence).collect::<Vec<_>>())
+        .fetch_all(conn)
+        .await?;
+    Ok(rows.into_iter().collect())
 }
 
 /// The lock of a till's sequence; none unless the till gives all of its parts.

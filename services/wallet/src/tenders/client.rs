@@ -27,8 +27,7 @@ use serde::de::DeserializeOwned;
 use service::{auth::ServiceTokens, trace};
 use tokio_util::task::TaskTracker;
 
-use super::lane::Lane;
-use crate::live::cache::Cache;
+use super::{lane::Lane, observer::BalanceObserver};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 /// Reads before a redemption: the till is waiting.
@@ -54,7 +53,7 @@ pub(super) struct Inner {
     url: String,
     http: reqwest::Client,
     tokens: Arc<TokenSource>,
-    cache: Cache,
+    observer: Arc<dyn BalanceObserver>,
     /// Of the wallet's database.
     clock: DatabaseClock,
     /// The tender's database clock minus the wallet's, in milliseconds, as of its last answer.
@@ -75,7 +74,7 @@ impl Tender {
         kind: TenderKind,
         url: &str,
         tokens: Arc<ServiceTokens>,
-        cache: Cache,
+        observer: Arc<dyn BalanceObserver>,
         clock: DatabaseClock,
         tasks: &TaskTracker,
     ) -> anyhow::Result<Self> {
@@ -90,7 +89,7 @@ impl Tender {
             url: url.trim_end_matches('/').to_owned(),
             http,
             tokens: Arc::new(TokenSource(tokens)),
-            cache,
+            observer,
             clock,
             skew_ms: AtomicI64::new(NO_SKEW),
         });
@@ -254,9 +253,9 @@ impl Inner {
         }
     }
 
-    /// Accounts of this tender have reached versions: whoever hears of it after this is shown nothing older.
+    /// Says that accounts of this tender have reached versions; the observer knows of it when this returns.
     pub(super) async fn reached(&self, versions: &[(&Account, i64)]) {
-        self.cache.raise(self.kind, versions).await;
+        self.observer.reached(self.kind, versions).await;
         fail_point!("wallet::floor_raised");
     }
 

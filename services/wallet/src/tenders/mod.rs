@@ -2,6 +2,7 @@
 
 mod client;
 mod lane;
+mod observer;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -10,9 +11,8 @@ use saga::DatabaseClock;
 use service::auth::ServiceTokens;
 use tokio_util::task::TaskTracker;
 
-use crate::live::cache::Cache;
-
 pub use client::Tender;
+pub use observer::BalanceObserver;
 
 /// Where the internal listeners of the tenders are.
 #[derive(Debug, Clone)]
@@ -30,7 +30,7 @@ pub struct Addresses {
 pub struct Tenders(Arc<HashMap<TenderKind, Tender>>);
 
 impl Tenders {
-    /// Clients with a lane each, whose tasks `tasks` owns. `cache` knows of every balance that a leg changes before its saga
+    /// Clients with a lane each, whose tasks `tasks` owns. `observer` knows of every balance that a leg changes before its saga
     /// goes on; `clock` is the wallet database's, against which the tenders' are measured.
     ///
     /// # Errors
@@ -38,13 +38,16 @@ impl Tenders {
     pub fn init(
         addresses: &Addresses,
         tokens: ServiceTokens,
-        cache: &Cache,
+        observer: Arc<dyn BalanceObserver>,
         clock: &DatabaseClock,
         tasks: &TaskTracker,
     ) -> anyhow::Result<Self> {
         let tokens = Arc::new(tokens);
         let tender = |kind, url: &str| {
-            anyhow::Ok((kind, Tender::init(kind, url, tokens.clone(), cache.clone(), clock.clone(), tasks)?))
+            anyhow::Ok((
+                kind,
+                Tender::init(kind, url, tokens.clone(), observer.clone(), clock.clone(), tasks)?,
+            ))
         };
         Ok(Self(Arc::new(HashMap::from([
             tender(TenderKind::Points, &addresses.points)?,

@@ -116,17 +116,28 @@ async fn five_hundred_are_found_replayed_and_never_replayed_twice() {
     others_see_and_touch_nothing(&system, &wallets[0]).await;
 }
 
+/// A call of another business's operator.
+async fn as_another(
+    system: &System,
+    wallet: &Wallet,
+    method: Method,
+    path: &str,
+    body: Option<Value>,
+) -> (u16, Value) {
+    let request = system.client.request(method, format!("{}/api/v1/ops{path}", wallet.url));
+    let request = request.bearer_auth(system.tokens.staff("other", "ops"));
+    let request = match &body {
+        Some(body) => request.json(body),
+        None => request,
+    };
+    let answer = request.send().await.expect("an answer");
+    (answer.status().as_u16(), answer.json::<Value>().await.expect("JSON"))
+}
+
 /// Another business's operator, who knows the operation id.
 async fn others_see_and_touch_nothing(system: &System, wallet: &Wallet) {
     let call = async |method: Method, path: &str, body: Option<Value>| {
-        let request = system.client.request(method, format!("{}/api/v1/ops{path}", wallet.url));
-        let request = request.bearer_auth(system.tokens.staff("other", "ops"));
-        let request = match &body {
-            Some(body) => request.json(body),
-            None => request,
-        };
-        let answer = request.send().await.expect("an answer");
-        (answer.status().as_u16(), answer.json::<Value>().await.expect("JSON"))
+        as_another(system, wallet, method, path, body).await
     };
     assert_eq!(call(Method::GET, "/bulk-replays/bulk-1", None).await.0, 404);
     for list in ["/dead-letters?status=all", "/sagas", "/actions"] {
@@ -253,4 +264,33 @@ async fn a_replay_has_at_most_ten_thousand_and_says_that_there_are_more() {
     let (status, started) = file(&system, &wallet, &order).await;
     assert_eq!((status, &started["matched"], &started["truncated"]), (202, &json!(10_000), &json!(true)));
     assert_eq!(started["remaining"], json!(10_000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn however_many_replays_one_business_has_anothers_begin() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    system.park_unreadable(40).await;
+    system.park_unreadable_of("other", 3).await;
+    for n in 0..16 {
+        let (status, _) = file(&system, &wallet, &bulk(&format!("slow-{n}"), 1, &json!({}))).await;
+        assert_eq!(status, 202);
+    }
+    until(&system, "SELECT count(*) > 0 FROM saga.bulk_replay_item WHERE outcome IS NOT NULL").await;
+    let order = bulk("theirs", 500, &json!({}));
+    let filed = as_another(&system, &wallet, Method::POST, "/dead-letters/replay", Some(order)).await;
+    assert_eq!((filed.0, &filed.1["matched"]), (202, &json!(3)));
+    for _ in 0..200 {
+        let shown = as_another(&system, &wallet, Method::GET, "/bulk-replays/theirs", None).await.1;
+        if shown["status"] == "finished" {
+            assert_eq!(shown["refused"], json!(3), "no version can read them: {shown}");
+            let begun: i64 = system
+                .sql("SELECT count(*) FROM saga.bulk_replay WHERE business_id = 'demo' AND owner IS NOT NULL")
+                .await;
+            assert_eq!(begun, 2, "so many replays of one business at the same time");
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    panic!("the other business's replay waits for this one's");
 }

@@ -146,7 +146,8 @@ impl System {
         let clock = saga::DatabaseClock::default();
         let cache = Cache::start(redis.clone(), &tasks, &stop);
         let tokens = self.tokens.service("wallet");
-        let tenders = Tenders::init(&addresses, tokens, &cache, &clock, &tasks).expect("clients");
+        let tenders =
+            Tenders::init(&addresses, tokens, Arc::new(cache.clone()), &clock, &tasks).expect("clients");
         let live = live::Options { redis, ..live::Options::default() };
         let live = Live::start(live, cache, tenders.clone(), &tasks, stop.child_token(), &stop);
         let written = Arc::new(Notify::new());
@@ -313,18 +314,23 @@ impl System {
 
     /// So many parked sagas that no version can read, without going through a wallet.
     pub async fn park_unreadable(&self, count: i32) {
+        self.park_unreadable_of(BUSINESS, count).await;
+    }
+
+    /// The same of another business.
+    pub async fn park_unreadable_of(&self, business: &str, count: i32) {
         let pool = sqlx::PgPool::connect_with(self.database.admin()).await.expect("a pool");
         let parked = sqlx::query(
             "WITH parked AS (
                  INSERT INTO saga.saga (saga_id, business_id, operation, scope, key, request_hash, kind, version, legs_id, plan,
                      state, epoch, deadline_at, budget_from, due_at)
-                 SELECT gen_random_uuid(), 'demo', 'redeem', '', 'k' || n, '', 0, 99, gen_random_uuid(), '{}',
+                 SELECT gen_random_uuid(), $2, 'redeem', '', 'k' || n, '', 0, 99, gen_random_uuid(), '{}',
                      4, 1, now(), now(), now() FROM generate_series(1, $1) n RETURNING saga_id
              )
              INSERT INTO saga.dead_letter (saga_id, business_id, code, detail)
-             SELECT saga_id, 'demo', 'unreadable', '{}' FROM parked",
+             SELECT saga_id, $2, 'unreadable', '{}' FROM parked",
         );
-        parked.bind(count).execute(&pool).await.expect("done");
+        parked.bind(count).bind(business).execute(&pool).await.expect("done");
         pool.close().await;
     }
 

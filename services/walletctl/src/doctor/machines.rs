@@ -16,7 +16,10 @@ pub(super) async fn redis(environment: &Environment) -> Vec<Check> {
     const REACHABLE: &str = "reachable";
     let about = About("redis");
     let Some(url) = environment.get("REDIS_URL") else {
-        return vec![about.skipped(REACHABLE, "REDIS_URL is not set: no live updates, and limits a process")];
+        return vec![about.skipped(
+            REACHABLE,
+            "REDIS_URL is not set: no live updates, limits a process, and events of redemptions stay in the outbox",
+        )];
     };
     let facts = async {
         let mut connection = connect(&url).await?;

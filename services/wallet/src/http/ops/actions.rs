@@ -2,7 +2,7 @@
 
 use api::{ops::ActionLine, tender::Page as Listing};
 use axum::{Json, extract::State};
-use saga::ops::{self, ActionFilter, Page};
+use saga::ops::{ActionFilter, Page};
 use serde::Deserialize;
 use service::{
     ApiError,
@@ -12,6 +12,7 @@ use service::{
 use utoipa::IntoParams;
 use uuid::Uuid;
 
+use super::views;
 use crate::{app::App, http::listing};
 
 /// Filters of the list.
@@ -56,23 +57,6 @@ pub(super) async fn list_actions(
     let limit = page_size(filters.limit)?;
     let page = Page { after: filters.cursor, limit: limit + 1 };
     let actions = app.engine.list_actions(caller.business_id.as_str(), &filter, &page).await?;
-    Ok(Json(listing(actions.into_iter().map(line).collect(), limit, |line: &ActionLine| line.action_id)))
-}
-
-fn line(action: ops::ActionLine) -> ActionLine {
-    ActionLine {
-        action_id: action.action_id,
-        at: action.at,
-        operation_id: action.operation_id,
-        actor: action.actor,
-        action: action.action,
-        accepted: action.accepted,
-        dead_letter_id: action.dead_letter_id,
-        saga_id: action.saga_id.map(|id| id.0),
-        tender: action.participant,
-        reason: action.reason,
-        reference: action.reference,
-        before: action.before,
-        after: action.after,
-    }
+    let lines = actions.into_iter().map(views::action_line).collect();
+    Ok(Json(listing(lines, limit, |line: &ActionLine| line.action_id)))
 }

@@ -6,7 +6,7 @@
 use api::{
     Problem,
     derive::requests,
-    ops::{BulkFilter, BulkPreview, BulkRefusal, BulkReplay, BulkReplayRequest, BulkStatus},
+    ops::{BulkFilter, BulkPreview, BulkReplay, BulkReplayRequest},
 };
 use axum::{
     Json,
@@ -14,7 +14,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use saga::ops::{self, BulkFiled, BulkOrder, LetterFilter};
+use saga::ops::{BulkFiled, BulkOrder, LetterFilter};
 use service::{
     ApiError,
     auth::{Allow, Operate},
@@ -25,7 +25,7 @@ use service::{
 use utoipa::ToSchema;
 
 use super::super::same::{is_same, kept, not_known};
-use super::{check_age, check_dead_letter_code, check_order, plan_filter, reused, unsure};
+use super::{check_age, check_dead_letter_code, check_order, plan_filter, reused, unsure, views};
 use crate::app::App;
 
 /// What [`replay_dead_letters`] answers 200 with.
@@ -53,7 +53,7 @@ pub(super) async fn replay_dead_letters(
     let filter = letter_filter(&request.filter);
     if request.dry_run {
         let preview = app.engine.preview_bulk_replay(caller.business_id.as_str(), &filter).await?;
-        return Ok(Json(shown_preview(preview)).into_response());
+        return Ok(Json(views::bulk_preview(preview)).into_response());
     }
     let order = BulkOrder {
         business_id: caller.business_id.as_str().to_owned(),
@@ -72,7 +72,7 @@ pub(super) async fn replay_dead_letters(
         BulkFiled::Reused => return Err(reused()),
         BulkFiled::NotJudged => return Err(not_known()),
     };
-    let mut answer = (status, Json(shown(bulk))).into_response();
+    let mut answer = (status, Json(views::bulk_replay(bulk))).into_response();
     if let Ok(location) = HeaderValue::from_str(&location(&order.operation_id)) {
         answer.headers_mut().insert(header::LOCATION, location);
     }
@@ -88,7 +88,7 @@ pub(super) async fn show_bulk_replay(
     Path(operation_id): Path<String>,
 ) -> Result<Json<BulkReplay>, ApiError> {
     let bulk = app.engine.show_bulk_replay(caller.business_id.as_str(), &operation_id).await?;
-    bulk.map(|bulk| Json(shown(bulk))).ok_or_else(ApiError::not_found)
+    bulk.map(|bulk| Json(views::bulk_replay(bulk))).ok_or_else(ApiError::not_found)
 }
 
 fn check(request: &BulkReplayRequest) -> Result<(), ApiError> {
@@ -108,39 +108,6 @@ fn letter_filter(filter: &BulkFilter) -> LetterFilter {
         participant: filter.tender.map(|tender| tender.as_str().to_owned()),
         plan_contains: plan_filter(filter.customer_id.as_ref(), None),
         older_than_s: filter.older_than_s,
-    }
-}
-
-fn shown(bulk: ops::BulkReplay) -> BulkReplay {
-    let refusal = |(dead_letter_id, reason)| BulkRefusal { dead_letter_id, reason };
-    BulkReplay {
-        status: if bulk.finished_at.is_some() { BulkStatus::Finished } else { BulkStatus::Running },
-        remaining: bulk.remaining(),
-        operation_id: bulk.operation_id,
-        matched: bulk.matched,
-        truncated: bulk.truncated,
-        replayed: bulk.replayed,
-        already_closed: bulk.already_closed,
-        refused: bulk.refused,
-        refusals: bulk.refusals.into_iter().map(refusal).collect(),
-        filter: bulk.filter,
-        rate_per_second: bulk.rate,
-        actor: bulk.actor,
-        reason: bulk.reason,
-        started_at: bulk.started_at,
-        finished_at: bulk.finished_at,
-    }
-}
-
-fn shown_preview(preview: ops::BulkPreview) -> BulkPreview {
-    let tender =
-        |(tender, count): (Option<String>, i64)| (tender.unwrap_or_else(|| "none".to_owned()), count);
-    BulkPreview {
-        matched: preview.matched,
-        truncated: preview.matched > ops::MEMBERS_MAX,
-        by_code: preview.by_code.into_iter().collect(),
-        by_tender: preview.by_participant.into_iter().map(tender).collect(),
-        sample: preview.sample,
     }
 }
 

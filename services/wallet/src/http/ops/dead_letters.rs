@@ -7,7 +7,7 @@ use api::{
     wallet::TenderKind,
 };
 use axum::{Json, extract::State};
-use saga::ops::{self, LetterFilter, Page};
+use saga::ops::{LetterFilter, Page};
 use serde::Deserialize;
 use service::{
     ApiError,
@@ -17,7 +17,7 @@ use service::{
 use utoipa::IntoParams;
 use uuid::Uuid;
 
-use super::{check_age, check_dead_letter_code, plan_filter, sagas};
+use super::{check_age, check_dead_letter_code, plan_filter, views};
 use crate::{
     app::App,
     http::{
@@ -79,7 +79,7 @@ pub(super) async fn list_dead_letters(
     let limit = page_size(filters.limit)?;
     let page = Page { after, limit: limit + 1 };
     let letters = app.engine.list_dead_letters(caller.business_id.as_str(), &filter, &page).await?;
-    let lines = letters.into_iter().map(line).collect();
+    let lines = letters.into_iter().map(views::dead_letter_line).collect();
     Ok(Json(listing(lines, limit, letter_cursor)))
 }
 
@@ -92,22 +92,6 @@ pub(super) async fn show_dead_letter(
     Path(id): Path<Uuid>,
 ) -> Result<Json<DeadLetterDetail>, ApiError> {
     let found = app.engine.show_dead_letter(caller.business_id.as_str(), id).await?;
-    let ops::DeadLetterDetail { letter, saga } = found.ok_or_else(ApiError::not_found)?;
-    Ok(Json(DeadLetterDetail { letter: line(letter), saga: sagas::detail(saga, app.clock) }))
-}
-
-/// A dead letter as it is shown.
-pub(super) fn line(letter: ops::DeadLetterLine) -> DeadLetterLine {
-    DeadLetterLine {
-        dead_letter_id: letter.dead_letter_id,
-        saga_id: letter.saga_id.0,
-        operation: letter.operation,
-        idempotency_key: letter.key,
-        code: letter.code,
-        tender: letter.participant,
-        detail: letter.detail,
-        opened_at: letter.opened_at,
-        closed_at: letter.closed_at,
-        closed_as: letter.closed_as,
-    }
+    let found = found.ok_or_else(ApiError::not_found)?;
+    Ok(Json(views::dead_letter_detail(found, app.clock)))
 }

@@ -9,6 +9,7 @@ mod legs;
 mod remedies;
 mod sagas;
 mod tenders;
+mod views;
 
 use api::{Code, CustomerId, Outcome, Problem, id::is_visible_ascii, wallet::TenderKind};
 use saga::Reason;

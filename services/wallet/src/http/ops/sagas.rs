@@ -2,28 +2,26 @@
 
 use api::{
     Code, CustomerId, Problem,
-    ops::{SagaDetail, SagaLine, StoredAnswer, TimelineEvent},
+    ops::{SagaDetail, SagaLine},
     tender::Page as Listing,
     wallet::TenderKind,
 };
 use axum::{Json, extract::State};
 use saga::{
     SagaId,
-    machine::{Kind, State as SagaState},
-    ops::{self, Page, SagaFilter},
-    state_name,
+    machine::State as SagaState,
+    ops::{Page, SagaFilter},
 };
 use serde::Deserialize;
-use serde_json::Value;
 use service::{
-    ApiError, Clock,
+    ApiError,
     auth::{Allow, Operate},
     extract::{Path, Query, page_size},
 };
 use utoipa::IntoParams;
 use uuid::Uuid;
 
-use super::{check_age, dead_letters, is_reason, legs, plan_filter};
+use super::{check_age, is_reason, plan_filter, views};
 use crate::{
     app::App,
     http::{listing, redemptions},
@@ -81,7 +79,7 @@ pub(super) async fn list_sagas(
     let limit = page_size(filters.limit)?;
     let page = Page { after: filters.cursor.map(SagaId), limit: limit + 1 };
     let sagas = app.engine.list_sagas(caller.business_id.as_str(), &filter, &page).await?;
-    let lines = sagas.into_iter().map(line).collect();
+    let lines = sagas.into_iter().map(views::saga_line).collect();
     Ok(Json(listing(lines, limit, |line: &SagaLine| line.saga_id)))
 }
 
@@ -94,67 +92,13 @@ pub(super) async fn show_saga(
     Path(id): Path<Uuid>,
 ) -> Result<Json<SagaDetail>, ApiError> {
     let saga = app.engine.show_saga(caller.business_id.as_str(), SagaId(id)).await?;
-    saga.map(|saga| Json(detail(saga, app.clock))).ok_or_else(ApiError::not_found)
-}
-
-fn line(saga: ops::SagaLine) -> SagaLine {
-    SagaLine {
-        saga_id: saga.saga_id.0,
-        operation: saga.operation,
-        idempotency_key: saga.key,
-        status: saga.status.to_owned(),
-        epoch: saga.epoch,
-        owner: saga.owner,
-        backward: saga.backward,
-        cause: saga.cause,
-        created_at: saga.created_at,
-        ended_at: saga.ended_at,
-    }
-}
-
-/// A saga as it is shown.
-pub(super) fn detail(detail: ops::SagaDetail, clock: Clock) -> SagaDetail {
-    let legs = legs::of(&detail);
-    let until = detail.saga.ended_at.unwrap_or_else(|| clock.now());
-    SagaDetail {
-        kind: detail
-            .kind
-            .map(|kind| if kind == Kind::Compensable { "compensable" } else { "forward_only" }.to_owned()),
-        // The two clocks may differ: nothing ends before it began.
-        duration_ms: (until - detail.saga.created_at).num_milliseconds().max(0),
-        deadline_at: detail.deadline_at,
-        trace_id: detail.trace_id,
-        parent_id: detail.parent_id.map(|id| id.0),
-        legs_id: detail.legs_id,
-        key_cancelled: detail.key_cancelled,
-        plan: detail.plan,
-        legs,
-        answer: detail.answer.map(|answer| StoredAnswer {
-            status: answer.status,
-            body: serde_json::from_slice(&answer.body).unwrap_or(Value::Null),
-        }),
-        timeline: detail.timeline.into_iter().map(event).collect(),
-        dead_letters: detail.dead_letters.into_iter().map(dead_letters::line).collect(),
-        saga: line(detail.saga),
-    }
-}
-
-fn event(event: ops::TimelineEvent) -> TimelineEvent {
-    TimelineEvent {
-        at: event.at,
-        after_ms: event.after_ms,
-        event: event.event,
-        text: event.text,
-        epoch: event.epoch,
-        owner: event.owner,
-        detail: event.detail,
-    }
+    saga.map(|saga| Json(views::saga_detail(saga, app.clock))).ok_or_else(ApiError::not_found)
 }
 
 fn state_of(name: &str) -> Result<SagaState, ApiError> {
     use SagaState::{Compensated, Compensating, Completed, DeadLetter, Resolved, Running};
     [Running, Compensating, Completed, Compensated, DeadLetter, Resolved]
         .into_iter()
-        .find(|state| state_name(*state) == name)
+        .find(|state| state.as_str() == name)
         .ok_or_else(|| Problem::invalid("status", "is no status of a saga").into())
 }

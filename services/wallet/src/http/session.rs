@@ -8,15 +8,14 @@ use service::{ApiError, Clock, auth::Caller};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::hub::Watcher;
-use crate::app::App;
+use crate::{app::App, live::hub::Watcher};
 
 /// Longest time that a new client waits for its turn.
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(5);
 
 /// Why a session is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
+pub(super) enum Ended {
     /// The token's time is up.
     TokenExpired,
     /// The process stops: another instance serves the client from here on.
@@ -25,7 +24,7 @@ pub enum Ended {
 
 /// A client that is being served.
 #[derive(Debug)]
-pub struct Session {
+pub(super) struct Session {
     customer_id: String,
     snapshot: Option<LiveMessage>,
     watcher: Watcher,
@@ -38,7 +37,7 @@ impl Session {
     ///
     /// # Errors
     /// 404 for another's wallet, 403 for a page of another site, 429 and 503 where there is no room.
-    pub async fn open(
+    pub(super) async fn open(
         app: &App,
         caller: &Caller,
         headers: &HeaderMap,
@@ -76,7 +75,7 @@ impl Session {
     ///
     /// # Errors
     /// Why there is none any more.
-    pub async fn next(&mut self) -> Result<LiveMessage, Ended> {
+    pub(super) async fn next(&mut self) -> Result<LiveMessage, Ended> {
         if let Some(snapshot) = self.snapshot.take() {
             return Ok(snapshot);
         }
@@ -90,7 +89,7 @@ impl Session {
 
     /// What the client is told when its token's time is up.
     #[must_use]
-    pub fn token_expired(&self) -> LiveMessage {
+    pub(super) fn token_expired(&self) -> LiveMessage {
         LiveMessage::TokenExpired { customer_id: self.customer_id.clone() }
     }
 }

@@ -1,0 +1,97 @@
+//! A till's own numbers, judged for a whole batch of new redemptions.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use saga::{Admission, Begin, Domain, Key, NewSaga, SagaId, machine::Kind};
+use serde_json::json;
+use sqlx::{Connection, PgConnection};
+use wallet::{
+    plan::Plan,
+    sagas::{Change, Opening, Sagas},
+};
+
+use crate::support::{BUSINESS, System, order};
+
+/// A new redemption with this number, at the till of the first test.
+fn new(sequence: i64) -> NewSaga<Sagas> {
+    let opening = Opening {
+        business_id: BUSINESS.to_owned(),
+        customer_id: "c".to_owned(),
+        order_id: "S042-77120".to_owned(),
+        location_id: Some("L1".to_owned()),
+        terminal_id: Some("T1".to_owned()),
+        operator_id: None,
+        sequence: Some(sequence),
+        currency: "USD".to_owned(),
+        amount: 100,
+        status: "pending",
+        metadata: "{}".to_owned(),
+    };
+    let id = SagaId::fresh();
+    NewSaga {
+        id,
+        key: Key {
+            business_id: BUSINESS.to_owned(),
+            operation: "redeem".to_owned(),
+            scope: String::new(),
+            key: id.to_string(),
+        },
+        request_hash: Vec::new(),
+        kind: Kind::Compensable,
+        legs_id: uuid::Uuid::new_v4(),
+        parent_id: None,
+        plan: Arc::new(Plan::Nothing),
+        deadline: Duration::from_secs(10),
+        trace_id: None,
+        change: Some(Change::Opened(Box::new(opening))),
+        begin: Begin::Run,
+        cancel_parent_key: false,
+    }
+}
+
+/// How many prepared statements this session has run.
+async fn statements(connection: &mut PgConnection) -> i64 {
+    let counted =
+        sqlx::raw_sql("SELECT sum(generic_plans + custom_plans)::bigint FROM pg_prepared_statements");
+    let row = counted.fetch_one(connection).await.expect("a row");
+    sqlx::Row::try_get::<Option<i64>, _>(&row, 0).expect("a number").unwrap_or(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sequences_of_a_batch_are_judged_in_as_many_statements_as_one() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    let reward = system.fund("c", 620, 5_000, 2_250).await;
+    let mut body = order("c", &reward);
+    for (name, value) in [("location_id", json!("L1")), ("terminal_id", json!("T1")), ("sequence", json!(7))]
+    {
+        body[name] = value;
+    }
+    assert_eq!(system.redeem(&wallet, "k", &body).await.status, 201);
+
+    let sagas = Sagas::new(wallet.app.tenders.clone(), Arc::default());
+    let mut connection = PgConnection::connect_with(&system.database.admin()).await.expect("a connection");
+    let mut cost = Vec::new();
+    for count in [1, 64] {
+        // The first of them is taken; the last asks for what the one before it asks for.
+        let mut batch: Vec<_> = (0..count).map(|n| new(7 + n)).collect();
+        batch.push(new(7 + count - 1));
+        let asked: Vec<&NewSaga<Sagas>> = batch.iter().collect();
+        let before = statements(&mut connection).await;
+        let mut transaction = connection.begin().await.expect("begun");
+        let verdicts = sagas.admit(&mut transaction, &asked).await.expect("judged");
+        transaction.rollback().await.expect("rolled back");
+        cost.push(statements(&mut connection).await - before);
+        let names = |admission: &Admission<Change>| match admission {
+            Admission::Admitted => "admitted",
+            Admission::Refused(..) => "refused",
+            Admission::Stale => "stale",
+        };
+        let names: Vec<_> = verdicts.iter().map(names).collect();
+        assert_eq!(names[0], "refused", "7 is another redemption's");
+        assert_eq!(names.last(), Some(&if count == 1 { "refused" } else { "stale" }));
+        let between: HashSet<_> = names[1..names.len() - 1].iter().copied().collect();
+        assert!(between.iter().all(|name| *name == "admitted"), "{names:?}");
+    }
+    assert_eq!(cost, [2, 2], "a lock and a look for the whole batch");
+}
