@@ -10,7 +10,7 @@ use axum::response::IntoResponse;
 use schema::Database;
 use service::{ApiError, config::Secret, db, health::Health};
 use sqlx::{Connection, PgPool};
-use testkit::TestDatabase;
+use testkit::{Proxy, TestDatabase, Weather};
 
 /// Nobody listens here.
 const CLOSED: &str = "postgres://nobody:secret@127.0.0.1:9/nothing";
@@ -108,4 +108,46 @@ async fn a_process_is_ready_once_its_database_answers_and_never_while_it_drains(
     assert!(health.is_ready() && !away.is_ready());
     health.drain();
     assert!(!health.is_ready());
+}
+
+/// A pool behind a proxy that counts its connections and takes a moment for each piece.
+async fn slow_pool(database: &TestDatabase, max: u32) -> (Proxy, PgPool) {
+    let admin = database.admin();
+    let proxy = Proxy::start(admin.get_host(), admin.get_port()).await;
+    proxy.set_weather(Weather { latency: Duration::from_millis(4), ..Weather::default() });
+    let options = db::connect_options(&database.url(), "test").unwrap();
+    let pool = db::pool(options.host("127.0.0.1").port(proxy.port), max);
+    (proxy, pool)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_who_hang_up_cost_no_connection() {
+    let database = TestDatabase::create(Database::Points).await;
+    let (proxy, pool) = slow_pool(&database, 4).await;
+    let statement = || sqlx::query("SELECT pg_sleep(0.02)").execute(&pool);
+    for _ in 0..3 {
+        futures_util::future::try_join_all((0..4).map(|_| statement())).await.unwrap();
+    }
+    let before = proxy.connections();
+    let mut abandoned = 0;
+    for call in 0..100_u64 {
+        let patience = Duration::from_millis(1 + call % 25);
+        abandoned += u32::from(tokio::time::timeout(patience, statement()).await.is_err());
+    }
+    assert!(abandoned > 50, "only {abandoned} were abandoned");
+    statement().await.unwrap();
+    assert_eq!(proxy.connections() - before, 0, "of {abandoned} abandoned");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_broke_while_it_was_idle_is_replaced() {
+    let database = TestDatabase::create(Database::Points).await;
+    let pool = db::pool(db::connect_options(&database.url(), "test").unwrap(), 1);
+    let id = "SELECT pg_backend_pid()";
+    let broken: i32 = sqlx::query_scalar(id).fetch_one(&pool).await.unwrap();
+    let mut admin = sqlx::PgConnection::connect_with(&database.admin()).await.unwrap();
+    sqlx::query("SELECT pg_terminate_backend($1)").bind(broken).execute(&mut admin).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let fresh: i32 = sqlx::query_scalar(id).fetch_one(&pool).await.unwrap();
+    assert_ne!(fresh, broken);
 }
