@@ -33,7 +33,7 @@ async fn collector() -> (String, mpsc::UnboundedReceiver<Bytes>) {
 async fn a_request_is_exported_under_its_callers_trace() {
     static SENT: Mutex<Option<String>> = Mutex::new(None);
     let (url, mut received) = collector().await;
-    telemetry::init_logs("spans-test", LogFormat::Json, Some(&url)).unwrap();
+    let _logs = telemetry::init_logs("spans-test", LogFormat::Json, Some(&url)).unwrap();
     let calls_on = get(async || {
         *SENT.lock().unwrap() = trace::outgoing().map(|header| header.to_str().unwrap().to_owned());
     });
