@@ -62,7 +62,8 @@ pub struct Passed {
     pub is_full: bool,
 }
 
-/// Publishes one database's outbox. Several may work on the same one.
+/// Publishes one database's outbox. Several may work on the same one; clones share the connections.
+#[derive(Clone)]
 pub struct Relay {
     outbox: Outbox,
     database: PgPool,

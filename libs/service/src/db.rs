@@ -7,6 +7,7 @@ use sqlx::{
     ConnectOptions, Connection, PgConnection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
+use tokio::sync::Mutex;
 
 use crate::config::Secret;
 
@@ -109,12 +110,35 @@ pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::E
         .unwrap_or_else(|_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())))
 }
 
-/// Whether the database answers at all.
-///
-/// # Errors
-/// When it does not.
-pub async fn ping(pool: &PgPool) -> Result<(), sqlx::Error> {
-    sqlx::query("SELECT 1").execute(pool).await.map(drop)
+/// Asks whether the database answers, on a connection of its own: requests that keep a pool busy say nothing about the
+/// database.
+#[derive(Debug)]
+pub struct Probe {
+    options: PgConnectOptions,
+    connection: Mutex<Option<PgConnection>>,
+}
+
+impl Probe {
+    /// A probe that connects when it first asks.
+    #[must_use]
+    pub fn new(options: PgConnectOptions) -> Self {
+        Self { options, connection: Mutex::new(None) }
+    }
+
+    /// Asks. A future that is dropped costs the connection, and the next call opens another.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn ask(&self) -> Result<(), sqlx::Error> {
+        let mut kept = self.connection.lock().await;
+        let mut connection = match kept.take() {
+            Some(connection) => connection,
+            None => connect(&self.options).await?,
+        };
+        sqlx::query("SELECT 1").execute(&mut connection).await?;
+        *kept = Some(connection);
+        Ok(())
+    }
 }
 
 /// Whether an error says that the database cannot be used now, rather than that the statement is wrong.

@@ -3,6 +3,7 @@
 mod cancelling;
 mod contention;
 mod corners;
+mod crowded;
 mod history;
 mod holding;
 mod keys;
@@ -16,6 +17,7 @@ mod operating;
 mod operating_bulk;
 mod operating_lists;
 mod operating_tenders;
+mod process;
 mod races;
 mod recovery;
 mod redeeming;
