@@ -156,7 +156,7 @@ async fn main() -> anyhow::Result<()> {
     let relayed = db::pool(db::connect_options(&url, "wallet-relay")?, RELAY_CONNECTIONS);
     let relay = Relay::new(Outbox::Redemptions, relayed, redis_url(&process), written)?;
     process.supervisor().supervise_to_end("relay", move |stopping| relay.clone().run(stopping));
-    check_readiness(&process, db::connect_options(&url, "wallet-health")?, engine.clone());
+    check_readiness(&process, db::connect_options(&url, "wallet-health")?, &engine);
     supervise_background(&process, &app, Duration::from_millis(cli.saga.reconcile_every_ms));
     let draining = process.draining();
     let delay = Duration::from_millis(process.config().drain_delay_ms);
@@ -174,14 +174,16 @@ fn redis_url(process: &Process) -> Option<&str> {
 }
 
 /// The process can serve while its database answers, asked on a connection of its own, and its engine can write.
-fn check_readiness(process: &Process, options: PgConnectOptions, engine: Arc<Engine<Sagas>>) {
+fn check_readiness(process: &Process, options: PgConnectOptions, engine: &Arc<Engine<Sagas>>) {
     let probe = Arc::new(db::Probe::new(options));
     process.health().require("database", move || {
         let probe = probe.clone();
         async move { probe.ask().await }
     });
+    // Health lives as long as the process: it must not keep what a stop waits for, which is the lanes of the engine's tenders.
+    let engine = Arc::downgrade(engine);
     process.health().require("engine", move || {
-        let is_ready = engine.is_ready();
+        let is_ready = engine.upgrade().is_some_and(|engine| engine.is_ready());
         async move { if is_ready { Ok(()) } else { Err("sagas cannot be written") } }
     });
 }

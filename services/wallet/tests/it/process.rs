@@ -15,6 +15,8 @@ use crate::support::{Answer, BUSINESS, System};
 
 /// Longest time that an answer may take which must not wait for anybody.
 pub const SOON: Duration = Duration::from_secs(3);
+/// Longest time that a stop takes in which nothing is left to be done: less than background work is waited for.
+const STOP_LIMIT: Duration = Duration::from_secs(8);
 
 /// A wallet of a system, in a process that ends with this value.
 pub struct WalletProcess {
@@ -158,7 +160,7 @@ async fn a_log_that_nobody_reads_stops_nothing_and_says_later_what_it_lacks() {
     wallet.terminate();
     let begun = Instant::now();
     let text = reader.join().expect("read").expect("text");
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < STOP_LIMIT, "{:?}", begun.elapsed());
     assert!(text.contains("log lines were dropped"), "the log says that it lacks lines");
     assert!(text.contains("\"stopped\""), "an orderly stop writes what it logged last");
 }
@@ -173,7 +175,7 @@ async fn an_orderly_stop_waits_for_a_log_that_nobody_reads_no_longer_than_it_say
     wallet.terminate();
     let begun = Instant::now();
     while wallet.child.try_wait().expect("a child").is_none() {
-        assert!(begun.elapsed() < Duration::from_secs(15), "it waits for ever");
+        assert!(begun.elapsed() < STOP_LIMIT, "it waits too long");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
