@@ -71,13 +71,14 @@ pub struct Passed {
     pub is_full: bool,
 }
 
-/// Publishes one database's outbox. Several may work on the same one.
+/// Publishes one database's outbox. Several may work on the same one; clones share the connections.
+#[derive(Clone)]
 pub struct Relay {
     outbox: Outbox,
     database: PgPool,
     redis: Option<Pool>,
     wake: Arc<Notify>,
-    passes: AtomicU64,
+    passes: Arc<AtomicU64>,
 }
 
 impl Relay {
@@ -95,7 +96,7 @@ impl Relay {
     ) -> Result<Self, RelayError> {
         let pool = |url| deadpool_redis::Config::from_url(url).create_pool(Some(Runtime::Tokio1));
         let redis = redis_url.map(pool).transpose()?;
-        Ok(Self { outbox, database, redis, wake, passes: AtomicU64::new(0) })
+        Ok(Self { outbox, database, redis, wake, passes: Arc::default() })
     }
 
     /// Publishes until `stop`, then once more what the last requests left.

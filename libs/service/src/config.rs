@@ -56,7 +56,8 @@ pub struct Config {
     /// JWKS file with the keys that sign the services' tokens to each other: never the callers' issuer.
     #[arg(long, env = "INTERNAL_JWKS_FILE")]
     pub internal_jwks_file: PathBuf,
-    /// Most open connections on the public listener; more wait in the kernel's backlog.
+    /// Most open connections on the public listener, streams and WebSockets included. Where all are taken, the one that has
+    /// waited longest for a request is closed for the next; while all are being answered, more wait in the kernel's backlog.
     #[arg(long, env = "MAX_CONNECTIONS", default_value_t = 8192)]
     pub max_connections: usize,
     /// Milliseconds between the moment readiness says no and the moment listeners close.

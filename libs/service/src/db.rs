@@ -7,11 +7,15 @@ use sqlx::{
     ConnectOptions, Connection, PgConnection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
+use tokio::sync::Mutex;
 
 use crate::config::Secret;
 
 /// How long a request waits for a connection before it is answered 503.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_millis(800);
+
+/// A connection that was used so recently is handed out without a ping.
+const TRUSTED_FOR: Duration = Duration::from_secs(1);
 
 /// How long opening a connection of one's own may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -73,12 +77,26 @@ pub fn for_executor(options: PgConnectOptions) -> PgConnectOptions {
 
 /// A pool of at most `max` connections. It opens none by itself: a service starts and answers 503 while
 /// its database is away, and recovers when it is back.
+///
+/// A caller may hang up at any moment. In the middle of a statement that costs no connection: the pool waits for the
+/// statement's end and keeps the connection. In the middle of the ping before a statement it does: sqlx then drops the
+/// connection. So only a connection that was idle for a while is asked whether it still lives, which also saves the
+/// others a round trip.
 #[must_use]
 pub fn pool(options: PgConnectOptions, max: u32) -> PgPool {
     PgPoolOptions::new()
         .max_connections(max)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .max_lifetime(Duration::from_mins(30))
+        .test_before_acquire(false)
+        .before_acquire(|connection, known| {
+            Box::pin(async move {
+                if known.idle_for > TRUSTED_FOR {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
         .connect_lazy_with(options)
 }
 
@@ -92,12 +110,35 @@ pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::E
         .unwrap_or_else(|_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())))
 }
 
-/// Whether the database answers at all.
-///
-/// # Errors
-/// When it does not.
-pub async fn ping(pool: &PgPool) -> Result<(), sqlx::Error> {
-    sqlx::query("SELECT 1").execute(pool).await.map(drop)
+/// Asks whether the database answers, on a connection of its own: requests that keep a pool busy say nothing about the
+/// database.
+#[derive(Debug)]
+pub struct Probe {
+    options: PgConnectOptions,
+    connection: Mutex<Option<PgConnection>>,
+}
+
+impl Probe {
+    /// A probe that connects when it first asks.
+    #[must_use]
+    pub fn new(options: PgConnectOptions) -> Self {
+        Self { options, connection: Mutex::new(None) }
+    }
+
+    /// Asks. A future that is dropped costs the connection, and the next call opens another.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn ask(&self) -> Result<(), sqlx::Error> {
+        let mut kept = self.connection.lock().await;
+        let mut connection = match kept.take() {
+            Some(connection) => connection,
+            None => connect(&self.options).await?,
+        };
+        sqlx::query("SELECT 1").execute(&mut connection).await?;
+        *kept = Some(connection);
+        Ok(())
+    }
 }
 
 /// Whether an error says that the database cannot be used now, rather than that the statement is wrong.

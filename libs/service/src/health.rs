@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use axum::{Json, Router, http::StatusCode, routing::get};
@@ -14,12 +14,21 @@ use futures_util::future::BoxFuture;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 use serde_json::{Value, json};
-use tokio::sync::Notify;
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::Instant,
+};
+
+use crate::ApiError;
 
 /// How often the checks run. Answers come from the last run, so that nobody's questions load what is checked.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How long one check may take.
 const LIMIT: Duration = Duration::from_secs(1);
+/// What was found so long ago is not known any more: whatever runs the checks hangs.
+const FRESH_FOR: Duration = Duration::from_secs(5);
+/// Longest time that metrics may take to be put together.
+const METRICS_LIMIT: Duration = Duration::from_secs(5);
 
 type Probe = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
@@ -31,9 +40,16 @@ pub struct Health(Arc<Inner>);
 struct Inner {
     draining: AtomicBool,
     checks: Mutex<Vec<Check>>,
-    results: Mutex<Option<Vec<Finding>>>,
+    results: Mutex<Option<Results>>,
     /// A check was added: it is run at once.
     added: Notify,
+}
+
+/// What the last run of the checks found.
+#[derive(Clone)]
+struct Results {
+    found: Vec<Finding>,
+    at: Instant,
 }
 
 #[derive(Clone)]
@@ -95,10 +111,12 @@ impl Health {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         let checks = lock(&self.0.checks).len();
-        // What was not looked at yet is not well.
-        let all_well = lock(&self.0.results)
-            .as_ref()
-            .is_some_and(|found| found.len() == checks && found.iter().all(|one| one.ok || !one.required));
+        // What was not looked at yet, or not lately, is not well.
+        let all_well = lock(&self.0.results).as_ref().is_some_and(|results| {
+            results.found.len() == checks
+                && results.at.elapsed() < FRESH_FOR
+                && results.found.iter().all(|one| one.ok || !one.required)
+        });
         all_well && !self.0.draining.load(Ordering::SeqCst)
     }
 
@@ -107,7 +125,7 @@ impl Health {
         loop {
             let checks = lock(&self.0.checks).clone();
             let found = futures_util::future::join_all(checks.iter().map(run)).await;
-            *lock(&self.0.results) = Some(found);
+            *lock(&self.0.results) = Some(Results { found, at: Instant::now() });
             let _ = tokio::time::timeout(INTERVAL, self.0.added.notified()).await;
         }
     }
@@ -130,19 +148,34 @@ impl Health {
     /// `/health/deep` with what each check found, and `/metrics`; for the internal listener.
     pub fn internal_routes(&self, metrics: PrometheusHandle) -> Router {
         let health = self.clone();
+        let one_at_a_time = Arc::new(Semaphore::new(1));
         self.routes()
             .route("/health/deep", get(async move || Json(health.report())))
-            .route("/metrics", get(async move || metrics.render()))
+            .route("/metrics", get(async move || scrape(metrics, &one_at_a_time).await))
     }
 
     fn report(&self) -> Value {
-        let checks = lock(&self.0.results).clone().unwrap_or_default();
+        let checks = lock(&self.0.results).clone().map(|results| results.found).unwrap_or_default();
         json!({
             "ready": self.is_ready(),
             "draining": self.0.draining.load(Ordering::SeqCst),
             "checks": checks,
         })
     }
+}
+
+/// The metrics, put together on a thread that serves no requests, for one scraper at a time.
+async fn scrape(metrics: PrometheusHandle, turns: &Arc<Semaphore>) -> Result<String, ApiError> {
+    let text = async {
+        let turn = turns.clone().acquire_owned().await;
+        // The turn ends with the work, also if nobody waits for it any more.
+        let render = move || {
+            let _turn = turn;
+            metrics.render()
+        };
+        tokio::task::spawn_blocking(render).await.map_err(|error| ApiError::internal(&error))
+    };
+    tokio::time::timeout(METRICS_LIMIT, text).await.unwrap_or_else(|_| Err(ApiError::overloaded()))
 }
 
 async fn run(check: &Check) -> Finding {
@@ -161,4 +194,19 @@ async fn run(check: &Check) -> Finding {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_found_long_ago_is_not_known_any_more() {
+        let health = Health::default();
+        health.require("well", async || Ok::<_, String>(()));
+        let _ = tokio::time::timeout(INTERVAL * 3, health.clone().keep_checking()).await;
+        assert!(health.is_ready());
+        tokio::time::sleep(FRESH_FOR).await;
+        assert!(!health.is_ready(), "nobody looks any more");
+    }
 }

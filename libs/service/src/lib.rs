@@ -18,10 +18,12 @@ pub mod health;
 pub mod http;
 pub mod json;
 pub mod limit;
+mod log_writer;
 pub mod openapi;
 pub mod otlp;
 pub mod problem;
 pub mod process;
+pub mod supervisor;
 pub mod telemetry;
 pub mod trace;
 
@@ -29,3 +31,4 @@ pub use clock::Clock;
 pub use config::Config;
 pub use problem::ApiError;
 pub use process::Process;
+pub use supervisor::Supervisor;

@@ -54,7 +54,9 @@ pub fn follow(span: &Span, trace: &Trace) {
     }
     let (trace_id, parent_id) = trace.parent();
     let (trace_id, parent_id) = (TraceId::from(trace_id), SpanId::from(parent_id));
-    let remote = SpanContext::new(trace_id, parent_id, TraceFlags::SAMPLED, true, TraceState::default());
+    // The exporter samples as its parent did: a caller that records nothing has nothing recorded here.
+    let flags = if trace.is_sampled() { TraceFlags::SAMPLED } else { TraceFlags::NOT_SAMPLED };
+    let remote = SpanContext::new(trace_id, parent_id, flags, true, TraceState::default());
     // Refused only by a span that no layer of ours knows: then there is nothing to export.
     let _ = span.set_parent(Context::new().with_remote_span_context(remote));
 }
@@ -67,7 +69,8 @@ pub(crate) fn current_header() -> Option<HeaderValue> {
     if !span.is_valid() {
         return None;
     }
-    HeaderValue::from_str(&format!("00-{}-{}-01", span.trace_id(), span.span_id())).ok()
+    let flags = u8::from(span.is_sampled());
+    HeaderValue::from_str(&format!("00-{}-{}-{flags:02x}", span.trace_id(), span.span_id())).ok()
 }
 
 /// Sends what is queued, before the process ends. Waits for the collector; not for asynchronous code.

@@ -12,11 +12,13 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    Supervisor,
     accept::{self, Limits},
     auth::{Audience, KeySet, Verifier},
     config::Config,
     health::Health,
-    http, otlp, telemetry,
+    http, otlp,
+    telemetry::{self, Logs},
 };
 
 /// How often key files are looked at.
@@ -44,9 +46,11 @@ pub struct Process {
     metrics: PrometheusHandle,
     public: Verifier,
     internal: Verifier,
-    tasks: TaskTracker,
+    supervisor: Supervisor,
     draining: CancellationToken,
     stopping: CancellationToken,
+    /// Dropped last: everything else may still log.
+    _logs: Logs,
 }
 
 impl Process {
@@ -55,24 +59,28 @@ impl Process {
     /// # Errors
     /// When a key file cannot be used.
     pub fn init(name: &'static str, config: Config) -> anyhow::Result<Self> {
-        telemetry::init_logs(name, config.log_format, config.otlp_endpoint.as_deref())?;
+        let logs = telemetry::init_logs(name, config.log_format, config.otlp_endpoint.as_deref())?;
         #[cfg(feature = "failpoints")]
         crate::failpoints::arm_from_environment()?;
         let metrics = telemetry::metrics()?;
+        // Shown before the first: a figure that appears with its first event has no rise to alarm on.
+        metrics::counter!("log_lines_dropped_total").increment(0);
         let public_keys = KeySet::read(&config.jwks_file, config.app_env)?;
         let internal_keys = KeySet::read(&config.internal_jwks_file, config.app_env)?;
+        let stopping = CancellationToken::new();
         let process = Self {
             name,
             public: Verifier::new(Audience::public(config.jwt_issuer.clone()), public_keys),
             internal: Verifier::new(Audience::internal(), internal_keys),
             health: Health::default(),
             metrics,
-            tasks: TaskTracker::new(),
+            supervisor: Supervisor::new(TaskTracker::new(), stopping.clone()),
             draining: CancellationToken::new(),
-            stopping: CancellationToken::new(),
+            stopping,
             config,
+            _logs: logs,
         };
-        process.spawn_upkeep();
+        process.supervise_upkeep();
         Ok(process)
     }
 
@@ -91,7 +99,13 @@ impl Process {
     /// Owns every task that outlives a request: a stop waits for them.
     #[must_use]
     pub fn tasks(&self) -> &TaskTracker {
-        &self.tasks
+        self.supervisor.tasks()
+    }
+
+    /// Runs what must run as long as the process does; until *stopping*.
+    #[must_use]
+    pub fn supervisor(&self) -> &Supervisor {
+        &self.supervisor
     }
 
     /// Cancelled when the process is told to stop.
@@ -131,9 +145,9 @@ impl Process {
             self.close_when_told(close),
         );
         self.stopping.cancel();
-        self.tasks.close();
-        if tokio::time::timeout(BACKGROUND_LIMIT, self.tasks.wait()).await.is_err() {
-            tracing::warn!(open = self.tasks.len(), "background work did not end in time");
+        self.tasks().close();
+        if tokio::time::timeout(BACKGROUND_LIMIT, self.tasks().wait()).await.is_err() {
+            tracing::warn!(open = self.tasks().len(), "background work did not end in time");
         }
         tracing::info!(service = self.name, "stopped");
         // The exporter waits on its own thread, which a runtime's worker must not do.
@@ -150,20 +164,20 @@ impl Process {
         close.cancel();
     }
 
-    fn spawn_upkeep(&self) {
+    fn supervise_upkeep(&self) {
         let env = self.config.app_env;
-        let public = self.public.clone().follow(self.config.jwks_file.clone(), env, KEYS_INTERVAL);
-        let internal =
-            self.internal.clone().follow(self.config.internal_jwks_file.clone(), env, KEYS_INTERVAL);
-        let health = self.health.clone().keep_checking();
-        let metrics = telemetry::keep_metrics_small(self.metrics.clone());
-        let stopping = self.stopping();
-        self.tasks.spawn(async move {
-            tokio::select! {
-                () = stopping.cancelled() => {}
-                _ = futures_util::future::join4(public, internal, health, metrics) => {}
-            }
-        });
+        for (name, verifier, file) in [
+            ("public_keys", &self.public, &self.config.jwks_file),
+            ("internal_keys", &self.internal, &self.config.internal_jwks_file),
+        ] {
+            let (verifier, file) = (verifier.clone(), file.clone());
+            self.supervisor
+                .supervise(name, move || verifier.clone().follow(file.clone(), env, KEYS_INTERVAL));
+        }
+        let health = self.health.clone();
+        self.supervisor.supervise("health", move || health.clone().keep_checking());
+        let metrics = self.metrics.clone();
+        self.supervisor.supervise("metrics", move || telemetry::keep_metrics_small(metrics.clone()));
     }
 }
 

@@ -9,6 +9,8 @@ use crate::otlp;
 
 /// Name of the W3C header.
 pub const TRACEPARENT: &str = "traceparent";
+/// The flag by which a caller says that the trace is recorded; version 00 knows no other.
+const SAMPLED: u8 = 1;
 
 tokio::task_local! {
     static CURRENT: Trace;
@@ -21,6 +23,8 @@ pub struct Trace {
     span_id: u64,
     /// The span that this one continues, if there is one.
     parent_id: Option<u64>,
+    /// Whether spans of this trace are exported, as the caller decided.
+    is_sampled: bool,
     path: Arc<str>,
 }
 
@@ -30,7 +34,13 @@ impl Trace {
     pub fn begin(path: &str) -> Self {
         // Version 4 UUIDs are random but for six bits, which is what a trace id has to be.
         let [span_id, _] = split(Uuid::new_v4().as_u128());
-        Self { trace_id: Uuid::new_v4().as_u128(), span_id, parent_id: None, path: path.into() }
+        Self {
+            trace_id: Uuid::new_v4().as_u128(),
+            span_id,
+            parent_id: None,
+            is_sampled: true,
+            path: path.into(),
+        }
     }
 
     /// The trace that the caller's `traceparent` continues; a new one where there is none, or it cannot be read.
@@ -47,9 +57,10 @@ impl Trace {
     #[must_use]
     pub fn of_header(traceparent: Option<&str>, path: &str) -> Self {
         let mut trace = Self::begin(path);
-        if let Some((trace_id, parent_id)) = traceparent.and_then(parse) {
-            trace.trace_id = trace_id;
-            trace.parent_id = Some(parent_id);
+        if let Some(parent) = traceparent.and_then(parse) {
+            trace.trace_id = parent.trace_id;
+            trace.parent_id = Some(parent.span_id);
+            trace.is_sampled = parent.is_sampled;
         }
         trace
     }
@@ -83,6 +94,11 @@ impl Trace {
         (self.trace_id, self.parent_id.unwrap_or(self.span_id))
     }
 
+    /// Whether spans of this trace are exported.
+    pub(crate) fn is_sampled(&self) -> bool {
+        self.is_sampled
+    }
+
     /// The header that continues this trace elsewhere.
     #[must_use]
     pub fn header(&self) -> HeaderValue {
@@ -92,7 +108,7 @@ impl Trace {
 
 impl fmt::Display for Trace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "00-{:032x}-{:016x}-01", self.trace_id, self.span_id)
+        write!(f, "00-{:032x}-{:016x}-{:02x}", self.trace_id, self.span_id, u8::from(self.is_sampled))
     }
 }
 
@@ -119,8 +135,15 @@ fn split(id: u128) -> [u64; 2] {
     [u64::from_be_bytes([a, b, c, d, e, f, g, h]).max(1), u64::from_be_bytes(rest)]
 }
 
-/// The trace id and the caller's span id of a version 00 header. Zero ids are invalid by the standard.
-fn parse(header: &str) -> Option<(u128, u64)> {
+/// What a `traceparent` says.
+struct Parent {
+    trace_id: u128,
+    span_id: u64,
+    is_sampled: bool,
+}
+
+/// Reads a version 00 header. Zero ids are invalid by the standard.
+fn parse(header: &str) -> Option<Parent> {
     let mut parts = header.split('-');
     let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let is_hex = |text: &str| text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
@@ -135,8 +158,9 @@ fn parse(header: &str) -> Option<(u128, u64)> {
         return None;
     }
     let trace_id = u128::from_str_radix(trace, 16).ok().filter(|id| *id != 0)?;
-    let parent_id = u64::from_str_radix(parent, 16).ok().filter(|id| *id != 0)?;
-    Some((trace_id, parent_id))
+    let span_id = u64::from_str_radix(parent, 16).ok().filter(|id| *id != 0)?;
+    let is_sampled = u8::from_str_radix(flags, 16).ok()? & SAMPLED != 0;
+    Some(Parent { trace_id, span_id, is_sampled })
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use service::accept::Limits;
 use support::{STALL_LIMIT, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -60,6 +61,44 @@ async fn thousands_of_idle_sockets_do_not_keep_others_out() {
     let begun = Instant::now();
     assert_eq!(server.get("/health/live").await.0, 200);
     assert!(begun.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn a_full_listener_has_the_longest_idle_make_room_and_nobody_who_is_answered() {
+    let server = Server::start_with(Limits { connections: 8, ..Limits::default() }).await;
+    // Silent, in the middle of a head, and answered before: idle all of them.
+    let mut idle = Vec::new();
+    for said in ["", "GET /health/live HT", "GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"] {
+        let mut socket = server.connect().await;
+        socket.write_all(said.as_bytes()).await.unwrap();
+        idle.push(socket);
+    }
+    let mut streams = Vec::new();
+    for _ in 0..5 {
+        let mut socket = server.connect().await;
+        socket.write_all(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        assert!(socket.read(&mut [0; 1024]).await.unwrap() > 0);
+        streams.push(socket);
+    }
+    let mut newcomers = Vec::new();
+    for _ in 0..4 {
+        let mut socket = server.connect().await;
+        socket.write_all(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let mut answer = [0; 12];
+        let read = tokio::time::timeout(Duration::from_secs(3), socket.read_exact(&mut answer));
+        read.await.expect("a place in time").unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200");
+        // Open still, and idle: the next ones take its place in their turn.
+        newcomers.push(socket);
+    }
+    for stream in &mut streams {
+        assert!(stream.read(&mut [0; 1024]).await.unwrap() > 0, "an answer goes on");
+    }
+    for mut socket in idle {
+        let mut rest = Vec::new();
+        let closed = tokio::time::timeout(Duration::from_secs(1), socket.read_to_end(&mut rest));
+        assert!(closed.await.is_ok(), "closed for others");
+    }
 }
 
 #[tokio::test]

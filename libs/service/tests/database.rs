@@ -3,6 +3,7 @@
 
 use std::{
     str::FromStr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -10,7 +11,8 @@ use axum::response::IntoResponse;
 use schema::Database;
 use service::{ApiError, config::Secret, db, health::Health};
 use sqlx::{Connection, PgPool};
-use testkit::TestDatabase;
+use testkit::{Proxy, TestDatabase, Weather};
+use tokio_util::task::TaskTracker;
 
 /// Nobody listens here.
 const CLOSED: &str = "postgres://nobody:secret@127.0.0.1:9/nothing";
@@ -69,9 +71,8 @@ async fn a_frozen_client_loses_its_locks() {
 
 #[tokio::test]
 async fn while_postgres_is_away_the_answer_is_503_at_once() {
-    let pool = closed_pool();
     let begun = Instant::now();
-    let error = db::ping(&pool).await.unwrap_err();
+    let error = sqlx::query("SELECT 1").execute(&closed_pool()).await.unwrap_err();
     let response = ApiError::from(error).into_response();
     assert_eq!(response.status(), 503);
     assert_eq!(response.headers()["retry-after"], "1");
@@ -85,27 +86,106 @@ async fn a_url_that_cannot_be_read_is_not_shown() {
     assert!(!format!("{error:#}").contains("hunter2"));
 }
 
+/// A check of the database on a connection of its own.
+fn check(health: &Health, options: sqlx::postgres::PgConnectOptions) {
+    let probe = Arc::new(db::Probe::new(options));
+    health.require("database", move || {
+        let probe = probe.clone();
+        async move { probe.ask().await }
+    });
+}
+
 #[tokio::test]
 async fn a_process_is_ready_once_its_database_answers_and_never_while_it_drains() {
     let database = TestDatabase::create(Database::Points).await;
-    let pool = db::pool(db::connect_options(&database.url(), "test").unwrap(), 2);
     let (health, away) = (Health::default(), Health::default());
-    health.require("database", {
-        let pool = pool.clone();
-        move || {
-            let pool = pool.clone();
-            async move { db::ping(&pool).await }
-        }
-    });
+    check(&health, db::connect_options(&database.url(), "test").unwrap());
     health.watch("redis", || async { Err::<(), _>("away") });
-    away.require("database", || async { db::ping(&closed_pool()).await });
+    check(&away, db::connect_options(&Secret::from_str(CLOSED).unwrap(), "test").unwrap());
     assert!(!health.is_ready(), "nothing is known yet");
-    let check = tokio::time::timeout(
-        Duration::from_millis(1800),
-        futures_util::future::join(health.clone().keep_checking(), away.clone().keep_checking()),
-    );
-    let _ = check.await;
+    let checks = futures_util::future::join(health.clone().keep_checking(), away.clone().keep_checking());
+    let _ = tokio::time::timeout(Duration::from_millis(1800), checks).await;
     assert!(health.is_ready() && !away.is_ready());
     health.drain();
     assert!(!health.is_ready());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_reads_do_not_make_a_process_unready_and_a_database_that_hangs_does() {
+    let database = TestDatabase::create(Database::Points).await;
+    let admin = database.admin();
+    let proxy = Proxy::start(admin.get_host(), admin.get_port()).await;
+    let options = db::connect_options(&database.url(), "test").unwrap();
+    let options = options.host("127.0.0.1").port(proxy.port);
+    let pool = db::pool(options.clone(), 10);
+    let health = Health::default();
+    check(&health, options);
+    let checking = TaskTracker::new().spawn(health.clone().keep_checking());
+    let until = async |is_ready| {
+        let wanted = async {
+            while health.is_ready() != is_ready {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(8), wanted).await.expect("in time");
+    };
+    until(true).await;
+    let reads =
+        futures_util::future::join_all((0..10).map(|_| sqlx::query("SELECT pg_sleep(2.5)").execute(&pool)));
+    let watch = async {
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_millis(2_300) {
+            assert!(health.is_ready(), "after {:?}", begun.elapsed());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let (reads, ()) = tokio::join!(reads, watch);
+    assert!(reads.iter().all(Result::is_ok));
+    proxy.set(testkit::Mode::HoldAll);
+    until(false).await;
+    proxy.heal();
+    until(true).await;
+    checking.abort();
+}
+
+/// A pool behind a proxy that counts its connections and takes a moment for each piece.
+async fn slow_pool(database: &TestDatabase, max: u32) -> (Proxy, PgPool) {
+    let admin = database.admin();
+    let proxy = Proxy::start(admin.get_host(), admin.get_port()).await;
+    proxy.set_weather(Weather { latency: Duration::from_millis(4), ..Weather::default() });
+    let options = db::connect_options(&database.url(), "test").unwrap();
+    let pool = db::pool(options.host("127.0.0.1").port(proxy.port), max);
+    (proxy, pool)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_who_hang_up_cost_no_connection() {
+    let database = TestDatabase::create(Database::Points).await;
+    let (proxy, pool) = slow_pool(&database, 4).await;
+    let statement = || sqlx::query("SELECT pg_sleep(0.02)").execute(&pool);
+    for _ in 0..3 {
+        futures_util::future::try_join_all((0..4).map(|_| statement())).await.unwrap();
+    }
+    let before = proxy.connections();
+    let mut abandoned = 0;
+    for call in 0..100_u64 {
+        let patience = Duration::from_millis(1 + call % 25);
+        abandoned += u32::from(tokio::time::timeout(patience, statement()).await.is_err());
+    }
+    assert!(abandoned > 50, "only {abandoned} were abandoned");
+    statement().await.unwrap();
+    assert_eq!(proxy.connections() - before, 0, "of {abandoned} abandoned");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_broke_while_it_was_idle_is_replaced() {
+    let database = TestDatabase::create(Database::Points).await;
+    let pool = db::pool(db::connect_options(&database.url(), "test").unwrap(), 1);
+    let id = "SELECT pg_backend_pid()";
+    let broken: i32 = sqlx::query_scalar(id).fetch_one(&pool).await.unwrap();
+    let mut admin = sqlx::PgConnection::connect_with(&database.admin()).await.unwrap();
+    sqlx::query("SELECT pg_terminate_backend($1)").bind(broken).execute(&mut admin).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let fresh: i32 = sqlx::query_scalar(id).fetch_one(&pool).await.unwrap();
+    assert_ne!(fresh, broken);
 }

@@ -9,6 +9,7 @@ use tokio::{net::TcpListener, sync::mpsc};
 use tower::ServiceExt;
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+const UNSAMPLED: &str = "1bf7651916cd43dd8448eb211c80319d";
 
 /// A collector on a real socket: hands on what is posted to it.
 async fn collector() -> (String, mpsc::UnboundedReceiver<Bytes>) {
@@ -33,7 +34,7 @@ async fn collector() -> (String, mpsc::UnboundedReceiver<Bytes>) {
 async fn a_request_is_exported_under_its_callers_trace() {
     static SENT: Mutex<Option<String>> = Mutex::new(None);
     let (url, mut received) = collector().await;
-    telemetry::init_logs("spans-test", LogFormat::Json, Some(&url)).unwrap();
+    let _logs = telemetry::init_logs("spans-test", LogFormat::Json, Some(&url)).unwrap();
     let calls_on = get(async || {
         *SENT.lock().unwrap() = trace::outgoing().map(|header| header.to_str().unwrap().to_owned());
     });
@@ -42,7 +43,7 @@ async fn a_request_is_exported_under_its_callers_trace() {
         .header("traceparent", format!("00-{TRACE}-b7ad6b7169203331-01"))
         .body(axum::body::Body::empty())
         .unwrap();
-    assert_eq!(routes.oneshot(request).await.unwrap().status(), 200);
+    assert_eq!(routes.clone().oneshot(request).await.unwrap().status(), 200);
 
     let sent = SENT.lock().unwrap().clone().unwrap();
     let span_id = sent.split('-').nth(2).unwrap();
@@ -50,10 +51,23 @@ async fn a_request_is_exported_under_its_callers_trace() {
         sent.contains(TRACE) && span_id != "b7ad6b7169203331",
         "the next service's parent is our span: {sent}"
     );
+    // A caller that records nothing has nothing recorded here, nor further on.
+    let silent = axum::http::Request::get("/calls-on")
+        .header("traceparent", format!("00-{UNSAMPLED}-b7ad6b7169203331-00"))
+        .body(axum::body::Body::empty())
+        .unwrap();
+    assert_eq!(routes.oneshot(silent).await.unwrap().status(), 200);
+    let unsampled = SENT.lock().unwrap().clone().unwrap();
+    assert!(unsampled.contains(UNSAMPLED) && unsampled.ends_with("-00"), "{unsampled}");
+    assert!(sent.ends_with("-01"), "{sent}");
+
     let exported = tokio::time::timeout(Duration::from_secs(20), received.recv()).await.unwrap().unwrap();
+    let bytes = |hex: &str| -> Vec<u8> {
+        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+    };
+    let has = |hex: &str| exported.windows(hex.len() / 2).any(|window| window == bytes(hex));
+    assert!(!has(UNSAMPLED), "exported against the caller's word");
     for (what, hex) in [("trace", TRACE), ("our span", span_id), ("the caller's span", "b7ad6b7169203331")] {
-        let bytes: Vec<u8> =
-            (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect();
-        assert!(exported.windows(bytes.len()).any(|window| window == bytes), "{what} was not exported");
+        assert!(has(hex), "{what} was not exported");
     }
 }

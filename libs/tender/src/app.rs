@@ -4,7 +4,7 @@ use axum::Router;
 use clap::Args;
 use events::{Outbox, Relay};
 use service::{ApiError, Process, auth::Caller, config::Secret, db, limit::RateLimit};
-use sqlx::PgPool;
+use sqlx::{PgPool, postgres::PgConnectOptions};
 use utoipa::openapi::OpenApi;
 
 use crate::{
@@ -72,14 +72,10 @@ impl App {
         };
         let executor = Executor::start(&config, process.tasks(), &process.stopping());
         let redis_url = process.config().redis_url.as_ref().map(Secret::expose);
-        let database = db::pool(db::for_executor(connect), RELAY_CONNECTIONS);
+        let database = db::pool(db::for_executor(connect.clone()), RELAY_CONNECTIONS);
         let relay = Relay::new(Outbox::Balances, database, redis_url, executor.outbox_wake())?;
-        process.tasks().spawn(relay.run(process.stopping()));
-        let checked = pool.clone();
-        process.health().require("database", move || {
-            let pool = checked.clone();
-            async move { db::ping(&pool).await }
-        });
+        process.supervisor().supervise_to_end("relay", move |stopping| relay.clone().run(stopping));
+        check_readiness(process, connect, executor.clone());
         Ok(Self::new(rules, executor, pool))
     }
 
@@ -124,4 +120,17 @@ impl App {
     pub fn internal(&self) -> Router {
         http::internal(self.clone())
     }
+}
+
+/// The process can serve while its database answers, asked on a connection of its own, and its executor commits.
+fn check_readiness(process: &Process, options: PgConnectOptions, executor: Executor) {
+    let probe = Arc::new(db::Probe::new(options));
+    process.health().require("database", move || {
+        let probe = probe.clone();
+        async move { probe.ask().await }
+    });
+    process.health().require("executor", move || {
+        let is_ready = executor.is_available() && executor.is_committing();
+        async move { if is_ready { Ok(()) } else { Err("commands wait and nothing is committed") } }
+    });
 }

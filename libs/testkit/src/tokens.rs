@@ -113,6 +113,21 @@ impl Tokens {
         self.service("test").token().expect("a token")
     }
 
+    /// Writes into a folder what a service's process reads: `public.jwks.json`, `internal.jwks.json`, and
+    /// `test-internal.pem`, with which services sign.
+    ///
+    /// # Panics
+    /// When a file cannot be written.
+    pub fn write_files(&self, folder: &std::path::Path) {
+        for (name, text) in [
+            ("public.jwks.json", &self.public.0.public_jwks),
+            ("internal.jwks.json", &self.internal.public_jwks),
+            ("test-internal.pem", &self.internal.private_pem),
+        ] {
+            std::fs::write(folder.join(name), text).expect("a file of keys");
+        }
+    }
+
     /// The callers' private key, for tests that sign what [`Tokens::sign`] would not.
     #[must_use]
     pub fn public_pem(&self) -> &str {

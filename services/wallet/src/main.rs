@@ -12,10 +12,11 @@ use service::{
     config::Secret,
     db,
 };
+use sqlx::postgres::PgConnectOptions;
 use tokio::sync::Notify;
 use wallet::{
     App, http,
-    live::{self, Live, cache::Cache, origin::Origins},
+    live::{self, ClientLimits, Live, cache::Cache, origin::Origins},
     reconcile, returning,
     sagas::Sagas,
     tenders::{Addresses, Tenders},
@@ -48,9 +49,13 @@ struct Cli {
 /// Live balances.
 #[derive(Debug, clap::Args)]
 struct LiveArgs {
-    /// Most clients with live balances on this process; above that they are answered 503.
-    #[arg(long, env = "STREAMS_MAX", default_value_t = 10_000)]
-    streams_max: usize,
+    /// Most clients with live balances on this process, streams and WebSockets together; above that they are answered 503.
+    /// At most half of MAX_CONNECTIONS, which is the default, so that tills always find a place.
+    #[arg(long, env = "STREAMS_MAX")]
+    streams_max: Option<usize>,
+    /// Most of them that one business has; above that its clients are answered 429. Half of STREAMS_MAX unless set.
+    #[arg(long, env = "STREAMS_PER_BUSINESS_MAX")]
+    streams_per_business_max: Option<usize>,
     /// Origins, separated by commas, whose web pages may open live balances. By default none may but those of the service's
     /// own origin, as its Host header names it; who sends no Origin is no web page, and is not asked.
     #[arg(long, env = "ALLOWED_ORIGINS", default_value = "")]
@@ -122,9 +127,16 @@ impl SagaArgs {
     }
 }
 
+impl LiveArgs {
+    fn clients(&self, connections: usize) -> anyhow::Result<ClientLimits> {
+        ClientLimits::try_new(connections, self.streams_max, self.streams_per_business_max)
+    }
+}
+
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
+    let clients = cli.live.clients(cli.config.max_connections)?;
     let process = Process::init("wallet", cli.config)?;
     let url = process.config().database.url()?;
     let pool = db::pool(db::connect_options(&url, "wallet")?, process.config().database.database_pool);
@@ -136,11 +148,12 @@ async fn main() -> anyhow::Result<()> {
     let tokens =
         ServiceTokens::new(Signer::read(&cli.service_key_file).context("SERVICE_KEY_FILE")?, "wallet");
     let redis = live::redis(redis_url(&process))?;
-    let cache = Cache::start(redis.clone(), process.tasks(), &process.stopping());
+    let cache = Cache::start(redis.clone(), process.supervisor());
     let clock = DatabaseClock::default();
     let tenders = Tenders::init(&addresses, tokens, Arc::new(cache.clone()), &clock, process.tasks())?;
     let options = db::for_executor(db::connect_options(&url, "wallet-sagas")?);
-    let live = live(&process, cli.live, redis, cache, &tenders);
+    let origins = Origins::parse(&cli.live.allowed_origins);
+    let live = live(&process, live::Options { redis, clients, origins }, cache, &tenders);
     let written = Arc::new(Notify::new());
     let sagas = Sagas::new(tenders.clone(), written.clone());
     let engine = Engine::start(cli.saga.config()?, Arc::new(sagas), options, clock);
@@ -148,25 +161,9 @@ async fn main() -> anyhow::Result<()> {
     let options = db::for_executor(db::connect_options(&url, "wallet-relay")?);
     let relayed = db::pool(options, RELAY_CONNECTIONS);
     let relay = Relay::new(Outbox::Redemptions, relayed, redis_url(&process), written)?;
-    process.tasks().spawn(relay.run(process.stopping()));
-
-    let ready = pool.clone();
-    process.health().require("database", move || {
-        let pool = ready.clone();
-        async move { db::ping(&pool).await }
-    });
-    let stopping = process.stopping();
-    let every = Duration::from_millis(cli.saga.reconcile_every_ms);
-    let paused = app.paused.clone().follow(pool.clone());
-    let background = (returning::sweep(app.clone()), reconcile::compare_legs(app.clone(), every), paused);
-    process.tasks().spawn(async move {
-        tokio::select! {
-            () = stopping.cancelled() => {}
-            () = background.0 => {}
-            () = background.1 => {}
-            () = background.2 => {}
-        }
-    });
+    process.supervisor().supervise_to_end("relay", move |stopping| relay.clone().run(stopping));
+    check_readiness(&process, db::connect_options(&url, "wallet-health")?, &engine);
+    supervise_background(&process, &app, Duration::from_millis(cli.saga.reconcile_every_ms));
     let draining = process.draining();
     let delay = Duration::from_millis(process.config().drain_delay_ms);
     process.tasks().spawn(async move {
@@ -182,20 +179,33 @@ fn redis_url(process: &Process) -> Option<&str> {
     process.config().redis_url.as_ref().map(Secret::expose)
 }
 
-fn live(
-    process: &Process,
-    args: LiveArgs,
-    redis: Option<redis::Client>,
-    cache: Cache,
-    tenders: &Tenders,
-) -> Live {
-    let options = live::Options {
-        redis,
-        clients_max: args.streams_max,
-        origins: Origins::parse(&args.allowed_origins),
-    };
-    let stop = process.stopping();
-    let live = Live::start(options, cache, tenders.clone(), process.tasks(), process.draining(), &stop);
+/// The process can serve while its database answers, asked on a connection of its own, and its engine can write.
+fn check_readiness(process: &Process, options: PgConnectOptions, engine: &Arc<Engine<Sagas>>) {
+    let probe = Arc::new(db::Probe::new(options));
+    process.health().require("database", move || {
+        let probe = probe.clone();
+        async move { probe.ask().await }
+    });
+    // Health lives as long as the process: it must not keep what a stop waits for, which is the lanes of the engine's tenders.
+    let engine = Arc::downgrade(engine);
+    process.health().require("engine", move || {
+        let is_ready = engine.upgrade().is_some_and(|engine| engine.is_ready() && engine.is_recovering());
+        async move { if is_ready { Ok(()) } else { Err("sagas cannot be written, or are not recovered") } }
+    });
+}
+
+fn supervise_background(process: &Process, app: &App, reconcile_every: Duration) {
+    let supervisor = process.supervisor();
+    let swept = app.clone();
+    supervisor.supervise("sweep", move || returning::sweep(swept.clone()));
+    let reconciled = app.clone();
+    supervisor.supervise("reconcile", move || reconcile::compare_legs(reconciled.clone(), reconcile_every));
+    let paused = app.clone();
+    supervisor.supervise("pauses", move || paused.paused.clone().follow(paused.pool.clone()));
+}
+
+fn live(process: &Process, options: live::Options, cache: Cache, tenders: &Tenders) -> Live {
+    let live = Live::start(options, cache, tenders.clone(), process.supervisor(), process.draining());
     if redis_url(process).is_some() {
         let watched = live.clone();
         process.health().watch("redis", move || {

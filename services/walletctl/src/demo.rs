@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::{
     client::{Answer, Client},
     environment::Environment,
-    keys::{TokenRole, token_for},
+    keys::{TokenRole, access},
     output,
     seed::{Credit, Issuer},
 };
@@ -21,9 +21,9 @@ const BALANCE: &str = "/api/v1/wallet/balance";
 /// What `walletctl demo` takes.
 #[derive(Debug, Args)]
 pub struct DemoArgs {
-    /// The business.
-    #[arg(long, default_value = "demo")]
-    business: String,
+    /// The business: that of WALLETCTL_TOKEN, and no other, if there is one; `demo` in development.
+    #[arg(long)]
+    business: Option<String>,
 }
 
 /// Tells the story with a customer of its own, so that it is the same every time.
@@ -31,13 +31,12 @@ pub struct DemoArgs {
 /// # Errors
 /// When a service does not answer, or answers otherwise than the story says.
 pub async fn demo(environment: &Environment, arguments: &DemoArgs) -> anyhow::Result<()> {
-    let till = Client::new(
-        &environment.require("WALLET_URL")?,
-        token_for(environment, &arguments.business, TokenRole::Pos)?,
-    )?;
+    let till = access(environment, arguments.business.as_deref(), TokenRole::Pos)?;
+    let till = Client::new(&environment.require("WALLET_URL")?, till.token)?;
     let run = uuid::Uuid::new_v4().simple().to_string();
     let customer = format!("cus_demo_{}", &run[..8]);
-    let issuer = Issuer::new(environment, &arguments.business)?;
+    let manager = access(environment, arguments.business.as_deref(), TokenRole::Manager)?;
+    let issuer = Issuer::new(environment, &manager.token)?;
 
     chapter(&format!(
         "A customer, {customer}, with 620 points, 50.00 USD of store credit and a gift card of 22.50 USD"

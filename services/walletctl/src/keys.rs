@@ -3,6 +3,7 @@
 use std::{io::Write, os::unix::fs::OpenOptionsExt, path::Path, path::PathBuf};
 
 use anyhow::{Context, ensure};
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use clap::{Args, ValueEnum};
 use service::{
     Clock,
@@ -120,23 +121,51 @@ fn token(environment: &Environment, arguments: &TokenArgs) -> anyhow::Result<Str
     })
 }
 
-/// A token for the other commands: `WALLETCTL_TOKEN`, or one made for `role` in development.
+/// The business that commands are about where neither the command nor a token names one.
+const DEVELOPMENT_BUSINESS: &str = "demo";
+
+/// A token for the other commands, and the business that it speaks for.
+#[derive(Debug)]
+pub struct Access {
+    /// The bearer token.
+    pub token: String,
+    /// Its business.
+    pub business: String,
+}
+
+/// `WALLETCTL_TOKEN`, or a token made for `role` in development. `business` is the one that the command names, if it does:
+/// the token's own business must be the same.
 ///
 /// # Errors
-/// When there is neither.
-pub fn token_for(environment: &Environment, business: &str, role: TokenRole) -> anyhow::Result<String> {
+/// When there is no token, or it speaks for another business.
+pub fn access(environment: &Environment, business: Option<&str>, role: TokenRole) -> anyhow::Result<Access> {
     if let Some(token) = environment.get("WALLETCTL_TOKEN") {
-        return Ok(token);
+        let own = business_of(&token).context("WALLETCTL_TOKEN names no business")?;
+        ensure!(
+            business.is_none_or(|named| named == own),
+            "--business names `{}`, and WALLETCTL_TOKEN speaks for `{own}`: nothing was asked",
+            business.unwrap_or_default()
+        );
+        return Ok(Access { token, business: own });
     }
+    let business = business.unwrap_or(DEVELOPMENT_BUSINESS).to_owned();
     let arguments = TokenArgs {
-        business: business.to_owned(),
+        business: business.clone(),
         role,
         customer: None,
         ttl: 3600,
         location: Vec::new(),
         subject: None,
     };
-    token(environment, &arguments).context("WALLETCTL_TOKEN is not set, and none can be made")
+    let token = token(environment, &arguments).context("WALLETCTL_TOKEN is not set, and none can be made")?;
+    Ok(Access { token, business })
+}
+
+/// The business in a token's claims. Whether the token is good is for the services to judge.
+fn business_of(token: &str) -> Option<String> {
+    let claims = BASE64_URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+    let claims: serde_json::Value = serde_json::from_slice(&claims).ok()?;
+    claims["business_id"].as_str().map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -161,6 +190,14 @@ mod tests {
         make_keys(&development, &keys).unwrap();
         assert_eq!(std::fs::read(dir.join("dev-public.pem")).unwrap(), made, "a key is made once");
 
+        assert_eq!(access(&development, None, TokenRole::Ops).unwrap().business, "demo");
+        let made = access(&development, Some("acme"), TokenRole::Ops).unwrap();
+        let given = Environment::of(&format!("WALLETCTL_TOKEN={}", made.token));
+        assert_eq!(access(&given, None, TokenRole::Ops).unwrap().business, "acme", "the token's own");
+        assert_eq!(access(&given, Some("acme"), TokenRole::Ops).unwrap().token, made.token);
+        let refused = access(&given, Some("demo"), TokenRole::Ops).unwrap_err().to_string();
+        assert!(refused.contains("demo") && refused.contains("acme"), "{refused}");
+        assert!(access(&Environment::of("WALLETCTL_TOKEN=nonsense"), None, TokenRole::Ops).is_err());
         assert!(token(&production, &arguments(TokenRole::Pos)).is_err());
         assert!(token(&development, &arguments(TokenRole::Pos)).is_ok());
         assert!(token(&development, &arguments(TokenRole::Customer)).is_err(), "of which customer?");

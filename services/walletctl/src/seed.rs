@@ -8,16 +8,16 @@ use serde_json::{Value, json};
 use crate::{
     client::Client,
     environment::Environment,
-    keys::{TokenRole, token_for},
+    keys::{TokenRole, access},
     output,
 };
 
 /// What `walletctl seed` takes.
 #[derive(Debug, Args)]
 pub struct SeedArgs {
-    /// The business.
-    #[arg(long, default_value = "demo")]
-    business: String,
+    /// The business: that of WALLETCTL_TOKEN, and no other, if there is one; `demo` in development.
+    #[arg(long)]
+    business: Option<String>,
 }
 
 /// The services that issue value, called as one manager.
@@ -64,22 +64,22 @@ const CUSTOMERS: [(&str, &[Credit]); 4] = [
 /// # Errors
 /// When a service refuses or does not answer.
 pub async fn seed(environment: &Environment, arguments: &SeedArgs) -> anyhow::Result<()> {
-    let issuer = Issuer::new(environment, &arguments.business)?;
+    let manager = access(environment, arguments.business.as_deref(), TokenRole::Manager)?;
+    let issuer = Issuer::new(environment, &manager.token)?;
     for (customer, credits) in CUSTOMERS {
         issuer.issue_all(customer, credits).await?;
     }
-    output::line(format!("business `{}` has its demonstration data", arguments.business));
+    output::line(format!("business `{}` has its demonstration data", manager.business));
     Ok(())
 }
 
 impl Issuer {
-    /// A manager of `business`.
+    /// The manager who bears `token`.
     ///
     /// # Errors
-    /// When the services' addresses are not known, or no token can be made.
-    pub fn new(environment: &Environment, business: &str) -> anyhow::Result<Self> {
-        let token = token_for(environment, business, TokenRole::Manager)?;
-        let client = |variable| Client::new(&environment.require(variable)?, token.clone());
+    /// When the services' addresses are not known.
+    pub fn new(environment: &Environment, token: &str) -> anyhow::Result<Self> {
+        let client = |variable| Client::new(&environment.require(variable)?, token.to_owned());
         Ok(Self {
             points: client("POINTS_URL")?,
             store_credit: client("STORE_CREDIT_URL")?,

@@ -5,6 +5,7 @@ use std::{path::PathBuf, process::Command, sync::Arc, time::Duration};
 use saga::{Config, Engine, Orphan};
 use serde_json::{Value, json};
 use service::{
+    Supervisor,
     accept::{self, Limits},
     db, http,
 };
@@ -52,8 +53,9 @@ impl Desk {
         let options = db::connect_options(&database.url(), "wallet").expect("a URL");
         let config = Config { scan: Duration::from_millis(100), ..Config::default() };
         let stop = CancellationToken::new();
-        let draining = stop.child_token();
-        let live = Live::start(live::Options::default(), cache, tenders.clone(), &tasks, draining, &stop);
+        let supervisor = Supervisor::new(tasks.clone(), stop.clone());
+        let live =
+            Live::start(live::Options::default(), cache, tenders.clone(), &supervisor, stop.child_token());
         let sagas = Sagas::new(tenders.clone(), Arc::default());
         let engine = Engine::start(config, Arc::new(sagas), db::for_executor(options.clone()), clock);
         let app = App::new(engine.clone(), tenders, db::pool(options, 4), live);
@@ -178,6 +180,7 @@ async fn tenders_are_paused_and_mistakes_are_told() {
         (&["bulk", "show", "never"], "not_found"),
         (&["dead-letters", "replay-all", "--operation-id", "never"], "not_found"),
         (&["dead-letters", "replay-all"], "--reason"),
+        (&["dead-letters", "list", "--business", "acme"], "WALLETCTL_TOKEN speaks for `demo`"),
     ] {
         let (code, out, error) = desk.run(arguments);
         assert!(

@@ -15,7 +15,10 @@ use std::{
     task::{Context, Poll},
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::OwnedSemaphorePermit,
+};
 
 const CONTENT_LENGTH: &[u8] = b"content-length:";
 const TRANSFER_ENCODING: &[u8] = b"transfer-encoding:";
@@ -62,11 +65,13 @@ pub(super) struct Watched<S> {
     stream: S,
     scan: Scan,
     is_ambiguous: Arc<AtomicBool>,
+    /// Given up with the socket, whatever the connection is upgraded to.
+    _place: OwnedSemaphorePermit,
 }
 
 impl<S> Watched<S> {
-    pub(super) fn new(stream: S) -> Self {
-        Self { stream, scan: Scan::default(), is_ambiguous: Arc::default() }
+    pub(super) fn new(stream: S, place: OwnedSemaphorePermit) -> Self {
+        Self { stream, scan: Scan::default(), is_ambiguous: Arc::default(), _place: place }
     }
 
     /// Becomes true with the first ambiguous head, before hyper has seen it, and stays so.

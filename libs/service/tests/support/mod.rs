@@ -85,6 +85,10 @@ async fn down() -> Result<(), ApiError> {
 
 impl Server {
     pub async fn start() -> Self {
+        Self::start_with(Limits { head: HEAD_LIMIT, stall: STALL_LIMIT, ..Limits::default() }).await
+    }
+
+    pub async fn start_with(limits: Limits) -> Self {
         let tokens = Tokens::new();
         let verifier = tokens.public_verifier();
         let routes = Router::new()
@@ -100,7 +104,6 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let limits = Limits { head: HEAD_LIMIT, stall: STALL_LIMIT, ..Limits::default() };
         tasks.spawn(accept::serve(listener, http::finish(routes, verifier.clone()), limits, stop.clone()));
         Self { address, tokens, verifier, http: reqwest::Client::new(), stop, tasks }
     }

@@ -29,6 +29,7 @@
 
 mod batch;
 mod failure;
+mod progress;
 mod queue;
 mod shard;
 
@@ -51,6 +52,9 @@ pub const BATCH_MAX: usize = 256;
 
 /// Longest that a caller waits. Longer than any batch should take; afterwards the outcome is unknown.
 pub const WAIT_LIMIT: Duration = Duration::from_secs(8);
+
+/// A shard that has had commands in hand for so long without a commit serves nobody: each of their callers has given up.
+pub const STALLED_AFTER: Duration = Duration::from_secs(10);
 
 /// How an executor is set up. Not `Debug`: the options hold a password.
 #[derive(Clone)]
@@ -118,6 +122,12 @@ impl Executor {
     #[must_use]
     pub fn is_available(&self) -> bool {
         self.shards.iter().all(|shard| shard.is_available())
+    }
+
+    /// Whether no shard has had commands in hand for [`STALLED_AFTER`] without a commit.
+    #[must_use]
+    pub fn is_committing(&self) -> bool {
+        self.shards.iter().all(|shard| shard.is_committing())
     }
 
     /// Queues a command and waits for what it came to. Dropping the future does not take the command back.

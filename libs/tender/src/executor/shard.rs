@@ -14,9 +14,10 @@ use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    BATCH_MAX, ExecuteError, ExecutorConfig, Reply,
+    BATCH_MAX, ExecuteError, ExecutorConfig, Reply, STALLED_AFTER,
     batch::{self, Prepared},
     failure::Failure,
+    progress::Progress,
     queue::{Job, Queue},
 };
 use crate::command::Command;
@@ -35,6 +36,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// A shard of the executor.
 pub struct Shard {
     queue: Queue,
+    progress: Progress,
     tender: &'static str,
     database: PgConnectOptions,
     wake: Arc<Notify>,
@@ -62,11 +64,21 @@ pub async fn supervise(shard: Arc<Shard>, stop: CancellationToken) {
 impl Shard {
     pub fn new(config: &ExecutorConfig, wake: Arc<Notify>) -> Self {
         let queue = Queue::new(config.queue.max(1));
-        Self { queue, tender: config.tender, database: config.database.clone(), wake }
+        Self {
+            queue,
+            progress: Progress::default(),
+            tender: config.tender,
+            database: config.database.clone(),
+            wake,
+        }
     }
 
     pub fn is_available(&self) -> bool {
         self.queue.is_open()
+    }
+
+    pub fn is_committing(&self) -> bool {
+        self.progress.stalled_for() < STALLED_AFTER
     }
 
     /// Queues a command.
@@ -91,6 +103,9 @@ impl Shard {
                     () = stop.cancelled() => break,
                 }
             }
+            if self.queue.len() == 0 {
+                self.progress.rest();
+            }
             // What waits is done even after `stop`: its callers are still there.
             let jobs = tokio::select! {
                 biased;
@@ -98,6 +113,7 @@ impl Shard {
                 () = stop.cancelled() => break,
             };
             gauge!("tender_queue_depth", "tender" => self.tender).set(as_gauge(self.queue.len()));
+            self.progress.begin();
             self.settle_all(&mut session, jobs, stop).await;
         }
         self.queue.close();
@@ -180,6 +196,7 @@ impl Shard {
         let done = self.run(session, commands).await;
         match &done {
             Ok(prepared) => {
+                self.progress.committed();
                 histogram!("tender_batch_size", "tender" => self.tender).record(as_gauge(commands.len()));
                 histogram!("tender_batch_seconds", "tender" => self.tender).record(began.elapsed());
                 if prepared.has_news {

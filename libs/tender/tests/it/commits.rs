@@ -8,7 +8,7 @@ use service::{config::Secret, db};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tender::{
     command::Outcome,
-    executor::{ExecuteError, Executor, ExecutorConfig},
+    executor::{ExecuteError, Executor, ExecutorConfig, STALLED_AFTER},
 };
 use testkit::Proxy;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -180,4 +180,32 @@ async fn a_database_that_goes_away_is_said_at_once_and_used_again_when_it_is_bac
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(server.get("pos", "/points/accounts/cus").await.json()["available"], 10);
+}
+
+#[tokio::test]
+async fn an_executor_that_cannot_commit_says_so_until_it_can_or_nobody_asks() {
+    let server = Server::points().await;
+    run(server.executor(), credit("cus", "c", 1_000, None)).await;
+    let mut admin = PgConnection::connect_with(&server.tender.database.admin()).await.unwrap();
+    let mut lock = admin.begin().await.unwrap();
+    sqlx::query("LOCK TABLE tender.account IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
+    let (began, mut asked) = (Instant::now(), 0);
+    let mut calls = tokio::task::JoinSet::new();
+    while server.executor().is_committing() {
+        assert!(began.elapsed() < STALLED_AFTER * 2, "it never says so");
+        let (executor, command) = (server.executor().clone(), debit("cus", &format!("k{asked}"), 1));
+        calls.spawn(async move { drop(executor.submit(command).await) });
+        asked += 1;
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    assert!(began.elapsed() >= STALLED_AFTER, "{:?} is a moment", began.elapsed());
+    assert!(server.executor().is_available(), "the database itself can be reached");
+    lock.rollback().await.unwrap();
+    let committing = async {
+        while !server.executor().is_committing() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(3), committing).await.expect("it commits again");
+    calls.join_all().await;
 }

@@ -16,7 +16,7 @@ use events::{Changed, customer_key, floor_key, versions};
 use futures_util::{FutureExt, future::BoxFuture};
 use metrics::counter;
 use redis::{Client, cmd};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use service::Supervisor;
 
 use super::{line::Line, link::Link};
 use crate::tenders::BalanceObserver;
@@ -73,10 +73,10 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// A cache in this Redis, if there is one, with a connection that is kept until `stop`.
+    /// A cache in this Redis, if there is one, with a connection that is kept as long as the process serves.
     #[must_use]
-    pub fn start(redis: Option<Client>, tasks: &TaskTracker, stop: &CancellationToken) -> Self {
-        let link = redis.map(|redis| Link::start(redis, tasks, stop.clone()));
+    pub fn start(redis: Option<Client>, supervisor: &Supervisor) -> Self {
+        let link = redis.map(|redis| Link::start(redis, supervisor));
         Self { link: link.unwrap_or_default() }
     }
 

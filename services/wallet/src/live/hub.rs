@@ -12,7 +12,6 @@ use std::{
 };
 
 use api::{
-    Code,
     live::{BalanceUpdated, LiveBalance},
     tender::{Owner, Totals},
     wallet::TenderKind,
@@ -21,14 +20,15 @@ use metrics::gauge;
 use money::Asset;
 use service::ApiError;
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, watch},
+    sync::{Notify, watch},
     time::{Instant, sleep_until, timeout},
 };
 
-use super::line::Line;
+use super::{
+    admission::{Admission, Admitted, ClientLimits},
+    line::Line,
+};
 
-/// Most clients through this process that watch a customer with the customer's own token.
-const OWN_CLIENTS: usize = 50;
 /// A client that was told of changes is told of the next ones this much later: however busy an account is, its clients
 /// cost no more than this, and none of them sees the delay.
 const PACE: Duration = Duration::from_millis(50);
@@ -42,7 +42,7 @@ pub struct Hub(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    room: Arc<Semaphore>,
+    admission: Admission,
     watched: Mutex<Watched>,
     /// Owners have come or gone.
     changed: Notify,
@@ -62,8 +62,6 @@ struct Watched {
 struct Entry {
     state: watch::Sender<State>,
     clients: usize,
-    /// Those of them that came with the customer's own token.
-    own_clients: usize,
 }
 
 #[derive(Debug, Default)]
@@ -76,12 +74,12 @@ struct State {
 impl Hub {
     /// A hub with room for so many clients.
     #[must_use]
-    pub fn new(clients_max: usize) -> Self {
+    pub fn new(limits: ClientLimits) -> Self {
         for kind in ["sse", "ws"] {
             gauge!("hub_clients", "kind" => kind).increment(0.0);
         }
         Self(Arc::new(Inner {
-            room: Arc::new(Semaphore::new(clients_max)),
+            admission: Admission::new(limits),
             watched: Mutex::default(),
             changed: Notify::new(),
             behind: Notify::new(),
@@ -97,23 +95,19 @@ impl Hub {
     /// the client came with the customer's own token.
     ///
     /// # Errors
-    /// 503 `overloaded` when this process serves as many clients as it takes, 429 `rate_limited` when this customer has.
+    /// 503 `overloaded` when this process serves as many clients as it takes, 429 `rate_limited` when this business or this
+    /// customer has as many as it may.
     pub async fn watch(&self, owner: Owner, is_own: bool, kind: &'static str) -> Result<Watcher, ApiError> {
-        let room = self.0.room.clone().try_acquire_owned().map_err(|_| ApiError::overloaded())?;
+        let admitted = self.0.admission.admit(&owner, is_own)?;
         let (mut state, is_connected) = {
             let mut watched = self.lock();
             let is_connected = watched.is_connected;
             let is_new = !watched.owners.contains_key(&owner);
-            let entry = watched.owners.entry(owner.clone()).or_insert_with(|| Entry {
-                state: watch::Sender::default(),
-                clients: 0,
-                own_clients: 0,
-            });
-            if is_own && entry.own_clients >= OWN_CLIENTS {
-                return Err(ApiError::new(Code::RateLimited, "This customer watches with too many clients."));
-            }
+            let entry = watched
+                .owners
+                .entry(owner.clone())
+                .or_insert_with(|| Entry { state: watch::Sender::default(), clients: 0 });
             entry.clients += 1;
-            entry.own_clients += usize::from(is_own);
             let state = entry.state.subscribe();
             if is_new && is_connected {
                 watched.changed.insert(owner.clone());
@@ -125,13 +119,12 @@ impl Hub {
         let watcher = Watcher {
             hub: self.clone(),
             owner,
-            is_own,
             kind,
             state: state.clone(),
             seen: BTreeMap::new(),
             due: Vec::new(),
             rested_at: Instant::now(),
-            _room: room,
+            _admitted: admitted,
         };
         if is_connected {
             let _ = timeout(SUBSCRIBE_LIMIT, state.wait_for(|state| state.is_subscribed)).await;
@@ -233,7 +226,6 @@ impl Hub {
 pub struct Watcher {
     hub: Hub,
     owner: Owner,
-    is_own: bool,
     kind: &'static str,
     state: watch::Receiver<State>,
     /// What the client was told.
@@ -242,7 +234,7 @@ pub struct Watcher {
     due: Vec<(TenderKind, Asset)>,
     /// When it may be told of something again.
     rested_at: Instant,
-    _room: OwnedSemaphorePermit,
+    _admitted: Admitted,
 }
 
 impl Watcher {
@@ -299,7 +291,6 @@ impl Drop for Watcher {
         let mut watched = self.hub.lock();
         let Some(entry) = watched.owners.get_mut(&self.owner) else { return };
         entry.clients -= 1;
-        entry.own_clients -= usize::from(self.is_own);
         if entry.clients == 0 {
             watched.owners.remove(&self.owner);
             if watched.is_connected {
@@ -331,7 +322,7 @@ mod tests {
 
     #[tokio::test]
     async fn versions_only_rise_and_a_slow_client_skips() {
-        let hub = Hub::new(10);
+        let hub = Hub::new(ClientLimits::default());
         let mut client = watch(&hub, "c").await;
         for version in [1, 4, 2, 4, 3] {
             hub.learn(&owner("c"), TenderKind::Points, Asset::Points, totals(version));
@@ -348,7 +339,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_came_between_registration_and_snapshot_is_told_after_it() {
-        let hub = Hub::new(10);
+        let hub = Hub::new(ClientLimits::default());
         let mut client = watch(&hub, "c").await;
         hub.learn(&owner("c"), TenderKind::Points, Asset::Points, totals(8));
         let snapshot = Line { currency: None, totals: totals(7), expiring: Vec::new() };
@@ -363,23 +354,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn there_is_room_for_so_many_and_nobody_is_watched_in_the_end() {
-        let hub = Hub::new(OWN_CLIENTS + 2);
-        let mut clients = Vec::new();
-        for _ in 0..OWN_CLIENTS {
-            clients.push(watch(&hub, "c").await);
-        }
-        let code = |error: ApiError| error.problem().code.to_string();
-        assert_eq!(
-            hub.watch(owner("c"), true, "test").await.map(drop).map_err(code),
-            Err("rate_limited".into())
-        );
-        clients.push(hub.watch(owner("c"), false, "test").await.expect("room for staff"));
-        clients.push(watch(&hub, "d").await);
-        assert_eq!(
-            hub.watch(owner("e"), true, "test").await.map(drop).map_err(code),
-            Err("overloaded".into())
-        );
+    async fn nobody_is_watched_in_the_end() {
+        let hub = Hub::new(ClientLimits::default());
+        let clients = [watch(&hub, "c").await, watch(&hub, "c").await, watch(&hub, "d").await];
         assert_eq!(hub.owners().len(), 2);
         drop(clients);
         assert_eq!(hub.owners(), []);
@@ -387,7 +364,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_busy_account_is_told_at_a_pace_and_a_quiet_one_at_once() {
-        let hub = Hub::new(10);
+        let hub = Hub::new(ClientLimits::default());
         let mut client = watch(&hub, "c").await;
         let news = |tender, version| hub.learn(&owner("c"), tender, Asset::Points, totals(version));
         let begun = Instant::now();
@@ -407,7 +384,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_subscriber_hears_who_came_and_went() {
-        let hub = Hub::new(10);
+        let hub = Hub::new(ClientLimits::default());
         let _before = watch(&hub, "before").await;
         assert_eq!(hub.connected(), [owner("before")]);
         let came = watch(&hub, "came").await;

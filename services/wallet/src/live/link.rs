@@ -12,11 +12,11 @@ use redis::{
     aio::{ConnectionLike, MultiplexedConnection},
     cmd,
 };
+use service::Supervisor;
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, timeout},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Longest time that a call may take which only saves time.
 const CALL_LIMIT: Duration = Duration::from_millis(50);
@@ -78,12 +78,15 @@ impl std::fmt::Debug for Link {
 }
 
 impl Link {
-    /// Keeps a connection until `stop`.
+    /// Keeps a connection as long as the process serves.
     #[must_use]
-    pub fn start(client: Client, tasks: &TaskTracker, stop: CancellationToken) -> Self {
+    pub fn start(client: Client, supervisor: &Supervisor) -> Self {
         let shared = Arc::new(Shared { standing: watch::Sender::new(Standing::Away), broken: Notify::new() });
         let kept = shared.clone();
-        tasks.spawn(stop.run_until_cancelled_owned(async move { kept.keep(client).await }));
+        supervisor.supervise("redis_connection", move || {
+            let (kept, client) = (kept.clone(), client.clone());
+            async move { kept.keep(client).await }
+        });
         Self(Some(shared))
     }
 

@@ -5,12 +5,14 @@
 //! | [`line`] | what a tender says of one account |
 //! | `link`, [`cache`] | balances in Redis, which no invalidation can leave stale |
 //! | [`hub`] | who watches whom, and the latest state of each |
+//! | `admission` | how many may watch at once |
 //! | `subscriber` | changes as they are published |
 //! | `compare` | changes that were missed |
 //! | [`origin`] | which pages may open streams |
 //!
 //! Redis may be away at any time: balances are then read from the tenders, and changes reach clients by comparison.
 
+mod admission;
 pub mod cache;
 mod compare;
 pub mod hub;
@@ -23,9 +25,11 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use redis::{Client, IntoConnectionInfo as _, io::tcp::TcpSettings};
+use service::Supervisor;
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use self::admission::ClientLimits;
 use self::{cache::Cache, hub::Hub, origin::Origins};
 use crate::tenders::Tenders;
 
@@ -33,20 +37,14 @@ use crate::tenders::Tenders;
 const SNAPSHOTS: usize = 64;
 
 /// What live balances are told at the start.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Options {
     /// Redis, if there is one.
     pub redis: Option<Client>,
     /// Most clients of this process.
-    pub clients_max: usize,
+    pub clients: ClientLimits,
     /// Pages that may open streams.
     pub origins: Origins,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { redis: None, clients_max: 10_000, origins: Origins::default() }
-    }
 }
 
 /// The live side of one process. Clones share it.
@@ -67,24 +65,25 @@ pub struct Live {
 }
 
 impl Live {
-    /// Starts what serves live balances, beside the cache that `tenders` keep up to date; `stop` ends it, `draining` sends its
-    /// clients away.
+    /// Starts what serves live balances, beside the cache that `tenders` keep up to date; `draining` sends its clients away.
     #[must_use]
     pub fn start(
         options: Options,
         cache: Cache,
         tenders: Tenders,
-        tasks: &TaskTracker,
+        supervisor: &Supervisor,
         draining: CancellationToken,
-        stop: &CancellationToken,
     ) -> Self {
-        let hub = Hub::new(options.clients_max);
+        let hub = Hub::new(options.clients);
         if let Some(redis) = options.redis {
-            tasks.spawn(stop.clone().run_until_cancelled_owned(subscriber::run(hub.clone(), redis)));
+            let hub = hub.clone();
+            supervisor.supervise("subscriber", move || subscriber::run(hub.clone(), redis.clone()));
         }
-        tasks.spawn(stop.clone().run_until_cancelled_owned(compare::run(hub.clone(), tenders)));
+        let compared = hub.clone();
+        supervisor.supervise("compare_balances", move || compare::run(compared.clone(), tenders.clone()));
         let snapshots = Arc::new(Semaphore::new(SNAPSHOTS));
-        Self { cache, hub, origins: options.origins, draining, snapshots, sockets: tasks.clone() }
+        let sockets = supervisor.tasks().clone();
+        Self { cache, hub, origins: options.origins, draining, snapshots, sockets }
     }
 }
 

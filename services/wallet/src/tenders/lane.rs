@@ -16,12 +16,15 @@ use fail::fail_point;
 use futures_util::StreamExt;
 use metrics::histogram;
 use reqwest::Response;
-use service::trace::{self, Trace};
+use service::{
+    Supervisor,
+    trace::{self, Trace},
+};
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{Mutex, Semaphore, mpsc, oneshot},
     time::timeout,
 };
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::client::{Inner, unknown};
 
@@ -49,7 +52,15 @@ pub(super) struct Lane(mpsc::Sender<Item>);
 impl Lane {
     pub(super) fn start(tender: Arc<Inner>, tasks: &TaskTracker) -> Self {
         let (queue, items) = mpsc::channel(QUEUE);
-        tasks.spawn(run(tender, items, tasks.clone()));
+        let (items, sending) = (Arc::new(Mutex::new(items)), tasks.clone());
+        // It ends with the last that sends; what waits in the queue outlives a panic.
+        Supervisor::new(tasks.clone(), CancellationToken::new()).supervise_to_end("lane", move |ended| {
+            let (tender, items, sending) = (tender.clone(), items.clone(), sending.clone());
+            async move {
+                run(tender, &mut *items.lock().await, sending).await;
+                ended.cancel();
+            }
+        });
         Self(queue)
     }
 
@@ -61,7 +72,7 @@ impl Lane {
     }
 }
 
-async fn run(tender: Arc<Inner>, mut items: mpsc::Receiver<Item>, tasks: TaskTracker) {
+async fn run(tender: Arc<Inner>, items: &mut mpsc::Receiver<Item>, tasks: TaskTracker) {
     let unfinished = Arc::new(Semaphore::new(UNFINISHED));
     let mut singles = 0_usize;
     let mut waiting = Vec::with_capacity(BATCH_MAX);

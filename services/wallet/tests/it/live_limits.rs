@@ -163,7 +163,7 @@ async fn a_client_that_talks_too_much_is_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_customer_watches_with_fifty_clients_and_staff_with_as_many_as_they_like() {
+async fn a_customer_watches_with_fifty_clients_of_their_own_and_staff_with_more() {
     let live = LiveSystem::start().await;
     let (system, wallet) = (&live.system, live.wallet().await);
     let (own, staff) = (system.tokens.customer(BUSINESS, "c"), system.tokens.staff(BUSINESS, "pos"));

@@ -27,7 +27,7 @@ fn new(sequence: i64) -> NewSaga<Sagas> {
         status: "pending",
         metadata: "{}".to_owned(),
     };
-    let id = SagaId::fresh();
+    let id = SagaId(uuid::Uuid::now_v7());
     NewSaga {
         id,
         key: Key {
@@ -36,7 +36,7 @@ fn new(sequence: i64) -> NewSaga<Sagas> {
             scope: String::new(),
             key: id.to_string(),
         },
-        request_hash: Vec::new(),
+        request_hash: None,
         kind: Kind::Compensable,
         legs_id: uuid::Uuid::new_v4(),
         parent_id: None,

@@ -8,6 +8,7 @@ use reqwest::{Method, StatusCode};
 use saga::{Config, Engine};
 use serde_json::{Value, json};
 use service::{
+    Supervisor,
     accept::{self, Limits},
     db, http,
 };
@@ -144,12 +145,13 @@ impl System {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let redis = live::redis(self.redis_url.as_deref()).expect("a URL");
         let clock = saga::DatabaseClock::default();
-        let cache = Cache::start(redis.clone(), &tasks, &stop);
+        let supervisor = Supervisor::new(tasks.clone(), stop.clone());
+        let cache = Cache::start(redis.clone(), &supervisor);
         let tokens = self.tokens.service("wallet");
         let tenders =
             Tenders::init(&addresses, tokens, Arc::new(cache.clone()), &clock, &tasks).expect("clients");
         let live = live::Options { redis, ..live::Options::default() };
-        let live = Live::start(live, cache, tenders.clone(), &tasks, stop.child_token(), &stop);
+        let live = Live::start(live, cache, tenders.clone(), &supervisor, stop.child_token());
         let written = Arc::new(Notify::new());
         let sagas = Sagas::new(tenders.clone(), written.clone());
         let engine = Engine::start(config, Arc::new(sagas), db::for_executor(options.clone()), clock);

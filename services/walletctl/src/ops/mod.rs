@@ -14,16 +14,16 @@ use uuid::Uuid;
 use crate::{
     client::Client,
     environment::Environment,
-    keys::{TokenRole, token_for},
+    keys::{TokenRole, access},
     output, table,
 };
 
 /// Whom the commands speak for, and how they answer.
 #[derive(Debug, Args)]
 pub struct Common {
-    /// The business.
-    #[arg(long, default_value = "demo", global = true)]
-    business: String,
+    /// The business: that of WALLETCTL_TOKEN, and no other, if there is one; `demo` in development.
+    #[arg(long, global = true)]
+    business: Option<String>,
     /// Print the answer as it came.
     #[arg(long, global = true)]
     json: bool,
@@ -32,10 +32,8 @@ pub struct Common {
 impl Common {
     /// The wallet, called by an operator of the business.
     fn client(&self, environment: &Environment) -> anyhow::Result<Client> {
-        Client::new(
-            &environment.require("WALLET_URL")?,
-            token_for(environment, &self.business, TokenRole::Ops)?,
-        )
+        let access = access(environment, self.business.as_deref(), TokenRole::Ops)?;
+        Client::new(&environment.require("WALLET_URL")?, access.token)
     }
 }
 
