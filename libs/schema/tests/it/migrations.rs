@@ -8,7 +8,7 @@ use sqlx::{
     migrate::{Migration, MigrationType},
     postgres::PgConnectOptions,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{run, server};
 
@@ -108,7 +108,7 @@ async fn writers_pass_while_a_migration_waits_for_a_reader() {
     let mut reader = scratch.owner().await;
     run(&mut reader, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM public.row").await.unwrap();
     let stop = CancellationToken::new();
-    let writer = tokio::spawn(write(scratch.admin(), stop.clone()));
+    let writer = TaskTracker::new().spawn(write(scratch.admin(), stop.clone()));
 
     steps.push(migration(2, "ALTER TABLE public.row ADD COLUMN note text"));
     steps.push(migration(
