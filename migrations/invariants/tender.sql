@@ -1,5 +1,5 @@
 -- What must always be true of a tender's database. Each rule: its name, one line that says it, and a
--- query that returns the rows that break it. All run in one snapshot.
+-- query that returns the rows that break it. Each runs in a snapshot of its own.
 
 -- check: operations_balance
 -- I10: The entries of every operation sum to zero, per asset.

@@ -1,5 +1,5 @@
 -- What must always be true of the wallet's database. Each rule: its name, one line that says it, and a
--- query that returns the rows that break it. All run in one snapshot.
+-- query that returns the rows that break it. Each runs in a snapshot of its own.
 
 -- check: dead_letter_is_open
 -- I9: A saga in the dead-letter state has exactly one open dead letter, and no other saga has any.

@@ -1,3 +1,5 @@
+-- offline: builds indexes on dead letters and actions in the plain way
+--
 -- What operators do with many dead letters at once, and with tenders; and what their lists and gauges read.
 
 -- Lists of dead letters, oldest first.

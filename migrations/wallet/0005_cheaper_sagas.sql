@@ -1,3 +1,5 @@
+-- offline: builds indexes on sagas and redemptions in the plain way, and rewrites the outbox
+--
 -- What every redemption paid for, though few need it.
 
 -- The rules of a saga's row as before, but judged by conditions: the function runs only for a row that breaks one.

@@ -2,15 +2,15 @@
 
 use serde::Serialize;
 use serde_json::Value;
-use sqlx::{Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::Database;
 
 const TENDER: &str = include_str!("../../../migrations/invariants/tender.sql");
 const WALLET: &str = include_str!("../../../migrations/invariants/wallet.sql");
 
-/// Most rows that a finding shows.
-const ROWS_SHOWN: usize = 20;
+/// How long one rule may take: a scan of the history is not a request.
+const RULE_TIMEOUT: &str = "SET LOCAL statement_timeout = '10min'";
 
 /// One rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,14 +39,18 @@ pub struct Finding {
 }
 
 impl Finding {
-    pub(crate) fn new(database: &str, name: &str, statement: &str, rows: Vec<Value>) -> Self {
-        Self {
-            database: database.to_owned(),
-            name: name.to_owned(),
-            statement: statement.to_owned(),
-            violations: rows.len(),
-            rows: rows.into_iter().take(ROWS_SHOWN).collect(),
-        }
+    /// Most rows that a finding shows, unless more are asked for.
+    pub const ROWS_SHOWN: usize = 20;
+
+    pub(crate) fn new(
+        database: &str,
+        name: &str,
+        statement: &str,
+        violations: usize,
+        rows: Vec<Value>,
+    ) -> Self {
+        let [database, name, statement] = [database, name, statement].map(str::to_owned);
+        Self { database, name, statement, violations, rows }
     }
 }
 
@@ -72,27 +76,39 @@ fn parse(file: &'static str) -> Vec<Invariant> {
         .collect()
 }
 
-/// Runs every rule of `database` in one snapshot, so that the answer is right while services work.
+/// Runs every rule of `database`, each in a snapshot of its own: a rule is one query, so the answer is right while services work, and no snapshot
+/// is held for longer than one rule takes.
 ///
 /// # Errors
 /// When the database cannot be read.
 pub async fn check(connection: &mut PgConnection, database: Database) -> sqlx::Result<Vec<Finding>> {
-    let mut snapshot = connection.begin().await?;
-    sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY").execute(&mut *snapshot).await?;
-    // A scan of the history is not a request: it may take its time.
-    sqlx::query("SET LOCAL statement_timeout = '10min'").execute(&mut *snapshot).await?;
     let mut findings = Vec::new();
     for rule in invariants(database) {
-        let rows: Vec<Value> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
-            "SELECT to_jsonb(violation) FROM ({}\n) AS violation",
-            rule.query
-        )))
-        .fetch_all(&mut *snapshot)
-        .await?;
-        findings.push(Finding::new(database.name(), rule.name, rule.statement, rows));
+        findings.push(check_one(connection, database, &rule).await?);
     }
-    snapshot.rollback().await?;
     Ok(findings)
+}
+
+/// Counts all violations, and fetches the first of them.
+async fn check_one(
+    connection: &mut PgConnection,
+    database: Database,
+    rule: &Invariant,
+) -> sqlx::Result<Finding> {
+    let (query, shown) = (rule.query, Finding::ROWS_SHOWN);
+    let counted = format!(
+        "WITH violation AS MATERIALIZED ({query}\n)
+         SELECT (SELECT count(*) FROM violation),
+                ARRAY(SELECT to_jsonb(violation) FROM violation LIMIT {shown})"
+    );
+    let mut transaction = connection.begin().await?;
+    sqlx::raw_sql("SET TRANSACTION READ ONLY").execute(&mut *transaction).await?;
+    sqlx::raw_sql(RULE_TIMEOUT).execute(&mut *transaction).await?;
+    let (violations, rows): (i64, Vec<Value>) =
+        sqlx::query_as(AssertSqlSafe(counted)).fetch_one(&mut *transaction).await?;
+    transaction.rollback().await?;
+    let violations = usize::try_from(violations).unwrap_or(usize::MAX);
+    Ok(Finding::new(database.name(), rule.name, rule.statement, violations, rows))
 }
 
 #[cfg(test)]

@@ -1,19 +1,20 @@
 //! The migrations and invariants of every database, embedded.
 //!
-//! [`provision()`] makes a database and its login role from nothing, or brings them up to date. [`check()`]
-//! runs the invariants of a database in one snapshot, [`cross_check`] compares the wallet's sagas with the tenders' legs.
+//! [`provision()`] makes a database and its login role from nothing, or brings them up to date, by [`migrate()`]. [`check()`] runs
+//! the invariants of a database, [`cross_check`] compares the wallet's sagas with the tenders' legs.
 
 mod cross;
 mod invariants;
+mod migrate;
 mod provision;
+mod scram;
 
-use std::borrow::Cow;
+use sqlx::migrate::{Migration, Migrator};
 
-use sqlx::migrate::Migrator;
-
-pub use cross::cross_check;
+pub use cross::{Compared, compare, cross_check};
 pub use invariants::{Finding, Invariant, check, invariants};
-pub use provision::{Target, migrate, pending, provision};
+pub use migrate::{Applied, migrate};
+pub use provision::{Target, WITHIN, pending, provision};
 
 static TENDER: Migrator = sqlx::migrate!("../../migrations/tender");
 static DIGITAL_REWARDS: Migrator = sqlx::migrate!("../../migrations/digital-rewards");
@@ -68,19 +69,20 @@ impl Database {
     }
 
     /// Its migrations, in order.
-    fn migrator(self) -> Migrator {
-        let migrations = match self {
+    #[must_use]
+    pub fn migrations(self) -> Vec<Migration> {
+        match self {
             Self::Wallet => WALLET.migrations.to_vec(),
             Self::Points | Self::StoreCredit => TENDER.migrations.to_vec(),
             Self::DigitalRewards => TENDER.iter().chain(DIGITAL_REWARDS.iter()).cloned().collect(),
-        };
-        Migrator { migrations: Cow::Owned(migrations), ..Migrator::DEFAULT }
+        }
     }
 
     /// Changes with the migrations: names what was made by exactly these.
     #[must_use]
     pub fn fingerprint(self) -> String {
-        let sum = self.migrator().iter().flat_map(|migration| migration.checksum.iter()).fold(
+        let migrations = self.migrations();
+        let sum = migrations.iter().flat_map(|migration| migration.checksum.iter()).fold(
             0xcbf2_9ce4_8422_2325_u64, // FNV-1a: a name is needed, not a defence
             |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3),
         );

@@ -1,11 +1,22 @@
 //! From an empty cluster to a database that its service can use.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, migrate::Migration, postgres::PgConnectOptions};
+use uuid::Uuid;
 
-use crate::Database;
+use crate::{
+    Database,
+    migrate::{self, Applied, migrate},
+    scram,
+};
+
+/// How long migrations may take by default, waits for locks included.
+pub const WITHIN: Duration = Duration::from_mins(10);
 
 /// One at a time: roles belong to the cluster, and two sessions that grant at once disturb each other.
 const LOCK: i64 = 0x0077_616c_6c65_7400;
@@ -29,26 +40,25 @@ pub struct Target<'a> {
 /// `admin` owns everything; it needs the right to create databases and roles.
 ///
 /// # Errors
-/// When the server cannot be reached or refuses, or a migration fails.
-pub async fn provision(admin: &PgConnectOptions, target: &Target<'_>) -> anyhow::Result<()> {
+/// When the server cannot be reached or refuses, a migration fails or is not done `within` the time, or one that is offline meets
+/// a process of the service.
+pub async fn provision(
+    admin: &PgConnectOptions,
+    target: &Target<'_>,
+    within: Duration,
+) -> anyhow::Result<Vec<Applied>> {
     let mut server = PgConnection::connect_with(admin).await.context("cannot connect to the server")?;
-    lock(&mut server).await?;
+    migrate::lock(&mut server, LOCK, Instant::now() + within).await?;
     make_role(&mut server, target).await.with_context(|| format!("role {}", target.role))?;
     make_database(&mut server, target.name).await.with_context(|| format!("database {}", target.name))?;
     let mut owner = PgConnection::connect_with(&admin.clone().database(target.name)).await?;
-    migrate(&mut owner, target.database).await?;
+    let (database, migrations) = (target.database, target.database.migrations());
+    let migrated = migrate(&mut owner, database.writer(), &migrations, within);
+    let applied = migrated.await.with_context(|| format!("migrating {}", database.name()))?;
     owner.close().await?;
     grant(&mut server, target).await.with_context(|| format!("grants on {}", target.name))?;
     server.close().await?;
-    Ok(())
-}
-
-/// Brings the schema of `database` up to date on a connection of its owner.
-///
-/// # Errors
-/// When a migration fails, or an applied one was changed.
-pub async fn migrate(owner: &mut PgConnection, database: Database) -> anyhow::Result<()> {
-    database.migrator().run(owner).await.with_context(|| format!("migrating {}", database.name()))
+    Ok(applied)
 }
 
 /// The migrations of `database` that were not applied yet, or were changed since, on a connection of its owner.
@@ -62,15 +72,8 @@ pub async fn pending(owner: &mut PgConnection, database: Database) -> anyhow::Re
             .await?
             .into_iter()
             .collect();
-    let migrator = database.migrator();
     let is_pending = |m: &&Migration| applied.get(&m.version).is_none_or(|checksum| *checksum != *m.checksum);
-    let pending = migrator.iter().filter(is_pending);
-    Ok(pending.map(|m| format!("{:04} {}", m.version, m.description)).collect())
-}
-
-/// Held until the session ends.
-async fn lock(server: &mut PgConnection) -> sqlx::Result<()> {
-    sqlx::query("SELECT pg_advisory_lock($1)").bind(LOCK).execute(server).await.map(drop)
+    Ok(database.migrations().iter().filter(is_pending).map(migrate::name).collect())
 }
 
 async fn make_role(server: &mut PgConnection, target: &Target<'_>) -> sqlx::Result<()> {
@@ -80,7 +83,8 @@ async fn make_role(server: &mut PgConnection, target: &Target<'_>) -> sqlx::Resu
         .await?;
     let template =
         if exists { "ALTER ROLE %I LOGIN PASSWORD %L" } else { "CREATE ROLE %I LOGIN PASSWORD %L" };
-    run(server, template, &[target.role, target.password]).await
+    let verifier = scram::verifier(target.password, Uuid::new_v4().into_bytes());
+    run(server, template, &[target.role, &verifier]).await
 }
 
 async fn make_database(server: &mut PgConnection, name: &str) -> sqlx::Result<()> {

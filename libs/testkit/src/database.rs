@@ -142,7 +142,7 @@ async fn copy_template(server: &str, database: Database, name: &str) -> anyhow::
             .await?;
     if !is_made {
         let target = Target { database, name: &template, role: &role, password: PASSWORD };
-        schema::provision(&admin, &target).await?;
+        schema::provision(&admin, &target, schema::WITHIN).await?;
         run(
             &mut connection,
             format!("ALTER DATABASE {template} WITH IS_TEMPLATE true ALLOW_CONNECTIONS false"),

@@ -63,6 +63,12 @@ impl Pepper {
         is_code.then(|| self.mac("hash", &[business.as_str().as_bytes(), code.as_bytes()]))
     }
 
+    /// Tells this secret from others, and nothing of it.
+    #[must_use]
+    pub(crate) fn fingerprint(&self) -> [u8; 32] {
+        self.mac("fingerprint", &[])
+    }
+
     /// The secret is used for one purpose at a time: what is published for one tells nothing about another.
     fn mac(&self, purpose: &str, parts: &[&[u8]]) -> [u8; 32] {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes keys of any length");

@@ -7,39 +7,71 @@ use sqlx::PgPool;
 use tender::rules::{Issued, Issuer};
 use uuid::Uuid;
 
-use crate::code::{Pepper, last_four};
+use crate::{
+    code::{Pepper, last_four},
+    pepper::{Peppers, RecordError},
+};
 
+/// A code and, if it is the first, its pepper's record.
 const KEEP: &str = "
-INSERT INTO tender.reward_code (business_id, code_hmac, reward_id, last_four)
-VALUES ($1, $2, $3, $4)
-ON CONFLICT DO NOTHING";
+WITH recorded AS (
+    INSERT INTO tender.reward_pepper (version, fingerprint) VALUES ($5, $6) ON CONFLICT DO NOTHING
+)
+INSERT INTO tender.reward_code (business_id, code_hmac, reward_id, last_four, pepper_version)
+VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (reward_id) DO NOTHING";
+
+/// Under which pepper a reward's code was made when it was made first.
+const MADE_WITH: &str = "SELECT pepper_version FROM tender.reward_code WHERE reward_id = $1";
 
 /// Derives codes, and keeps their hashes before the value exists: a code without value answers like an unknown
 /// one, value without a code would be lost to its bearer.
 #[derive(Debug, Clone)]
 pub struct CodeIssuer {
     pool: PgPool,
-    pepper: Pepper,
+    peppers: Peppers,
 }
 
 impl CodeIssuer {
-    /// Codes under this pepper, kept in the service's own database.
+    /// New codes under the first of these peppers, kept in the service's own database.
     #[must_use]
-    pub fn new(pool: PgPool, pepper: Pepper) -> Self {
-        Self { pool, pepper }
+    pub fn new(pool: PgPool, peppers: impl Into<Peppers>) -> Self {
+        Self { pool, peppers: peppers.into() }
     }
 
-    async fn keep(&self, business: &BusinessId, reward_id: Uuid) -> Result<Issued, ApiError> {
-        let code = self.pepper.code(reward_id);
-        let hash = self.pepper.hash(business, &code);
-        sqlx::query(KEEP)
+    async fn issue(&self, business: &BusinessId, reward_id: Uuid) -> Result<Issued, ApiError> {
+        let (version, pepper) = self.peppers.issuing();
+        let code = pepper.code(reward_id);
+        if self.keep(business, reward_id, &code, version, pepper).await? {
+            return Ok(Issued { reward_id, code });
+        }
+        // It was issued before: a repeated request shows the code that was shown then, whichever pepper is for new codes now.
+        let version: i16 = sqlx::query_scalar(MADE_WITH).bind(reward_id).fetch_one(&self.pool).await?;
+        let pepper = self.peppers.version(version);
+        let pepper = pepper.ok_or_else(|| ApiError::internal(&RecordError::Missing(version)))?;
+        Ok(Issued { reward_id, code: pepper.code(reward_id) })
+    }
+
+    /// False if the reward has a code already.
+    async fn keep(
+        &self,
+        business: &BusinessId,
+        reward_id: Uuid,
+        code: &str,
+        version: i16,
+        pepper: &Pepper,
+    ) -> sqlx::Result<bool> {
+        let hash = pepper.hash(business, code);
+        let kept = sqlx::query(KEEP)
             .bind(business.as_str())
             .bind(hash.as_ref().map(<[u8; 32]>::as_slice))
             .bind(reward_id)
-            .bind(last_four(&code))
+            .bind(last_four(code))
+            .bind(version)
+            .bind(pepper.fingerprint().as_slice())
             .execute(&self.pool)
             .await?;
-        Ok(Issued { reward_id, code })
+        Ok(kept.rows_affected() > 0)
     }
 }
 
@@ -49,6 +81,6 @@ impl Issuer for CodeIssuer {
         business_id: &'a BusinessId,
         reward_id: Uuid,
     ) -> BoxFuture<'a, Result<Issued, ApiError>> {
-        Box::pin(self.keep(business_id, reward_id))
+        Box::pin(self.issue(business_id, reward_id))
     }
 }

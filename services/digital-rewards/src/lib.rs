@@ -2,10 +2,12 @@
 
 mod code;
 mod issue;
+mod pepper;
 mod resolve;
 
 pub use code::{Pepper, PepperTooShort};
 pub use issue::CodeIssuer;
+pub use pepper::{PepperError, Peppers, RecordError, is_for_development};
 pub use resolve::routes;
 
 use money::Asset;

@@ -1,14 +1,17 @@
 //! The digital-rewards service.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use clap::Parser;
-use digital_rewards::{CodeIssuer, DigitalRewards, Pepper, routes};
+use digital_rewards::{CodeIssuer, DigitalRewards, Peppers, RecordError, routes};
 use service::{
     Config, Process,
     config::{Secret, secret},
 };
+
+/// How long the start waits for the database to say which peppers are on record.
+const RECORD_LIMIT: Duration = Duration::from_secs(3);
 
 #[derive(Parser)]
 #[command(version, about)]
@@ -17,11 +20,12 @@ struct Args {
     config: Config,
     #[command(flatten)]
     tender: tender::Options,
-    /// The secret that codes are derived from and looked up by, at least 16 bytes. It never changes: with another
-    /// one, no code that was issued is found any more.
+    /// The secrets that codes are derived from and looked up by, a line each: `version:secret`, at least 16 bytes. New
+    /// codes use the first line; codes of a version can be used for as long as its secret is here. A single secret
+    /// without a version has version 1.
     #[arg(long, env = "REWARD_CODE_PEPPER", hide_env_values = true)]
     reward_code_pepper: Option<Secret>,
-    /// A file that holds the secret, in the place of REWARD_CODE_PEPPER.
+    /// A file that holds the secrets, in the place of REWARD_CODE_PEPPER.
     #[arg(long, env = "REWARD_CODE_PEPPER_FILE")]
     reward_code_pepper_file: Option<PathBuf>,
 }
@@ -32,11 +36,23 @@ async fn main() -> anyhow::Result<()> {
     let given = (args.reward_code_pepper.as_ref(), args.reward_code_pepper_file.as_ref());
     let pepper = secret("REWARD_CODE_PEPPER", given.0, given.1)?
         .context("REWARD_CODE_PEPPER (or REWARD_CODE_PEPPER_FILE) is not set")?;
-    let pepper = Pepper::try_new(pepper.expose())?;
+    let peppers = Peppers::read(pepper.expose(), args.config.app_env)?;
     let process = Process::init("digital-rewards", args.config)?;
     let app = tender::App::start(&process, &args.tender, Arc::new(DigitalRewards))?;
-    let issuer = CodeIssuer::new(app.pool().clone(), pepper.clone());
+    let checked = (peppers.clone(), app.pool().clone());
+    match tokio::time::timeout(RECORD_LIMIT, checked.0.record(&checked.1)).await {
+        Ok(Err(error @ (RecordError::Missing(_) | RecordError::Other(_)))) => return Err(error.into()),
+        Ok(Err(error)) => tracing::warn!(%error, "the peppers are compared once the database can be read"),
+        Err(_) => tracing::warn!("the peppers are compared once the database answers"),
+        Ok(Ok(())) => {}
+    }
+    // Also for a start while the database was away.
+    process.health().require("peppers", move || {
+        let (peppers, pool) = checked.clone();
+        async move { peppers.record(&pool).await }
+    });
+    let issuer = CodeIssuer::new(app.pool().clone(), peppers.clone());
     let app = app.with_issuer(Arc::new(issuer));
-    let (public, internal) = (app.public(), app.internal().merge(routes(app.pool().clone(), pepper)));
+    let (public, internal) = (app.public(), app.internal().merge(routes(app.pool().clone(), peppers)));
     process.run(public, internal).await
 }

@@ -9,22 +9,34 @@ use service::{ApiError, auth::Peer, json::Body};
 use sqlx::{FromRow, PgPool};
 use uuid::Uuid;
 
-use crate::code::Pepper;
+use crate::pepper::Peppers;
 
-/// By hash or by id, in one statement that does the same work whether it finds something or not.
+/// By hash under any of the peppers or by id, in one statement. Each look-up goes by its own key, also where the statement was planned
+/// while the tables were empty.
 const FIND: &str = "
 SELECT c.reward_id, c.last_four, a.owner, a.asset, l.remaining AS available
-FROM tender.reward_code c
-JOIN tender.lot l ON l.reward_id = c.reward_id
-JOIN tender.account a ON a.account_no = l.account_no
-WHERE c.business_id = $1 AND (c.code_hmac = $2 OR c.reward_id = $3) AND NOT c.blocked
-  AND a.business_id = $1 AND a.owner IN ($4, 'bearer:' || c.reward_id)
+FROM (
+    SELECT code.* FROM unnest($2::bytea[]) AS asked (hash)
+    CROSS JOIN LATERAL (
+        SELECT reward_id, last_four, blocked FROM tender.reward_code
+        WHERE business_id = $1 AND code_hmac = asked.hash OFFSET 0
+    ) code
+    UNION ALL
+    SELECT code.* FROM unnest($3::uuid[]) AS asked (reward_id)
+    CROSS JOIN LATERAL (
+        SELECT reward_id, last_four, blocked FROM tender.reward_code r
+        WHERE r.business_id = $1 AND r.reward_id = asked.reward_id OFFSET 0
+    ) code
+) c
+CROSS JOIN LATERAL (SELECT * FROM tender.lot WHERE lot.reward_id = c.reward_id OFFSET 0) l
+CROSS JOIN LATERAL (SELECT * FROM tender.account WHERE account.account_no = l.account_no OFFSET 0) a
+WHERE NOT c.blocked AND a.business_id = $1 AND a.owner IN ($4, 'bearer:' || c.reward_id)
   AND NOT l.spent AND coalesce(l.grace_until, l.expires_at, 'infinity') > clock_timestamp()";
 
 #[derive(Debug, Clone)]
 struct Resolver {
     pool: PgPool,
-    pepper: Pepper,
+    peppers: Peppers,
 }
 
 #[derive(FromRow)]
@@ -37,10 +49,10 @@ struct Row {
 }
 
 /// The route, for the internal listener.
-pub fn routes(pool: PgPool, pepper: Pepper) -> Router {
+pub fn routes(pool: PgPool, peppers: impl Into<Peppers>) -> Router {
     Router::new()
         .route("/internal/v1/rewards/resolve", post(resolve_reward))
-        .with_state(Resolver { pool, pepper })
+        .with_state(Resolver { pool, peppers: peppers.into() })
 }
 
 async fn resolve_reward(
@@ -52,11 +64,12 @@ async fn resolve_reward(
     if asked.code.is_some() == asked.reward_id.is_some() {
         return Err(Problem::invalid("/code", "give either code or reward_id").into());
     }
-    let hash = asked.code.as_deref().and_then(|code| resolver.pepper.hash(&asked.business_id, code));
+    let hashes = asked.code.as_deref().map(|code| resolver.peppers.hashes(&asked.business_id, code));
+    let reward_ids: Vec<Uuid> = asked.reward_id.into_iter().collect();
     let row: Option<Row> = sqlx::query_as(FIND)
         .bind(asked.business_id.as_str())
-        .bind(hash.as_ref().map(<[u8; 32]>::as_slice))
-        .bind(asked.reward_id)
+        .bind(hashes.unwrap_or_default())
+        .bind(reward_ids)
         .bind(asked.customer_id.as_str())
         .fetch_optional(&resolver.pool)
         .await?;

@@ -4,9 +4,10 @@
 
 use std::sync::Arc;
 
-use digital_rewards::{CodeIssuer, DigitalRewards, Pepper, routes};
+use digital_rewards::{CodeIssuer, DigitalRewards, Pepper, Peppers, RecordError, routes};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use service::{auth::KeyPair, config::AppEnv};
 use sqlx::{Connection, PgConnection};
 use testkit::{TestTender, Tokens};
 
@@ -18,11 +19,15 @@ struct Server {
 
 impl Server {
     async fn start() -> Self {
+        Self::start_with("a pepper for tests").await
+    }
+
+    async fn start_with(peppers: &str) -> Self {
         let tokens = Tokens::new();
-        let pepper = Pepper::try_new("a pepper for tests").unwrap();
+        let peppers = Peppers::read(peppers, AppEnv::Production).unwrap();
         let finish = |app: tender::App| {
-            let issuer = CodeIssuer::new(app.pool().clone(), pepper.clone());
-            let more = routes(app.pool().clone(), pepper.clone());
+            let issuer = CodeIssuer::new(app.pool().clone(), peppers.clone());
+            let more = routes(app.pool().clone(), peppers.clone());
             (app.with_issuer(Arc::new(issuer)), more)
         };
         let database = schema::Database::DigitalRewards;
@@ -185,5 +190,98 @@ async fn a_bearers_reward_is_whoevers_has_the_code() {
         assert_eq!(resolved["available"], 500, "{resolved}");
         let owner = resolved["owner"].as_str().unwrap();
         assert_eq!(spend(&server, owner, &made, 0).await["state"], "applied");
+    }
+}
+
+const FIRST: &str = "the first pepper of all";
+const BOTH: &str = "2:the second pepper of all\n1:the first pepper of all";
+
+#[tokio::test]
+async fn a_pepper_is_replaced_and_what_it_made_is_as_good_as_before() {
+    let server = Server::start_with(BOTH).await;
+    let old = server.issue("k1", &reward(Some("cus"), 100, "r1")).await;
+    assert_eq!(old.0, 201, "{}", old.1);
+    // As the first pepper made it, before there was a second one.
+    let mut admin = PgConnection::connect_with(&server.tender.database.admin()).await.unwrap();
+    let first = Pepper::try_new(FIRST).unwrap();
+    let operation: uuid::Uuid =
+        sqlx::query_scalar("SELECT operation_id FROM tender.operation").fetch_one(&mut admin).await.unwrap();
+    let code = first.code(operation);
+    Peppers::from(first.clone()).record(server.tender.app.pool()).await.unwrap_err();
+    let recorded = Peppers::read(BOTH, AppEnv::Production).unwrap();
+    recorded.record(server.tender.app.pool()).await.unwrap();
+    let hash = first.hash(&"demo".to_owned().try_into().unwrap(), &code).unwrap();
+    sqlx::query("UPDATE tender.reward_code SET code_hmac = $1, pepper_version = 1")
+        .bind(hash.as_slice())
+        .execute(&mut admin)
+        .await
+        .unwrap();
+
+    let (status, again) = server.issue("k1", &reward(Some("cus"), 100, "r1")).await;
+    let again: Value = serde_json::from_str(&again).unwrap();
+    assert_eq!((status, again["code"].as_str().unwrap()), (StatusCode::OK, code.as_str()));
+    let new: Value =
+        serde_json::from_str(&server.issue("k2", &reward(Some("cus"), 70, "r2")).await.1).unwrap();
+    for (code, available) in [(&json!(code), 100), (&new["code"], 70)] {
+        let resolved = server.resolve("demo", "cus", json!({ "code": code })).await;
+        assert_eq!(resolved["available"], available, "{resolved}");
+    }
+    let versions: Vec<i16> = sqlx::query_scalar("SELECT pepper_version FROM tender.reward_code ORDER BY 1")
+        .fetch_all(&mut admin)
+        .await
+        .unwrap();
+    assert_eq!(versions, [1, 2]);
+}
+
+#[tokio::test]
+async fn peppers_that_do_not_fit_those_on_record_are_seen() {
+    let server = Server::start_with(BOTH).await;
+    let pool = server.tender.app.pool();
+    let read = |text: &str| Peppers::read(text, AppEnv::Production).unwrap();
+    read(FIRST).record(pool).await.unwrap();
+    read(&format!("1:{FIRST}\n2:the second pepper of all")).record(pool).await.unwrap();
+    read(FIRST).record(pool).await.expect("it may be given out before it is used");
+    read(BOTH).record(pool).await.unwrap();
+    read(&format!("3:a third pepper of many\n{BOTH}")).record(pool).await.expect("one more is no harm");
+    let missing = read("3:a third pepper of many\n2:the second pepper of all").compare(pool).await;
+    assert!(matches!(missing, Err(RecordError::Missing(1))), "{missing:?}");
+    let other = read("3:a third pepper of many\n2:the second pepper of all\n1:another first pepper")
+        .compare(pool)
+        .await;
+    assert!(matches!(other, Err(RecordError::Other(1))), "{other:?}");
+}
+
+/// Runs the service until it ends by itself; exit code and what it said. Killed after some seconds.
+async fn ends(variables: &[(&str, &str)]) -> (Option<i32>, String) {
+    let dir = std::env::temp_dir().join(format!("rewards-{}", uuid::Uuid::new_v4()));
+    std::fs::create_dir(&dir).unwrap();
+    let jwks = dir.join("keys.jwks.json");
+    std::fs::write(&jwks, KeyPair::generate("k1").unwrap().public_jwks).unwrap();
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_digital-rewards"));
+    command.env_clear().envs(variables.iter().copied()).env("PUBLIC_ADDR", "127.0.0.1:0");
+    command.env("INTERNAL_ADDR", "127.0.0.1:0").env("JWKS_FILE", &jwks).env("INTERNAL_JWKS_FILE", &jwks);
+    let output = command.kill_on_drop(true).output();
+    let output =
+        tokio::time::timeout(std::time::Duration::from_secs(20), output).await.expect("it ends").unwrap();
+    std::fs::remove_dir_all(dir).unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[tokio::test]
+async fn a_process_with_the_wrong_pepper_does_not_start() {
+    let server = Server::start_with(BOTH).await;
+    for peppers in [FIRST, BOTH] {
+        Peppers::read(peppers, AppEnv::Production).unwrap().record(server.tender.app.pool()).await.unwrap();
+    }
+    let url = server.tender.database.url();
+    let database = ("DATABASE_URL", url.expose());
+    let known = include_str!("../../../deploy/development/reward-code-pepper");
+    for (pepper, says) in [
+        (known, "the one for development"),
+        ("1:the first pepper of all", "pepper version 2"),
+        ("2:the second pepper of all\n1:another first pepper", "another pepper of version 1"),
+    ] {
+        let (code, said) = ends(&[database, ("REWARD_CODE_PEPPER", pepper)]).await;
+        assert!(code != Some(0) && said.contains(says), "{pepper:?}: {code:?} {said}");
     }
 }

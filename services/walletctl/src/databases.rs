@@ -1,6 +1,6 @@
 //! Making and migrating the four databases.
 
-use std::str::FromStr;
+use std::{str::FromStr, time::Duration};
 
 use anyhow::{Context, ensure};
 use clap::Args;
@@ -20,13 +20,19 @@ pub struct MigrateArgs {
     /// Print the services' database URLs, one NAME=value a line.
     #[arg(long)]
     print_env: bool,
+    /// Seconds that the migrations of a database may take, waits for locks included.
+    #[arg(long, default_value_t = schema::WITHIN.as_secs())]
+    within: u64,
 }
+
+/// The password of every role in `docker-compose.yml`: no secret.
+pub const DEVELOPMENT_PASSWORD: &str = "development";
 
 /// Makes and migrates the databases that the `…_DATABASE_URL`s name, on the server and with the rights of
 /// `ADMIN_DATABASE_URL`. Where a service has no URL yet it gets one, with a password of its own.
 ///
 /// # Errors
-/// When the server cannot be used.
+/// When the server cannot be used, a migration cannot be applied, or a service's password is the one that everybody knows.
 pub async fn migrate(environment: &Environment, arguments: &MigrateArgs) -> anyhow::Result<()> {
     let admin = environment.require("ADMIN_DATABASE_URL")?;
     let server = PgConnectOptions::from_str(&admin).ok().context("ADMIN_DATABASE_URL cannot be read")?;
@@ -37,12 +43,19 @@ pub async fn migrate(environment: &Environment, arguments: &MigrateArgs) -> anyh
             None => service_url(&admin, database)?,
         };
         let login = Login::of(&url).with_context(|| format!("{name} cannot be read"))?;
+        if login.password == DEVELOPMENT_PASSWORD {
+            environment.require_development("the password in docker-compose.yml")?;
+        }
         if arguments.fresh {
             environment.require_development("--fresh")?;
             drop_database(&server, &login.database).await?;
         }
         let target = Target { database, name: &login.database, role: &login.role, password: &login.password };
-        schema::provision(&server, &target).await?;
+        let applied = schema::provision(&server, &target, Duration::from_secs(arguments.within)).await?;
+        for one in applied {
+            // Standard output is for what a shell sources.
+            eprintln!("{}: {} applied, attempts: {}", database.name(), one.name, one.attempts);
+        }
         if arguments.print_env {
             output::line(format!("{name}={url}"));
         }
@@ -96,6 +109,27 @@ async fn drop_database(server: &PgConnectOptions, name: &str) -> anyhow::Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn the_password_of_development_stays_there() {
+        let compose = include_str!("../../../docker-compose.yml");
+        assert!(
+            compose.contains(&format!("postgres://wallet:{DEVELOPMENT_PASSWORD}@")),
+            "it is the one in use"
+        );
+        let url = |database: Database| {
+            format!("{}=postgres://a:{DEVELOPMENT_PASSWORD}@127.0.0.1:1/a\n", database.url_variable())
+        };
+        let urls: String = Database::ALL.into_iter().map(url).collect();
+        let arguments = MigrateArgs { fresh: false, print_env: false, within: 1 };
+        let refused = async |app_env| {
+            let admin = "ADMIN_DATABASE_URL=postgres://postgres@127.0.0.1:1/postgres";
+            let environment = Environment::of(&format!("APP_ENV={app_env}\n{admin}\n{urls}"));
+            format!("{:#}", migrate(&environment, &arguments).await.unwrap_err())
+        };
+        assert!(refused("production").await.contains("the password in docker-compose.yml"));
+        assert!(refused("development").await.contains("cannot connect to the server"));
+    }
 
     #[test]
     fn a_service_gets_a_login_of_its_own_on_the_admins_server() {

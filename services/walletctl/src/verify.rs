@@ -1,12 +1,12 @@
 //! Every invariant, in every database, on a running system.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, str::FromStr};
 
 use anyhow::Context;
 use clap::Args;
-use schema::{Database, Finding};
+use schema::{Compared, Database, Finding};
 use serde_json::{Value, json};
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 
 use crate::{environment::Environment, output, table};
 
@@ -16,38 +16,52 @@ pub struct VerifyArgs {
     /// Print the findings as JSON.
     #[arg(long)]
     json: bool,
+    /// Most rows to show for each rule between the databases; after a restore, all that lack a leg are wanted.
+    #[arg(long, default_value_t = Finding::ROWS_SHOWN)]
+    rows: usize,
 }
+
+/// Limits of a session that reads the history: a statement may take long, but never for ever, and it waits for nobody's lock.
+const SESSION: [(&str, &str); 2] = [("statement_timeout", "10min"), ("lock_timeout", "5s")];
 
 /// Checks all databases and prints what was found; exit code 1 if a rule is broken.
 ///
 /// # Errors
 /// When a database cannot be read.
 pub async fn verify(environment: &Environment, arguments: &VerifyArgs) -> anyhow::Result<ExitCode> {
-    let findings = check_all(environment).await?;
+    let (mut findings, compared) = check_all(environment, arguments.rows).await?;
+    if !compared.is_whole {
+        eprintln!("walletctl: too much is broken: the comparison of wallet and tenders ended early");
+    }
+    findings.extend(compared.findings);
     let broken = findings.iter().filter(|finding| finding.violations > 0).count();
     if arguments.json {
-        let report = json!({ "ok": broken == 0, "checks": findings });
+        let report = json!({ "ok": broken == 0, "compared_rows": compared.rows, "checks": findings });
         output::json(&report)?;
     } else {
         print_report(&findings)?;
-        output::line(format!("{} checks, {broken} broken", findings.len()));
+        let (checks, rows) = (findings.len(), compared.rows);
+        output::line(format!("{checks} checks, {broken} broken; {rows} sagas and legs were compared"));
     }
     Ok(if broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn check_all(environment: &Environment) -> anyhow::Result<Vec<Finding>> {
+async fn check_all(environment: &Environment, rows: usize) -> anyhow::Result<(Vec<Finding>, Compared)> {
     let mut findings = Vec::new();
     let mut connections = Vec::new();
     for database in Database::ALL {
         let url = environment.require(database.url_variable())?;
-        let mut connection = PgConnection::connect(&url)
+        let options = PgConnectOptions::from_str(&url).ok();
+        let options = options.with_context(|| format!("{} cannot be read", database.url_variable()))?;
+        let options = options.application_name("walletctl verify").options(SESSION);
+        let mut connection = PgConnection::connect_with(&options)
             .await
             .with_context(|| format!("cannot connect to the database of {}", database.name()))?;
         findings.extend(schema::check(&mut connection, database).await?);
         connections.push((database, connection));
     }
-    findings.extend(schema::cross_check(&mut connections).await?);
-    Ok(findings)
+    let compared = schema::compare(&mut connections, None, rows).await?;
+    Ok((findings, compared))
 }
 
 fn print_report(findings: &[Finding]) -> anyhow::Result<()> {

@@ -7,7 +7,7 @@ use service::Clock;
 use sqlx::{PgConnection, postgres::PgConnectOptions};
 
 use super::{About, Check, clock};
-use crate::environment::Environment;
+use crate::{databases::DEVELOPMENT_PASSWORD, environment::Environment};
 
 /// How long connecting may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -69,6 +69,7 @@ async fn one(environment: &Environment, database: Database) -> Vec<Check> {
         }
     };
     let mut checks = vec![about.ok(REACHABLE, "connected with the service's role")];
+    checks.push(password(&about, &url, environment.require_development("").is_ok()));
     match facts(environment, &about, &mut connection).await {
         Ok(found) => checks.extend(found),
         Err(error) => checks.push(about.wrong(
@@ -78,6 +79,17 @@ async fn one(environment: &Environment, database: Database) -> Vec<Check> {
         )),
     }
     checks
+}
+
+/// What is in the repository is no secret.
+fn password(about: &About<'_>, url: &str, is_development: bool) -> Check {
+    const CHECK: &str = "its password is a secret";
+    let known = format!(":{DEVELOPMENT_PASSWORD}@");
+    if is_development || !url.contains(&known) {
+        return about.ok(CHECK, "not the one in docker-compose.yml");
+    }
+    let mend = "Put another password into its URL; walletctl migrate gives it to the role.";
+    about.wrong(CHECK, "the one in docker-compose.yml", mend)
 }
 
 async fn connect(url: &str) -> sqlx::Result<PgConnection> {

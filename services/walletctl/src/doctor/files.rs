@@ -3,15 +3,22 @@
 use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
+use digital_rewards::Peppers;
+use schema::Database;
 use service::{
     auth::{KeySet, Signer},
     config::AppEnv,
 };
+use sqlx::postgres::PgPoolOptions;
 
 use super::{About, Check};
 use crate::environment::Environment;
+
+/// How long the database may take to say which peppers are on record.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +27,8 @@ enum Kind {
     Jwks,
     /// A private key.
     Signing,
+    /// The peppers of reward codes.
+    Peppers,
     /// Another secret.
     Secret,
 }
@@ -30,7 +39,7 @@ const FILES: [(&str, Kind, Option<&str>); 6] = [
     ("INTERNAL_JWKS_FILE", Kind::Jwks, Some("dev-internal.jwks.json")),
     ("SERVICE_KEY_FILE", Kind::Signing, Some("dev-internal.pem")),
     ("TOKEN_KEY_FILE", Kind::Signing, Some("dev-public.pem")),
-    ("REWARD_CODE_PEPPER_FILE", Kind::Secret, Some("pepper")),
+    ("REWARD_CODE_PEPPER_FILE", Kind::Peppers, Some("pepper")),
     ("DATABASE_URL_FILE", Kind::Secret, None),
 ];
 
@@ -74,6 +83,7 @@ fn usable(about: &About<'_>, kind: Kind, path: &Path, app_env: AppEnv) -> Check 
     let read = match kind {
         Kind::Jwks => KeySet::read(path, app_env).map(drop),
         Kind::Signing => Signer::read(path).map(drop),
+        Kind::Peppers => peppers(path, app_env).map(drop),
         Kind::Secret => std::fs::read_to_string(path).map(drop).map_err(anyhow::Error::from),
     };
     match read {
@@ -86,6 +96,33 @@ fn usable(about: &About<'_>, kind: Kind, path: &Path, app_env: AppEnv) -> Check 
                 about.0,
                 path.display()
             ),
+        ),
+    }
+}
+
+fn peppers(path: &Path, app_env: AppEnv) -> anyhow::Result<Peppers> {
+    Ok(Peppers::read(&std::fs::read_to_string(path)?, app_env)?)
+}
+
+/// Whether every code that was issued can be found with the peppers that are configured.
+pub(super) async fn codes(environment: &Environment) -> Check {
+    const CHECK: &str = "every code that was issued can be found";
+    let about = About("REWARD_CODE_PEPPER_FILE");
+    let database = Database::DigitalRewards.url_variable();
+    let (Some(path), Some(url)) = (environment.get(about.0), environment.get(database)) else {
+        return about.skipped(CHECK, format!("{} or {database} is not set", about.0));
+    };
+    let compared = async {
+        let peppers = peppers(Path::new(&path), AppEnv::Development)?;
+        let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(TIMEOUT).connect_lazy(&url)?;
+        anyhow::Ok(peppers.compare(&pool).await?)
+    };
+    match compared.await {
+        Ok(()) => about.ok(CHECK, "the peppers are those on record"),
+        Err(error) => about.wrong(
+            CHECK,
+            format!("{error:#}"),
+            "Put the missing version back into the file, a line each: version:secret. Codes of a version need its secret.",
         ),
     }
 }
@@ -125,6 +162,16 @@ mod tests {
         assert_eq!(outcomes("dev-y", 0o600, AppEnv::Development), [Outcome::Ok, Outcome::Ok]);
         let gone = file("SERVICE_KEY_FILE", Kind::Signing, &dir.join("gone.pem"), AppEnv::Production);
         assert_eq!(gone.iter().map(|c| c.outcome).collect::<Vec<_>>(), [Outcome::Wrong]);
+
+        let pepper = dir.join("pepper");
+        std::fs::copy(
+            concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/development/reward-code-pepper"),
+            &pepper,
+        )
+        .unwrap();
+        let usable = |app_env| file("REWARD_CODE_PEPPER_FILE", Kind::Peppers, &pepper, app_env)[0].outcome;
+        assert_eq!(usable(AppEnv::Production), Outcome::Wrong);
+        assert_eq!(usable(AppEnv::Development), Outcome::Ok);
         std::fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -55,6 +55,7 @@ pub async fn doctor(environment: &Environment, arguments: &DoctorArgs) -> anyhow
     let mut checks = databases::check(environment).await;
     checks.extend(machines::redis(environment).await);
     checks.extend(files::check(environment));
+    checks.push(files::codes(environment).await);
     checks.extend(machines::services(environment).await);
     let wrong = checks.iter().filter(|check| check.outcome == Outcome::Wrong).count();
     if arguments.json {

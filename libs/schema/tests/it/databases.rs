@@ -1,19 +1,10 @@
 //! Making databases, what their roles may not do, and whether the invariants see what is broken.
 
-use std::str::FromStr;
-
-use schema::{Database, Target, check, invariants, provision};
-use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
+use schema::{Database, Target, WITHIN, check, invariants, provision};
+use sqlx::{Connection, PgConnection};
 use testkit::TestDatabase;
 
-fn server() -> PgConnectOptions {
-    let url = std::env::var("TEST_DATABASE_URL").expect("TEST_DATABASE_URL is not set: run script/test");
-    PgConnectOptions::from_str(&url).expect("TEST_DATABASE_URL")
-}
-
-async fn run(connection: &mut PgConnection, statement: &str) -> sqlx::Result<()> {
-    sqlx::raw_sql(AssertSqlSafe(statement.to_owned())).execute(connection).await.map(drop)
-}
+use crate::{run, server};
 
 #[tokio::test]
 async fn provisioning_may_be_repeated_and_run_at_once() {
@@ -22,10 +13,10 @@ async fn provisioning_may_be_repeated_and_run_at_once() {
     let target = |password| Target { database: Database::DigitalRewards, name: &name, role: &role, password };
     let admin = server();
     let (first, second) = (target("a"), target("it's new"));
-    let (one, two) = tokio::join!(provision(&admin, &first), provision(&admin, &first));
+    let (one, two) = tokio::join!(provision(&admin, &first, WITHIN), provision(&admin, &first, WITHIN));
     one.unwrap();
     two.unwrap();
-    provision(&admin, &second).await.unwrap();
+    provision(&admin, &second, WITHIN).await.unwrap();
 
     let login = admin.clone().database(&name).username(&role).password("it's new");
     let mut service = PgConnection::connect_with(&login).await.unwrap();
@@ -34,6 +25,26 @@ async fn provisioning_may_be_repeated_and_run_at_once() {
 
     let mut connection = PgConnection::connect_with(&admin).await.unwrap();
     run(&mut connection, &format!("DROP DATABASE {name} WITH (FORCE)")).await.unwrap();
+    run(&mut connection, &format!("DROP ROLE {role}")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_password_never_reaches_the_server() {
+    let role = format!("t_role_{}", uuid::Uuid::new_v4().simple());
+    // A server that had the password would keep it in this form.
+    let admin = server().options([("password_encryption", "md5")]);
+    let target = Target { database: Database::Points, name: &role, role: &role, password: "grüße, world" };
+    provision(&admin, &target, WITHIN).await.unwrap();
+    let mut connection = PgConnection::connect_with(&admin).await.unwrap();
+    let kept: String = sqlx::query_scalar("SELECT rolpassword FROM pg_authid WHERE rolname = $1")
+        .bind(&role)
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
+    assert!(kept.starts_with("SCRAM-SHA-256$4096:"), "{kept}");
+    let login = server().database(&role).username(&role).password("grüße, world");
+    PgConnection::connect_with(&login).await.unwrap().close().await.unwrap();
+    run(&mut connection, &format!("DROP DATABASE {role} WITH (FORCE)")).await.unwrap();
     run(&mut connection, &format!("DROP ROLE {role}")).await.unwrap();
 }
 
@@ -69,6 +80,19 @@ async fn every_invariant_runs_on_every_database() {
         assert_eq!(findings.len(), invariants(database).len());
         assert!(findings.iter().all(|finding| finding.violations == 0), "{findings:#?}");
     }
+}
+
+#[tokio::test]
+async fn all_violations_are_counted_and_the_first_are_shown() {
+    let test = TestDatabase::create(Database::Points).await.without_checks();
+    let mut connection = PgConnection::connect_with(&test.admin()).await.unwrap();
+    let accounts = "INSERT INTO tender.account (business_id, owner, asset, posted)
+                    SELECT 'b', 'c' || i, 'points', i FROM generate_series(1, 50) i";
+    run(&mut connection, accounts).await.unwrap();
+    let findings = check(&mut connection, Database::Points).await.unwrap();
+    let broken: Vec<_> = findings.iter().filter(|finding| finding.name == "posted_equals_lots").collect();
+    assert_eq!((broken[0].violations, broken[0].rows.len()), (50, 20));
+    assert!(broken[0].rows[0]["posted"].is_number(), "{}", broken[0].rows[0]);
 }
 
 /// One account with one credit, as a tender would have written it.

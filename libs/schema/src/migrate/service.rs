@@ -1,0 +1,88 @@
+//! Whether processes of a service use a database, and keeping them out of it.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use sqlx::{AssertSqlSafe, PgConnection};
+
+/// How often it is looked for sessions before it is believed that there are none: a process whose connections just broke is
+/// back within a second.
+const LOOKS: u32 = 3;
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Sessions of login roles that act as the service.
+const SESSIONS: &str = "
+    SELECT DISTINCT format('%s as %s from %s', coalesce(nullif(a.application_name, ''), 'a session'), a.usename,
+                           coalesce(host(a.client_addr), 'a local socket'))
+    FROM pg_stat_activity a
+    JOIN pg_auth_members m ON m.member = a.usesysid
+    JOIN pg_roles w ON w.oid = m.roleid
+    WHERE w.rolname = $1 AND a.datname = current_database() AND a.pid <> pg_backend_pid()
+    ORDER BY 1 LIMIT 20";
+
+/// Login roles of the service that may connect by a right of their own.
+const MAY_CONNECT: &str = "
+    SELECT r.rolname::text
+    FROM pg_auth_members m
+    JOIN pg_roles w ON w.oid = m.roleid
+    JOIN pg_roles r ON r.oid = m.member
+    JOIN pg_database d ON d.datname = current_database()
+    CROSS JOIN LATERAL aclexplode(d.datacl) acl
+    WHERE w.rolname = $1 AND acl.grantee = r.oid AND acl.privilege_type = 'CONNECT'";
+
+/// The roles that may not connect for now.
+#[derive(Debug)]
+pub(super) struct Door {
+    roles: Vec<String>,
+}
+
+/// Sees to it that no process of the service uses the database, and that none comes.
+///
+/// # Errors
+/// While one does, with the names of its sessions; nothing is changed then.
+pub(super) async fn shut_out(owner: &mut PgConnection, writer: &str) -> anyhow::Result<Door> {
+    for look in 0..LOOKS {
+        if look > 0 {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        refuse_while_used(owner, writer).await?;
+    }
+    let roles: Vec<String> = sqlx::query_scalar(MAY_CONNECT).bind(writer).fetch_all(&mut *owner).await?;
+    let door = Door { roles };
+    door.turn(owner, "REVOKE CONNECT ON DATABASE %I FROM %I").await?;
+    // A process may have come between the last look and the door.
+    if let Err(error) = refuse_while_used(owner, writer).await {
+        door.open(owner).await?;
+        return Err(error);
+    }
+    Ok(door)
+}
+
+async fn refuse_while_used(owner: &mut PgConnection, writer: &str) -> anyhow::Result<()> {
+    let sessions: Vec<String> = sqlx::query_scalar(SESSIONS).bind(writer).fetch_all(owner).await?;
+    ensure!(
+        sessions.is_empty(),
+        "stop every process of the service first; connected are: {}",
+        sessions.join(", ")
+    );
+    Ok(())
+}
+
+impl Door {
+    /// Lets the service in again.
+    pub(super) async fn open(&self, owner: &mut PgConnection) -> sqlx::Result<()> {
+        self.turn(owner, "GRANT CONNECT ON DATABASE %I TO %I").await
+    }
+
+    async fn turn(&self, owner: &mut PgConnection, template: &str) -> sqlx::Result<()> {
+        for role in &self.roles {
+            let statement: String = sqlx::query_scalar("SELECT format($1, current_database(), $2::text)")
+                .bind(template)
+                .bind(role)
+                .fetch_one(&mut *owner)
+                .await?;
+            sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut *owner).await?;
+        }
+        Ok(())
+    }
+}
