@@ -1,3 +1,5 @@
+-- offline: adds a checked column to operations, which old processes do not write
+--
 -- Hashes of requests carry the version of the rules that they were made by: a retry is judged by the rules of its first use.
 ALTER TABLE tender.operation
     -- Of `api::derive::RequestHash`; null for a tombstone, which came of no request.

@@ -1,3 +1,5 @@
+-- offline: adds checked columns to sagas and replays, which old processes do not write
+--
 -- Hashes of requests carry the version of the rules that they were made by: a retry is judged by the rules of its first use.
 
 -- A tombstone, a return and a stub came of no request that could be repeated: they have no hash, and version 0.

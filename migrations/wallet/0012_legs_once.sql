@@ -1,3 +1,5 @@
+-- offline: builds a unique index on sagas, and old processes name legs twice
+--
 -- The legs under an id belong to one saga, for ever. Where a saga was lost, the till's retry of its key meets its own legs; an operator
 -- who has such a leg taken back writes a row of operation `taken_back` under their id first, in the same transaction. Each of the
 -- two waits at this index for the other's transaction, so that one of them is told no, and nobody keeps what was given back.

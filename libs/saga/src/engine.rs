@@ -128,7 +128,10 @@ impl<D: Domain> Engine<D> {
 
     /// Looks up in a task of its own. A statement that is abandoned half-way costs its connection: callers who hang up and
     /// come back, all at once, would have the process do little else than connect.
-    pub(crate) async fn to_its_end<T: Send + 'static>(
+    ///
+    /// # Errors
+    /// Of the database.
+    pub async fn to_its_end<T: Send + 'static>(
         &self,
         work: impl Future<Output = sqlx::Result<T>> + Send + 'static,
     ) -> sqlx::Result<T> {

@@ -119,7 +119,9 @@ impl Cancel {
         if self.caller.location_ids.is_none() {
             return Ok(());
         }
-        let found = redemptions::visible(&self.app.pool, &self.caller, stored.id.0).await;
+        let (pool, caller, id) = (self.app.pool.clone(), self.caller.clone(), stored.id.0);
+        let look = async move { redemptions::visible(&pool, &caller, id).await };
+        let found = self.app.engine.to_its_end(look).await;
         let found = found.map_err(|error| Failure::read(&error))?;
         found.map(drop).ok_or_else(Failure::not_found)
     }
@@ -135,15 +137,18 @@ impl Cancel {
 
     /// A completed or authorized redemption is given back in full by a saga of its own.
     async fn cancel_completed(&self, stored: &Stored) -> Result<Option<CancelResult>, Failure> {
-        let pool = &self.app.pool;
-        let redemption = returning::load(pool, &self.caller.business_id, stored.id.0).await;
+        let engine = &self.app.engine;
+        let (pool, business, id) = (self.app.pool.clone(), self.caller.business_id.clone(), stored.id.0);
+        let look = async move { returning::load(&pool, &business, id).await };
+        let redemption = engine.to_its_end(look).await;
         let Some(redemption) = redemption.map_err(|error| Failure::read(&error))? else { return Ok(None) };
         let why = match redemption.status.as_str() {
             "completed" | "partially_refunded" => ReturnReason::Reversal,
             "authorized" => ReturnReason::Void,
             // Forward-only sagas do not turn: it goes back when they are done.
             "capturing" | "reversing" | "under_review" => {
-                let is_noted = returning::request(pool, redemption.id).await;
+                let (pool, id) = (self.app.pool.clone(), redemption.id);
+                let is_noted = engine.to_its_end(async move { returning::request(&pool, id).await }).await;
                 if !is_noted.map_err(|error| Failure::read(&error))? {
                     return Ok(None);
                 }

@@ -88,11 +88,15 @@ async fn load(app: &App, caller: &Caller, id: Uuid) -> Result<(Redemption, Retur
     if !app.engine.is_available() {
         return Err(Failure::unknown(&"the saga database is away"));
     }
-    let shown = redemptions::visible(&app.pool, caller, id).await.map_err(|error| Failure::read(&error))?;
-    let shown = shown.ok_or_else(Failure::not_found)?;
-    let held = returning::load(&app.pool, &caller.business_id, id).await;
-    let held = held.map_err(|error| Failure::read(&error))?.ok_or_else(Failure::not_found)?;
-    Ok((shown, held))
+    let (pool, caller) = (app.pool.clone(), caller.clone());
+    let reads = async move {
+        let Some(shown) = redemptions::visible(&pool, &caller, id).await? else {
+            return Ok::<_, sqlx::Error>(None);
+        };
+        Ok(returning::load(&pool, &caller.business_id, id).await?.map(|held| (shown, held)))
+    };
+    let found = app.engine.to_its_end(reads).await;
+    found.map_err(|error| Failure::read(&error))?.ok_or_else(Failure::not_found)
 }
 
 /// A step of a redemption under a key.

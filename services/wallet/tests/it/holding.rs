@@ -246,3 +246,22 @@ async fn a_redemption_that_is_not_there_is_said_before_what_is_wrong_with_the_ca
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tills_that_hang_up_on_a_capture_cost_no_connection_to_the_database() {
+    let system = System::start().await;
+    let wallet = system.wallet_behind_proxy().await;
+    let reward = system.fund("c", 620, 5000, 2250).await;
+    let id = authorize(&system, &wallet, "k", &reward).await;
+    let empty = json!({});
+    assert!(act(&system, &wallet, &id, "capture", "c1", &empty).await.status.is_success());
+    let before = system.database_proxy.connections();
+    for call in 0..400_u64 {
+        // Now and then, so that some hang up in the middle of each read.
+        let patience = Duration::from_micros(500 + call % 40 * 250);
+        let _ = tokio::time::timeout(patience, act(&system, &wallet, &id, "capture", "c1", &empty)).await;
+    }
+    let opened = system.database_proxy.connections() - before;
+    assert!(opened < 20, "{opened} connections were opened");
+    assert!(act(&system, &wallet, &id, "capture", "c1", &empty).await.replayed);
+}
