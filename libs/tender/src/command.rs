@@ -69,6 +69,16 @@ impl Action {
             Self::Query | Self::Credit(_) => false,
         }
     }
+
+    /// The leg that it names, where it names one.
+    #[must_use]
+    pub fn leg(&self) -> Option<LegKey> {
+        match self {
+            Self::Forward(leg) => Some(leg.key),
+            Self::Cancel(key) => Some(*key),
+            Self::Capture { .. } | Self::Query | Self::Credit(_) => None,
+        }
+    }
 }
 
 /// A forward leg.
@@ -165,14 +175,6 @@ pub struct Answer {
     pub body: Arc<str>,
 }
 
-impl Answer {
-    /// Whether it is in force, rather than refused or undone.
-    #[must_use]
-    pub fn is_applied(&self) -> bool {
-        self.state == State::Applied
-    }
-}
-
 /// Where an operation stands: [`api::legs::LegState`], for legs and public operations alike.
 pub type State = api::legs::LegState;
 
@@ -197,6 +199,6 @@ pub enum Rejection {
         /// For a developer to read.
         detail: &'static str,
     },
-    /// The stored data contradict themselves; somebody has to look.
-    Broken,
+    /// The stored data contradict themselves, in this way; somebody has to look.
+    Corrupt(&'static str),
 }

@@ -40,7 +40,8 @@ pub fn leg_problem(rejection: &Rejection) -> Problem {
             ..Problem::new(Code::RefundExceedsRedeemed, "More than is left of what the leg took.")
         },
         Rejection::InvalidField { pointer, detail } => Problem::invalid(*pointer, *detail),
-        Rejection::Broken => broken(),
+        // It is logged where it is found, with what it was found in.
+        Rejection::Corrupt(_) => Problem::new(Code::Internal, "The request failed for a reason on our side."),
     }
 }
 
@@ -53,11 +54,6 @@ pub fn operation_problem(rejection: &Rejection) -> Problem {
         ),
         other => leg_problem(other),
     }
-}
-
-fn broken() -> Problem {
-    tracing::error!("stored data contradict themselves: run `walletctl verify`");
-    Problem::new(Code::Internal, "The request failed for a reason on our side.")
 }
 
 /// No outcome.

@@ -41,8 +41,9 @@ pub struct List {
     cursor: Option<String>,
 }
 
-/// The ledger of a customer, newest first. Another's ledger is empty. A page looks at 2,000 entries at most: with a filter it may be
-/// short, or empty, and have a `next_cursor` all the same.
+/// The ledger of a customer, newest first. Another's ledger is empty.
+///
+/// A page looks at 2,000 entries at most: with a filter it may be short, or empty, and have a `next_cursor` all the same.
 #[utoipa::path(get, path = "/accounts/{customer_id}/entries", params(("customer_id" = CustomerId, Path), List),
     responses((status = 200, description = "A page", body = Page<EntryView>)))]
 pub async fn list_entries(
