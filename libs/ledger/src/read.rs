@@ -195,7 +195,7 @@ mod tests {
             held_after: 0,
             order_id: None,
             legs_id: None,
-            created_at: DateTime::UNIX_EPOCH + chrono::TimeDelta::seconds(*second),
+            created_at: DateTime::from_timestamp_secs(*second).unwrap_or_default(),
         };
         let before = Before { asset: asset.to_owned(), version: 100 };
         Source { before, entries: entries.iter().map(entry).collect(), bottom }

@@ -174,10 +174,11 @@ impl Lanes {
         let is_due = due.is_some_and(|due| due <= now);
         if !is_due || self.was_alone {
             self.was_alone = false;
-            let jobs = self.drain(limit);
-            let jobs = self.divert(jobs);
-            if !jobs.is_empty() {
-                return (Some(Turn::Shared(jobs)), None);
+            while let Some(drained) = Some(self.drain(limit)).filter(|jobs| !jobs.is_empty()) {
+                let jobs = self.divert(drained);
+                if !jobs.is_empty() {
+                    return (Some(Turn::Shared(jobs)), None);
+                }
             }
         }
         let alone = first.filter(|_| is_due).and_then(|key| self.aside.remove(&key));
@@ -331,6 +332,14 @@ mod tests {
         queue.put_aside_to_sweep(jobs);
         assert_eq!(names(&shared(&queue, 9).await), [("b", "y")]);
         assert!(matches!(queue.take(9).await, Turn::Alone(jobs) if jobs.len() == 3));
+
+        // Behind more than a batch of commands that all join it, others are found at once.
+        let far = job("b", "aside", Action::Query).0;
+        queue.lanes().put_aside(far, Instant::now() + std::time::Duration::from_secs(60));
+        for owner in ["aside", "aside", "aside", "z"] {
+            push(&queue, "b", owner, Action::Query).unwrap();
+        }
+        assert_eq!(names(&shared(&queue, 2).await), [("b", "z")]);
     }
 
     #[tokio::test]

@@ -24,6 +24,7 @@ CROSS JOIN LATERAL (
     SELECT coalesce(sum(remaining), 0)::bigint AS lapsed, count(*) AS lapsed_lots
     FROM (SELECT remaining FROM tender.lot
           WHERE account_no = a.account_no AND free AND ends_at <= statement_timestamp()
+          ORDER BY ends_at, lot_id
           LIMIT $4) ended
 ) s
 LEFT JOIN LATERAL (

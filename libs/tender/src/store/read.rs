@@ -215,9 +215,10 @@ fn place_lots(
     for (key, account) in &mut book.accounts {
         let Some(found) = found.get(&account.reference.account_no) else { continue };
         account.is_overdue = found.lapsed > LAPSED_MAX;
-        account.read_to = found.last.filter(|_| found.spendable >= limit);
-        let need = needs.units(key).min(account.spendable(None, now));
-        if account.read_to.is_some() && !account.is_overdue && found.units < need {
+        let available = account.spendable(None, now);
+        // Where not all that is available was read, lots behind the last are not known; else what the batch adds follows it.
+        account.read_to = found.last.filter(|_| found.units < available);
+        if !account.is_overdue && found.units < needs.units(key).min(available) && found.spendable >= limit {
             open.push(account.reference.account_no);
         }
     }

@@ -6,6 +6,7 @@ use api::legs::{LegState, Mode, Take};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
+use uuid::Uuid;
 
 use crate::support::{Server, cancel, credit, debit, forward, leg_answer, plan, run};
 
@@ -43,7 +44,7 @@ async fn fill(admin: &mut PgConnection, owner: &str, lapsed: i64, good: i64) {
 /// after a transaction.
 async fn rows_read(server: &Server, admin: &mut PgConnection, table: &str) -> i64 {
     tokio::time::sleep(Duration::from_millis(1_100)).await;
-    run(server.executor(), debit("flush", &format!("flush {table}"), 0)).await;
+    run(server.executor(), debit("flush", &Uuid::new_v4().to_string(), 0)).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     let query = "SELECT coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0) FROM pg_stat_user_tables
                  WHERE schemaname = 'tender' AND relname = $1";
@@ -78,8 +79,29 @@ async fn a_batch_looks_at_few_lots_however_many_there_are() {
     let read = rows_read(&server, &mut admin, "lot").await;
     // Eight in the order of spending, and those that are written.
     assert!((rounds..rounds * 2 * 2 * 16).contains(&read), "{read} rows of lots for {} batches", rounds * 4);
+    reset(&mut admin).await;
     let view = server.get("pos", "/points/accounts/three-thousand").await.json();
     assert_eq!(view["available"], 30_000 - rounds * 25 + rounds);
+    let view = server.get("pos", "/points/accounts/fifty-thousand").await.json();
+    assert_eq!(view["lots"].as_array().unwrap().len(), 1_000);
+    let read = rows_read(&server, &mut admin, "lot").await;
+    assert!((2_000..4_000).contains(&read), "{read} rows of lots for a thousand that are shown, twice");
+}
+
+#[tokio::test]
+async fn what_a_batch_issues_can_be_taken_in_it_whatever_was_read_before() {
+    let server = Server::points().await;
+    for (owner, lots) in [("seven", 7), ("eight", 8), ("nine", 9), ("sixty-four", 64)] {
+        let credits =
+            (0..lots).map(|n| run(server.executor(), credit(owner, &format!("{owner}-{n}"), 1, None)));
+        futures_util::future::join_all(credits).await;
+        // Both wait for the same batch, the credit first.
+        let (_, taken) = tokio::join!(
+            run(server.executor(), credit(owner, &format!("{owner}-more"), 5, None)),
+            run(server.executor(), debit(owner, owner, lots + 5)),
+        );
+        assert_eq!(taken.state, LegState::Applied, "{owner}: {}", taken.body);
+    }
 }
 
 #[tokio::test]
