@@ -86,7 +86,7 @@ LEFT JOIN (
     FROM tender.allocation
     GROUP BY operation_id
 ) a USING (operation_id)
-WHERE o.kind IN ('debit', 'hold')
+WHERE o.kind IN ('debit', 'hold', 'expire')
   AND CASE WHEN o.state IN ('applied', 'held') THEN coalesce(a.in_force, 0) > o.amount
            ELSE coalesce(a.in_force, 0) <> 0 END;
 
@@ -115,8 +115,21 @@ LEFT JOIN (
 ) a USING (lot_id)
 WHERE l.remaining <> l.original - coalesce(a.taken, 0);
 
+-- check: expiries_are_counted
+-- I1: A lot was expired as often as it says, and only what has an end is.
+SELECT coalesce(l.lot_id, e.lot_id) AS lot_id, l.times_expired, coalesce(e.times, 0) AS expiries
+FROM (SELECT lot_id, times_expired FROM tender.lot WHERE times_expired > 0) l
+FULL JOIN (
+    SELECT a.lot_id, count(*) AS times
+    FROM tender.operation o
+    JOIN tender.allocation a USING (operation_id)
+    WHERE o.kind = 'expire'
+    GROUP BY a.lot_id
+) e ON e.lot_id = l.lot_id
+WHERE l.times_expired IS DISTINCT FROM e.times;
+
 -- check: conservation
--- I1: Per business and asset, what all accounts hold is what was issued, less what was redeemed, plus what came back.
+-- I1: Per business and asset, what all accounts hold is what was issued, less what was redeemed or expired, plus what came back.
 SELECT coalesce(a.business_id, e.business_id) AS business_id, coalesce(a.asset, e.asset) AS asset,
        coalesce(a.held_by_accounts, 0) AS accounts, coalesce(e.programme, 0) AS programme
 FROM (SELECT business_id, asset, sum(posted) AS held_by_accounts FROM tender.account GROUP BY 1, 2) a

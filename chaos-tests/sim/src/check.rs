@@ -145,9 +145,10 @@ impl World {
         }
         for (index, tender) in self.tenders.iter().enumerate() {
             let (posted, held) = tender.totals();
-            if posted != self.issued[index] - taken[index] || held != 0 {
+            let expired = tender.expired();
+            if posted != self.issued[index] - taken[index] - expired || held != 0 {
                 return Err(format!(
-                    "tender {index}: issued {}, taken {}, posted {posted}, held {held}",
+                    "tender {index}: issued {}, taken {}, expired {expired}, posted {posted}, held {held}",
                     self.issued[index], taken[index]
                 ));
             }
@@ -227,5 +228,5 @@ impl World {
 
 fn is_taking(operation: &tender::fold::book::Operation) -> bool {
     use tender::fold::book::Kind;
-    matches!(operation.kind, Kind::Debit | Kind::Hold | Kind::Cancel)
+    matches!(operation.kind, Kind::Debit | Kind::Hold | Kind::Cancel | Kind::Expire)
 }

@@ -216,7 +216,7 @@ impl World {
     fn judge_rejection(&mut self, parcel: &Parcel, rejection: &Rejection) {
         let is_over =
             self.db.rows.get(&parcel.id).is_none_or(|row| !row.state.is_live() || row.epoch > parcel.epoch);
-        if *rejection == Rejection::Broken || !is_over {
+        if matches!(rejection, Rejection::Corrupt(_)) || !is_over {
             self.violate(format!(
                 "{:?}: {} was rejected: {rejection:?}",
                 parcel.id,

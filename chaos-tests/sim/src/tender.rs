@@ -106,7 +106,7 @@ pub struct Tender {
 impl Tender {
     /// Opens an account with nothing in it.
     pub fn open(&mut self, key: AccountKey) {
-        let account_no = i64::try_from(self.accounts.len()).unwrap_or(i64::MAX);
+        let account_no = i64::try_from(self.accounts.len() + 1).unwrap_or(i64::MAX);
         let reference =
             AccountRef { account_no, business_id: key.business_id.as_str().into(), asset: Asset::Points };
         let account = Account { reference, balance: Balance::default(), lots: BTreeMap::new(), entries: 0 };
@@ -145,21 +145,23 @@ impl Tender {
     /// Reads and folds, as one transaction that has not ended yet.
     pub fn prepare<'a>(&self, commands: impl Iterator<Item = &'a Command> + Clone, now: Time) -> Prepared {
         let mut book = self.read(commands.clone(), now);
+        let mut balances: BTreeMap<i64, (AccountKey, Balance)> = book
+            .accounts
+            .iter()
+            .map(|(key, account)| (account.reference.account_no, (key.clone(), account.balance)))
+            .collect();
+        let outcomes = commands.map(|command| fold::apply(&mut book, command)).collect();
         let mut entries = Vec::new();
-        let mut outcomes = Vec::new();
-        for command in commands {
-            let before = book.accounts.get(&command.account).map(|account| account.balance);
-            let postings = book.postings.len();
-            outcomes.push(fold::apply(&mut book, command));
-            let after = book.accounts.get(&command.account).map(|account| account.balance);
-            if let (Some(before), Some(after), true) = (before, after, book.postings.len() > postings) {
-                let entry = Entry {
-                    operation_id: command.operation_id,
-                    posted: after.posted() - before.posted(),
-                    held: after.held() - before.held(),
-                };
-                entries.push((command.account.clone(), entry));
-            }
+        for posting in &book.postings {
+            let Some((key, before)) = balances.get_mut(&posting.account_no()) else { continue };
+            let after = posting.after();
+            let entry = Entry {
+                operation_id: posting.operation_id(),
+                posted: after.posted() - before.posted(),
+                held: after.held() - before.held(),
+            };
+            *before = after;
+            entries.push((key.clone(), entry));
         }
         Prepared { book, entries, outcomes }
     }
@@ -171,7 +173,7 @@ impl Tender {
         for command in commands {
             let Some(account) = self.accounts.get(&command.account) else { continue };
             if !book.accounts.contains_key(&command.account) {
-                book.accounts.insert(command.account.clone(), locked(account, &book));
+                book.accounts.insert(command.account.clone(), locked(account));
             }
             let mut ids = vec![command.operation_id];
             match &command.action {
@@ -264,6 +266,12 @@ impl Tender {
         Ok(())
     }
 
+    /// What was left of lots at their ends.
+    pub fn expired(&self) -> i64 {
+        let expiries = self.operations.values().filter(|operation| operation.kind == Kind::Expire);
+        expiries.map(|operation| operation.amount).sum()
+    }
+
     /// What all accounts have: posted, and of that set aside.
     pub fn totals(&self) -> (i64, i64) {
         self.accounts.values().fold((0, 0), |(posted, held), account| {
@@ -273,13 +281,9 @@ impl Tender {
 }
 
 /// An account as a batch locks and reads it.
-fn locked(account: &Account, book: &Book) -> AccountState {
-    let spendable = account.lots.values().filter(|lot| lot.is_spendable(book.now));
-    let mut state = AccountState {
-        balance: account.balance,
-        available: spendable.map(|lot| lot.remaining).sum(),
-        ..AccountState::empty(account.reference.clone())
-    };
+fn locked(account: &Account) -> AccountState {
+    let mut state =
+        AccountState { balance: account.balance, ..AccountState::empty(account.reference.clone()) };
     account.lots.values().for_each(|lot| state.insert(lot.clone()));
     state
 }

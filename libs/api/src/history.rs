@@ -31,12 +31,22 @@ pub enum EntryKind {
     Reverse,
     /// A redemption was undone.
     Cancel,
+    /// What was left of a lot at its end is gone.
+    Expire,
 }
 
 impl EntryKind {
     /// All kinds.
-    pub const ALL: [Self; 7] =
-        [Self::Credit, Self::Debit, Self::Hold, Self::Release, Self::Capture, Self::Reverse, Self::Cancel];
+    pub const ALL: [Self; 8] = [
+        Self::Credit,
+        Self::Debit,
+        Self::Hold,
+        Self::Release,
+        Self::Capture,
+        Self::Reverse,
+        Self::Cancel,
+        Self::Expire,
+    ];
 
     /// The kind with this name.
     #[must_use]
@@ -55,6 +65,7 @@ impl EntryKind {
             Self::Capture => "capture",
             Self::Reverse => "reverse",
             Self::Cancel => "cancel",
+            Self::Expire => "expire",
         }
     }
 }
@@ -135,6 +146,12 @@ impl Place {
     /// Assets, and the version below which each goes on.
     pub fn iter(&self) -> impl Iterator<Item = (Asset, i64)> {
         self.0.iter().copied()
+    }
+}
+
+impl FromIterator<(Asset, i64)> for Place {
+    fn from_iter<I: IntoIterator<Item = (Asset, i64)>>(accounts: I) -> Self {
+        Self(accounts.into_iter().collect())
     }
 }
 

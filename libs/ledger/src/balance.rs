@@ -40,6 +40,13 @@ impl Balance {
         self.posted
     }
 
+    /// Units that are not set aside.
+    #[must_use]
+    pub const fn free(self) -> i64 {
+        // Within bounds: `0 <= held <= posted`.
+        self.posted.saturating_sub(self.held)
+    }
+
     /// Units set aside.
     #[must_use]
     pub const fn held(self) -> i64 {
@@ -90,6 +97,7 @@ mod tests {
             (Movement::Capture { taken: 5, released: 6 }, 95, 19),
             (Movement::Reverse(5), 105, 30),
             (Movement::Cancel(5), 105, 30),
+            (Movement::Expire(5), 95, 30),
         ] {
             let after = balance(100, 30).after(movement).unwrap();
             assert_eq!((after.posted(), after.held(), after.version()), (posted, held, 8), "{movement:?}");
@@ -101,6 +109,7 @@ mod tests {
         for (movement, error) in [
             (Movement::Debit(71), LedgerError::BelowZero),
             (Movement::Hold(71), LedgerError::BelowZero),
+            (Movement::Expire(71), LedgerError::BelowZero),
             (Movement::Release(31), LedgerError::BelowZero),
             (Movement::Capture { taken: 1, released: 30 }, LedgerError::BelowZero),
             (Movement::Capture { taken: i64::MAX, released: 1 }, LedgerError::OutOfRange),
@@ -119,7 +128,7 @@ mod tests {
             held in 0..=i64::MAX,
             amount in i64::MIN..=i64::MAX,
             rest in i64::MIN..=i64::MAX,
-            kind in 0..7,
+            kind in 0..8,
         ) {
             prop_assume!(held <= posted);
             let movement = match kind {
@@ -129,7 +138,8 @@ mod tests {
                 3 => Movement::Release(amount),
                 4 => Movement::Capture { taken: amount, released: rest },
                 5 => Movement::Reverse(amount),
-                _ => Movement::Cancel(amount),
+                6 => Movement::Cancel(amount),
+                _ => Movement::Expire(amount),
             };
             if let Ok(after) = balance(posted, held).after(movement) {
                 prop_assert!(0 <= after.held() && after.held() <= after.posted());

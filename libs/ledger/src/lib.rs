@@ -13,6 +13,7 @@
 //! | release *n* | | −n | |
 //! | capture *n*, rest *r* released | −n | −n−r | `redeemed` +n |
 //! | return *n* (reverse, cancel) | +n | | `redeemed` −n |
+//! | expire *n* | −n | | `expired` +n |
 //!
 //! The database refuses what this crate would never write: an unbalanced operation, a version twice, a change
 //! or removal of an entry (`migrations/tender/0001_tender.sql`).

@@ -77,6 +77,8 @@ pub enum Movement {
     Reverse(i64),
     /// Value that was taken comes back because its operation is undone.
     Cancel(i64),
+    /// What was left of a lot at its end is gone.
+    Expire(i64),
 }
 
 impl Movement {
@@ -91,6 +93,7 @@ impl Movement {
             Self::Capture { .. } => "capture",
             Self::Reverse(_) => "reverse",
             Self::Cancel(_) => "cancel",
+            Self::Expire(_) => "expire",
         }
     }
 
@@ -99,6 +102,7 @@ impl Movement {
     pub const fn contra(self) -> &'static str {
         match self {
             Self::Credit { funding, .. } => funding.contra(),
+            Self::Expire(_) => "expired",
             _ => "redeemed",
         }
     }
@@ -107,7 +111,7 @@ impl Movement {
     pub(crate) fn changes(self) -> Option<(i64, i64)> {
         Some(match self {
             Self::Credit { amount, .. } | Self::Reverse(amount) | Self::Cancel(amount) => (amount, 0),
-            Self::Debit(amount) => (amount.checked_neg()?, 0),
+            Self::Debit(amount) | Self::Expire(amount) => (amount.checked_neg()?, 0),
             Self::Hold(amount) => (0, amount),
             Self::Release(amount) => (0, amount.checked_neg()?),
             Self::Capture { taken, released } => {
@@ -123,7 +127,8 @@ impl Movement {
             | Self::Hold(amount)
             | Self::Release(amount)
             | Self::Reverse(amount)
-            | Self::Cancel(amount) => amount < 0,
+            | Self::Cancel(amount)
+            | Self::Expire(amount) => amount < 0,
             Self::Capture { taken, released } => taken < 0 || released < 0,
         }
     }

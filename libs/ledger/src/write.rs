@@ -48,6 +48,24 @@ impl Posting {
         Ok(Self { operation_id, account, movement, amount, after })
     }
 
+    /// The operation that it belongs to.
+    #[must_use]
+    pub const fn operation_id(&self) -> Uuid {
+        self.operation_id
+    }
+
+    /// The number of its account.
+    #[must_use]
+    pub const fn account_no(&self) -> i64 {
+        self.account.account_no
+    }
+
+    /// What it did.
+    #[must_use]
+    pub const fn movement(&self) -> Movement {
+        self.movement
+    }
+
     /// The balance that it leads to.
     #[must_use]
     pub const fn after(&self) -> Balance {

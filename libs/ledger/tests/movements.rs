@@ -21,7 +21,14 @@ fn a_movement_may_be_of_nothing_but_no_part_of_it_below_zero() {
     for nothing in [credit(0), Movement::Debit(0), Movement::Hold(0), capture(0, 5), capture(5, 0)] {
         assert_eq!(balance.after(nothing).map(Balance::version), Ok(1), "{nothing:?}");
     }
-    for below in [credit(-1), Movement::Reverse(-1), capture(-1, 5), capture(5, -1), capture(-1, -1)] {
+    for below in [
+        credit(-1),
+        Movement::Reverse(-1),
+        Movement::Expire(-1),
+        capture(-1, 5),
+        capture(5, -1),
+        capture(-1, -1),
+    ] {
         assert_eq!(balance.after(below), Err(LedgerError::NegativeAmount), "{below:?}");
     }
 }
@@ -39,6 +46,7 @@ fn movements_are_kept_under_their_names_on_both_sides() {
     ] {
         assert_eq!((movement.kind(), movement.contra()), (kind, "redeemed"));
     }
+    assert_eq!((Movement::Expire(1).kind(), Movement::Expire(1).contra()), ("expire", "expired"));
     for (funding, name, contra) in [
         (Funding::Paid, "paid", "issued:paid"),
         (Funding::Promo, "promo", "issued:promo"),

@@ -25,7 +25,7 @@ pub struct Options {
     /// Executor shards, each with a connection and a queue. More than one needs cores to spare.
     #[arg(long = "tender-shards", env = "TENDER_SHARDS", default_value_t = 1)]
     pub shards: usize,
-    /// Most commands that wait in one shard; past that the answer is 503 at once.
+    /// Most commands of one business that wait in one shard, and a fourth of what waits of all; past that the answer is 503 at once.
     #[arg(long = "tender-queue", env = "TENDER_QUEUE", default_value_t = 4096)]
     pub queue: usize,
 }
@@ -63,12 +63,14 @@ impl App {
         let name = rules.name();
         let database = process.config().database.clone();
         let connect = db::connect_options(&database.url()?, name)?;
+        // Every statement here looks rows up by key, whenever it was planned.
+        let connect = db::for_executor(connect);
         let pool = db::pool(connect.clone(), database.database_pool);
         let config = ExecutorConfig {
             tender: name,
             shards: options.shards,
             queue: options.queue,
-            database: db::for_executor(connect.clone()),
+            database: connect.clone(),
         };
         let executor = Executor::start(&config, process.tasks(), &process.stopping());
         let redis_url = process.config().redis_url.as_ref().map(Secret::expose);

@@ -68,6 +68,16 @@ impl Action {
             Self::Query | Self::Credit(_) => false,
         }
     }
+
+    /// The leg that it names, where it names one.
+    #[must_use]
+    pub fn leg(&self) -> Option<LegKey> {
+        match self {
+            Self::Forward(leg) => Some(leg.key),
+            Self::Cancel(key) => Some(*key),
+            Self::Capture { .. } | Self::Query | Self::Credit(_) => None,
+        }
+    }
 }
 
 /// A forward leg.
@@ -143,14 +153,6 @@ pub struct Answer {
     pub body: Arc<str>,
 }
 
-impl Answer {
-    /// Whether it is in force, rather than refused or undone.
-    #[must_use]
-    pub fn is_applied(&self) -> bool {
-        self.state == State::Applied
-    }
-}
-
 /// Where an operation stands: [`api::legs::LegState`], for legs and public operations alike.
 pub type State = api::legs::LegState;
 
@@ -177,6 +179,6 @@ pub enum Rejection {
     },
     /// Whether it is the stored request cannot be said here: its hash was made by a version that is not known.
     UnknownHashVersion(UnknownHashVersion),
-    /// The stored data contradict themselves; somebody has to look.
-    Broken,
+    /// The stored data contradict themselves, in this way; somebody has to look.
+    Corrupt(&'static str),
 }

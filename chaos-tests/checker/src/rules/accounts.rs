@@ -40,6 +40,8 @@ enum Operation<'a> {
     Refuse(i64),
     /// This much was free, at this version.
     Read(i64, i64),
+    /// So much was left of a lot at its end, and is gone.
+    Expire(i64),
 }
 
 impl<'a> Object for Account<'a> {
@@ -51,6 +53,10 @@ impl<'a> Object for Account<'a> {
             Operation::Credit(units) => {
                 next.free += units;
                 true
+            }
+            Operation::Expire(units) => {
+                next.free -= units;
+                next.free >= 0
             }
             Operation::Take(key, units, left) => {
                 next.free -= units;
@@ -89,6 +95,7 @@ pub(super) fn check(case: &Case<'_>) -> Vec<Violation> {
     }
     let mut found = Vec::new();
     for (wallet, mut history) in histories {
+        history.extend(expiries(case, wallet));
         history.extend(in_the_end(case, wallet));
         if let Err(why) = order::find(Account::default(), history) {
             found.push(Violation::new(Invariant::Linearizable, format!("{wallet:?}: {why}")));
@@ -116,6 +123,19 @@ fn of_call<'a>(made: &Made<'a>) -> Option<(Wallet<'a>, Interval<Operation<'a>>)>
         }
         _ => None,
     }
+}
+
+/// Lots that came to their end. Nobody asks for that: only the ledger tells, and it happens when somebody meets the account.
+fn expiries<'a>(case: &Case<'_>, wallet: Wallet<'_>) -> Vec<Interval<Operation<'a>>> {
+    let expiries = case.entries(wallet).iter().filter(|entry| entry.kind == "expire");
+    expiries
+        .map(|entry| Interval {
+            operation: Operation::Expire(-entry.amount),
+            invoked: 0,
+            returned: Some(u64::MAX - 1),
+            hint: entry.version.map_or(i64::MAX, |version| 2 * version),
+        })
+        .collect()
 }
 
 /// What the ledger comes to, read when everything is over.

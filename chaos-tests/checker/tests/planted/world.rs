@@ -49,6 +49,7 @@ pub fn sound() -> World {
     for (business, customer) in [("shop", "ann"), ("shop", "bob"), ("annex", "ann")] {
         world.fund(business, customer);
     }
+    world.expire(("points", "shop", "bob"), 10);
     world.watch("shop", "ann", 1);
     world.redeem("shop", "k1", "ann", 3);
     world.redeem("annex", "k1", "ann", 5);
@@ -182,6 +183,23 @@ impl World {
                 (201, json!({ "operation_id": id }).to_string())
             });
         }
+    }
+
+    /// Some of a lot comes to its end: an operation that nobody asked for.
+    fn expire(&mut self, of: (&'static str, &'static str, &'static str), units: i64) {
+        let (_, database, _) = TENDERS.into_iter().find(|tender| tender.0 == of.0).unwrap();
+        let (number, lot) = (self.purses[&of].number, self.purses[&of].lot.clone());
+        let id = format!("expire-{lot}");
+        self.post(of, &id, "expire", -units);
+        self.purses.get_mut(&of).unwrap().allocated += units;
+        self.row(
+            &format!("{database}/allocation"),
+            json!({ "operation_id": id, "position": 0, "lot_id": lot, "amount": units, "reversed": 0 }),
+        );
+        self.row(
+            &format!("{database}/operation"),
+            json!({ "operation_id": id, "account_no": number, "kind": "expire", "state": "applied" }),
+        );
     }
 
     /// One leg that takes, and gives back if that is its state.

@@ -57,6 +57,13 @@ fn operations_and_rewards() {
     assert_eq!(leg(BEARER, 1), "b7c59ceb-f507-8ab0-ad2f-af855f484729");
     assert_eq!(credit("cus_8Q"), "3a9c70ac-c7ef-867b-8f7e-706d635ec9a1");
     assert_eq!(credit(BEARER), "50024230-33de-8c9b-8d31-967df995d029");
+    let lot = Uuid::from_u128(0x0189_0000_0000_7000_8000_0000_0000_0001);
+    let end = |owner, times| super::lot_end_id(&demo(), owner, lot, times).to_string();
+    assert_eq!(end("cus_8Q", 0), "d9320190-526c-8fbe-aa89-923a752b7aa1");
+    assert_eq!(end("cus_8Q", 1), "567107e5-ba76-8596-b0be-0f62b85d6fa1");
+    assert_eq!(end(BEARER, 0), "d9320190-526c-8fbe-aa89-923a752b7a29");
+    assert_eq!(super::absent_account(&demo(), "cus_8Q", "points"), -6_339_561_493_796_975_340);
+    assert_eq!(super::absent_account(&demo(), "cus_8Q", "USD"), -1_076_005_965_886_748_016);
     assert_eq!(reward("cus_8Q"), "145bfc5d-2ddc-8cdb-8e02-3043bc39291f");
     assert_eq!(reward(""), "33da68db-4c75-897c-9134-d60667ecfc7c");
     assert_eq!(super::bearer_owner(Uuid::from_u128(1)), BEARER);

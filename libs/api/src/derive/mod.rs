@@ -8,6 +8,8 @@
 //! | [`fresh_id`]: sagas, redemptions | time and chance; a bucket | wallet |
 //! | [`leg_operation_id`] | business, legs id, leg; the account's bucket | tenders |
 //! | [`public_operation_id`] | business, owner, operation, key; the account's bucket | tenders |
+//! | [`lot_end_id`] | lot, how often it has ended; the account's bucket | tenders |
+//! | [`absent_account`] | business, owner, asset | tenders |
 //! | [`reward_id`] | business, customer or nobody, key of its issue | digital rewards |
 //! | [`bearer_owner`] | a reward's id | digital rewards, plans |
 //! | [`orphan_key`] | tender, legs id, leg | wallet |
@@ -111,6 +113,22 @@ pub fn leg_operation_id(business: &BusinessId, owner: &str, legs_id: LegsId, leg
 pub fn public_operation_id(business: &BusinessId, owner: &str, operation: &str, key: &str) -> Uuid {
     let id = derived_uuid(&["operation", business.as_str(), owner, operation, key]);
     Bucket::of_account(business, owner).mark(id)
+}
+
+/// The operation that moves out what is left of a lot of `owner` at one of its ends, of which `times` were before.
+#[must_use]
+pub fn lot_end_id(business: &BusinessId, owner: &str, lot_id: Uuid, times: i32) -> Uuid {
+    let id = derived_uuid(&["expire", &lot_id.to_string(), &times.to_string()]);
+    Bucket::of_account(business, owner).mark(id)
+}
+
+/// The number of the account of `owner` while it is not stored, since nothing was ever issued to it: below zero, and a function of
+/// what it is, so that what is declined or cancelled for it can be told apart from what belongs to others.
+#[must_use]
+pub fn absent_account(business: &BusinessId, owner: &str, asset: &str) -> i64 {
+    let [a, b, c, d, e, f, g, h, ..] =
+        *derived_uuid(&["account", business.as_str(), owner, asset]).as_bytes();
+    i64::from_be_bytes([a | 0x80, b, c, d, e, f, g, h])
 }
 
 /// The reward that is issued to `customer` (empty: to its bearer) under an idempotency key. It comes before the operation that

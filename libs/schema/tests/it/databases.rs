@@ -160,7 +160,11 @@ async fn the_databases_refuse_what_must_not_be_there_twice_or_below_zero() {
         ("UPDATE tender.lot SET remaining = -1", "lot_remaining_not_negative"),
         ("UPDATE tender.lot SET remaining = 11", "lot_remaining_within_original"),
         ("UPDATE tender.lot SET remaining = 10, held = 1", "lot_remaining_within_original"),
-        ("INSERT INTO tender.operation SELECT * FROM tender.operation", "operation_pkey"),
+        (
+            "INSERT INTO tender.operation (operation_id, business_id, account_no, kind, state, amount, response, created_at, updated_at)
+             SELECT operation_id, business_id, account_no, kind, state, amount, response, created_at, updated_at FROM tender.operation",
+            "operation_pkey",
+        ),
         ("UPDATE tender.operation SET hash_version = 1", "operation_hash_has_version"),
         ("UPDATE tender.operation SET request_hash = 'x', hash_version = 1", "operation_hash_is_whole"),
         ("INSERT INTO tender.entry SELECT * FROM tender.entry WHERE account_no = 1", "entry_version_once"),

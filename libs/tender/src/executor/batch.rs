@@ -1,22 +1,56 @@
 //! One batch in one transaction.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    collections::BTreeSet,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use chrono::{DateTime, Utc};
 use fail::fail_point;
+use ledger::AccountRef;
+use metrics::counter;
 use sqlx::{Executor as _, PgConnection};
 
 use super::failure::Failure;
 use crate::{
-    command::{Command, Outcome},
-    fold::{self, book::Book},
-    store::{lock, read, read::Needs, write},
+    command::{AccountKey, Command, Outcome, Rejection},
+    fold::{
+        self,
+        book::{AccountState, Book, absent_no},
+    },
+    store::{
+        lock::{self, Locked, Locking},
+        read::{self, Needs},
+        write,
+    },
 };
+
+/// How a batch treats accounts that would keep its other commands waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Locked ones are waited for.
+    Shared,
+    /// Locked ones are left out: the batch has waited in vain before.
+    Isolated,
+    /// There is one only, which waits for nobody, and of which too many lapsed lots are moved out.
+    Alone,
+}
+
+/// What became of a command.
+#[derive(Debug)]
+pub enum Judged {
+    /// It came to this.
+    Done(Outcome),
+    /// It was not looked at: others have locked its account.
+    Locked,
+    /// It was not looked at: its account has more lapsed lots than a batch moves out.
+    Overdue,
+}
 
 /// A batch that is done but for its COMMIT.
 pub struct Prepared {
-    /// What each command came to, in their order.
-    pub outcomes: Vec<Outcome>,
+    /// What became of each command, in their order.
+    pub judged: Vec<Judged>,
     /// The database's clock.
     pub now: DateTime<Utc>,
     /// Whether the outbox has something new.
@@ -32,16 +66,18 @@ pub async fn prepare(
     connection: &mut PgConnection,
     commands: &[&Command],
     tender: &'static str,
+    mode: Mode,
 ) -> Result<Prepared, Failure> {
     let needs = Needs::of(commands.iter().copied());
     fail_point!("tender::before_begin");
-    let mut book = begin(connection, &needs).await.map_err(classify)?;
+    let mut book = begin(connection, &needs, mode).await.map_err(classify)?;
     fail_point!("tender::locked");
     read::read(connection, &mut book, &needs).await.map_err(classify)?;
-    let outcomes = fold_all(&mut book, commands)?;
+    let judged = fold_all(&mut book, commands, mode)?;
+    report_corruption(commands, &judged, tender);
     let has_news = write::write(connection, &book, tender).await.map_err(classify)?;
     fail_point!("tender::written");
-    Ok(Prepared { outcomes, now: book.now, has_news })
+    Ok(Prepared { judged, now: book.now, has_news })
 }
 
 /// Commits what was prepared.
@@ -63,27 +99,81 @@ pub async fn roll_back(connection: &mut PgConnection) -> Result<(), sqlx::Error>
     connection.execute("ROLLBACK").await.map(drop)
 }
 
-/// A transaction that holds the locks of all accounts.
-async fn begin(connection: &mut PgConnection, needs: &Needs) -> Result<Book, sqlx::Error> {
+/// A transaction that holds the locks of the accounts: of all that are stored, or of those that nobody else has locked. What is
+/// not stored is in the book as well, with nothing in it.
+async fn begin(connection: &mut PgConnection, needs: &Needs, mode: Mode) -> Result<Book, sqlx::Error> {
     let keys = needs.accounts();
-    connection.execute("BEGIN").await?;
-    if let Some(book) = lock::lock(connection, &keys).await? {
-        return Ok(book);
+    let (begin, locking) = match mode {
+        Mode::Shared => ("BEGIN", Locking::Wait),
+        // Rows of other tables may be locked too.
+        Mode::Isolated | Mode::Alone => ("BEGIN; SET LOCAL lock_timeout = '50ms'", Locking::Skip),
+    };
+    connection.execute(begin).await?;
+    let Locked { mut book, mut missing } = lock::lock(connection, &keys, locking).await?;
+    let new: BTreeSet<AccountKey> = missing.intersection(needs.to_create()).cloned().collect();
+    if !new.is_empty() {
+        // They are created while no lock is held, so that nobody waits in a circle.
+        connection.execute("ROLLBACK").await?;
+        lock::create(connection, &new).await?;
+        connection.execute(begin).await?;
+        Locked { book, missing } = lock::lock(connection, &keys, locking).await?;
+        if !missing.is_disjoint(&new) {
+            return Err(sqlx::Error::RowNotFound);
+        }
     }
-    // Some account is new. It is created while no lock is held, so that nobody waits in a circle.
-    connection.execute("ROLLBACK").await?;
-    lock::create(connection, &keys).await?;
-    connection.execute("BEGIN").await?;
-    lock::lock(connection, &keys).await?.ok_or(sqlx::Error::RowNotFound)
+    for key in missing {
+        let reference = AccountRef {
+            account_no: absent_no(&key),
+            business_id: key.business_id.as_str().into(),
+            asset: key.asset,
+        };
+        book.accounts.insert(key, AccountState::empty(reference));
+    }
+    Ok(book)
 }
 
-fn fold_all(book: &mut Book, commands: &[&Command]) -> Result<Vec<Outcome>, Failure> {
+fn fold_all(book: &mut Book, commands: &[&Command], mode: Mode) -> Result<Vec<Judged>, Failure> {
     // The book is thrown away after a panic, so nobody ever sees one that is half changed.
     let fold = || {
         fail_point!("tender::fold");
-        commands.iter().map(|command| fold::apply(book, command)).collect()
+        let swept = match commands.first().filter(|_| mode == Mode::Alone) {
+            Some(command) if is_overdue(book, command) => fold::sweep(book, &command.account),
+            _ => Ok(()),
+        };
+        commands.iter().map(|command| judge(book, command, &swept)).collect()
     };
     catch_unwind(AssertUnwindSafe(fold)).map_err(|_| Failure::Poison)
+}
+
+fn judge(book: &mut Book, command: &Command, swept: &Result<(), Rejection>) -> Judged {
+    match (book.accounts.contains_key(&command.account), swept) {
+        (false, _) => Judged::Locked,
+        (true, Err(rejection)) => Judged::Done(Outcome::Rejected(rejection.clone())),
+        (true, Ok(())) if is_overdue(book, command) => Judged::Overdue,
+        (true, Ok(())) => Judged::Done(fold::apply(book, command)),
+    }
+}
+
+fn is_overdue(book: &Book, command: &Command) -> bool {
+    book.accounts.get(&command.account).is_some_and(|account| account.is_overdue)
+}
+
+/// Stored data that contradict themselves are nothing that a caller can mend: whoever runs the tender hears of them.
+fn report_corruption(commands: &[&Command], judged: &[Judged], tender: &'static str) {
+    for (command, judged) in commands.iter().zip(judged) {
+        let Judged::Done(Outcome::Rejected(Rejection::Corrupt(what))) = judged else { continue };
+        counter!("tender_corrupt_data_total", "tender" => tender).increment(1);
+        tracing::error!(
+            tender,
+            operation_id = %command.operation_id,
+            leg = command.action.leg().map(|key| format!("{}/{}", key.legs_id, key.leg)),
+            business_id = command.account.business_id.as_str(),
+            owner = command.account.owner,
+            asset = command.account.asset.as_str(),
+            what,
+            "stored data contradict themselves: run `walletctl verify`"
+        );
+    }
 }
 
 fn classify(error: sqlx::Error) -> Failure {

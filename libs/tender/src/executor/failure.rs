@@ -14,6 +14,9 @@ pub enum Failure {
     CommitUnknown,
     /// One of the commands cannot be written, or made the fold panic.
     Poison,
+    /// The statement or the server is at fault, and no command: a column is not there yet, an internal error. Trying parts of
+    /// the batch would fail each of them.
+    Unfit,
 }
 
 impl Failure {
@@ -27,24 +30,40 @@ impl Failure {
         }
     }
 
-    /// The class of an error at COMMIT: only a refusal by the server is an answer.
+    /// The class of an error at COMMIT: only a refusal for the sake of the data or of another transaction is an answer. A server
+    /// that fails in any other way may have stored it.
     pub fn at_commit(error: &sqlx::Error) -> Self {
-        match Self::of(error) {
-            Self::Disconnected => Self::CommitUnknown,
-            definite => definite,
+        let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default();
+        let is_answer = (code.starts_with("23") || code.starts_with("40")) && code != "40003";
+        if is_answer { Self::of(error) } else { Self::CommitUnknown }
+    }
+
+    /// As metrics name it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Conflict => "conflict",
+            Self::Duplicate => "duplicate",
+            Self::Disconnected => "disconnected",
+            Self::CommitUnknown => "commit_unknown",
+            Self::Poison => "poison",
+            Self::Unfit => "unfit",
         }
     }
 
     fn of_code(code: &str) -> Self {
         match code {
-            // Deadlock, serialization failure, lock timeout, statement timeout.
-            "40P01" | "40001" | "55P03" | "57014" => Self::Conflict,
+            // Lock timeout, statement timeout.
+            "55P03" | "57014" => Self::Conflict,
             "23505" => Self::Duplicate,
             // Idle in transaction for too long; a standby; an I/O error below the server.
             "25P03" | "25006" | "58030" => Self::Disconnected,
             // Connection exceptions, no more resources, operator intervention.
             _ if ["08", "53", "57"].iter().any(|class| code.starts_with(class)) => Self::Disconnected,
-            _ => Self::Poison,
+            // The command's data: out of range, against a rule, too large.
+            _ if ["22", "23", "54"].iter().any(|class| code.starts_with(class)) => Self::Poison,
+            // Deadlock, serialization failure.
+            _ if code.starts_with("40") => Self::Conflict,
+            _ => Self::Unfit,
         }
     }
 }
@@ -59,6 +78,7 @@ mod tests {
         assert_eq!(Failure::of(&lost), Failure::Disconnected);
         assert_eq!(Failure::at_commit(&lost), Failure::CommitUnknown);
         assert_eq!(Failure::of(&sqlx::Error::RowNotFound), Failure::Poison);
+        assert_eq!(Failure::at_commit(&sqlx::Error::RowNotFound), Failure::CommitUnknown);
     }
 
     #[test]
@@ -72,7 +92,13 @@ mod tests {
             ("53100", Failure::Disconnected),
             ("23514", Failure::Poison),
             ("22021", Failure::Poison),
-            ("", Failure::Poison),
+            ("23001", Failure::Poison),
+            ("54000", Failure::Poison),
+            ("40002", Failure::Conflict),
+            ("42703", Failure::Unfit),
+            ("42501", Failure::Unfit),
+            ("XX000", Failure::Unfit),
+            ("", Failure::Unfit),
         ] {
             assert_eq!(Failure::of_code(code), class, "{code}");
         }

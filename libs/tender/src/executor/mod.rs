@@ -10,25 +10,33 @@
 //! 3. fold the commands, in the order in which they came: pure, nothing awaited (`fold`);
 //! 4. write what changed, in one statement for all that every batch has; COMMIT; answer every caller.
 //!
-//! That is six round trips for a batch of debits. What can go wrong, and what is done (`failure`, `shard`):
+//! That is six round trips for a batch of debits. What an account costs is bounded whatever it has: at most 500 lapsed lots and the
+//! lots that cover what is asked for. One with more lapsed lots is put aside and swept alone, 500 at a time, in turns with the
+//! batches of others; then its commands are judged.
+//!
+//! What can go wrong, and what is done (`failure`, `shard`):
 //!
 //! | failure | before COMMIT | at COMMIT |
 //! |---|---|---|
-//! | conflict, lock or statement timeout | again, five times; then 503 | – |
+//! | conflict, lock or statement timeout | again without the accounts that others have locked; if that is not enough, halved | – |
+//! | an account that others have locked | put aside, and tried alone for five seconds; then 503 for its commands | – |
 //! | connection lost, no answer in time | reconnect and again; no database: 503 | **unknown**: reconnect and run the whole batch again |
 //! | data error, panic | the batch is halved until the poison is alone; it fails, the others do not | the same |
+//! | an error that is no command's: a column that is not there, an internal one | 503 for all of it | unknown |
 //!
 //! An unknown COMMIT is never resolved by reading alone: the old transaction may still be on its way. The second run
 //! waits for the same locks, so it begins after the first has ended, and then the stored operations answer.
 //!
-//! Metrics, by tender: `tender_batch_size`, `tender_batch_seconds`, `tender_batch_reruns_total`,
-//! `tender_commits_unknown_total`, `tender_executor_panics_total`, `tender_queue_depth`.
+//! Metrics, by tender: `tender_batch_size`, `tender_batch_seconds`, `tender_batch_reruns_total`, `tender_batch_failures_total` (by
+//! class), `tender_put_aside_total` (by reason), `tender_commits_unknown_total`, `tender_executor_panics_total`,
+//! `tender_corrupt_data_total`; by shard too: `tender_queue_depth`, and of it `tender_queue_aside`.
 //!
 //! The fail points `tender::{before_begin,locked,fold,written,committed}` are where tests make it panic, wait or die;
 //! without the feature `fail/failpoints` they are nothing.
 
 mod batch;
 mod failure;
+mod job;
 mod progress;
 mod queue;
 mod shard;
@@ -43,8 +51,9 @@ use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
 
-use crate::command::{Command, Outcome};
+use crate::command::{AccountKey, Action, Command, Outcome};
 use shard::Shard;
 
 /// Most commands in one batch.
@@ -63,7 +72,7 @@ pub struct ExecutorConfig {
     pub tender: &'static str,
     /// Connections, each with a queue of its own; 1 unless the machine has cores to spare.
     pub shards: usize,
-    /// Most commands that wait in one shard; past that the answer is 503 at once.
+    /// Most commands of one business that wait in one shard, and a fourth of what waits of all; past that the answer is 503 at once.
     pub queue: usize,
     /// Where the database is: an executor's session settings are expected (`service::db::for_executor`).
     pub database: PgConnectOptions,
@@ -81,7 +90,7 @@ pub struct Reply {
 /// Why there is no outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ExecuteError {
-    /// The queue is full or the database away: this command was not tried.
+    /// The queue is full, the account locked or the database away: this command was not done.
     #[error("the executor cannot take this now")]
     Unavailable,
     /// It may have been done; the same command again will tell.
@@ -104,8 +113,9 @@ impl Executor {
     #[must_use]
     pub fn start(config: &ExecutorConfig, tracker: &TaskTracker, stop: &CancellationToken) -> Self {
         let wake = Arc::new(Notify::new());
-        let shards: Arc<[Arc<Shard>]> =
-            (0..config.shards.max(1)).map(|_| Arc::new(Shard::new(config, wake.clone()))).collect();
+        let shards: Arc<[Arc<Shard>]> = (0..config.shards.max(1))
+            .map(|number| Arc::new(Shard::new(config, number, wake.clone())))
+            .collect();
         for shard in shards.iter() {
             tracker.spawn(shard::supervise(shard.clone(), stop.clone()));
         }
@@ -141,6 +151,15 @@ impl Executor {
             // Too late, or the executor's task died with the batch in hand.
             Ok(Err(_)) | Err(_) => Err(ExecuteError::Unknown),
         }
+    }
+
+    /// Has what has lapsed of an account moved out: whatever meets it does so, and a question that finds nothing does no more.
+    ///
+    /// # Errors
+    /// See [`ExecuteError`].
+    pub async fn sweep(&self, account: AccountKey) -> Result<(), ExecuteError> {
+        let question = Command { operation_id: Uuid::nil(), account, action: Action::Query };
+        self.submit(question).await.map(drop)
     }
 
     fn shard(&self, command: &Command) -> &Shard {

@@ -15,10 +15,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     BATCH_MAX, ExecuteError, ExecutorConfig, Reply, STALLED_AFTER,
-    batch::{self, Prepared},
+    batch::{self, Judged, Mode, Prepared},
     failure::Failure,
+    job::Job,
     progress::Progress,
-    queue::{Job, Queue},
+    queue::{Queue, Turn},
 };
 use crate::command::Command;
 
@@ -28,6 +29,9 @@ const PREPARE_LIMIT: Duration = Duration::from_secs(6);
 const COMMIT_LIMIT: Duration = Duration::from_secs(3);
 /// How often a batch is run again for conflicts, or for a lost connection, before its callers hear 503.
 const TRIES: u32 = 5;
+/// How long a batch waits for rows that others have locked; then it leaves them out. Other instances' batches are done sooner, and
+/// what is locked for longer has no right to keep everybody else waiting.
+const LOCK_WAIT: &str = "200ms";
 /// Pause between two attempts to reach a database that is away.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 /// After `stop`, how long an unknown COMMIT may keep the process.
@@ -38,8 +42,28 @@ pub struct Shard {
     queue: Queue,
     progress: Progress,
     tender: &'static str,
+    /// Its number, as metrics name it.
+    label: String,
     database: PgConnectOptions,
     wake: Arc<Notify>,
+}
+
+/// What became of a batch, or what is to become of its commands.
+enum Verdict {
+    /// It is committed.
+    Done(Prepared),
+    /// Each half is tried alone.
+    Halve(Mode),
+    /// Others have locked what it needs.
+    Locked,
+    /// It is given up.
+    Refused(ExecuteError),
+}
+
+/// What a failure leads to.
+enum Next {
+    Again(Mode),
+    Over(Verdict),
 }
 
 /// A connection and how many batches it has seen.
@@ -62,13 +86,15 @@ pub async fn supervise(shard: Arc<Shard>, stop: CancellationToken) {
 }
 
 impl Shard {
-    pub fn new(config: &ExecutorConfig, wake: Arc<Notify>) -> Self {
+    pub fn new(config: &ExecutorConfig, number: usize, wake: Arc<Notify>) -> Self {
         let queue = Queue::new(config.queue.max(1));
+        let database = config.database.clone().options([("lock_timeout", LOCK_WAIT)]);
         Self {
             queue,
             progress: Progress::default(),
             tender: config.tender,
-            database: config.database.clone(),
+            label: number.to_string(),
+            database,
             wake,
         }
     }
@@ -103,56 +129,86 @@ impl Shard {
                     () = stop.cancelled() => break,
                 }
             }
-            if self.queue.len() == 0 {
+            if self.queue.len() == (0, 0) {
                 self.progress.rest();
             }
             // What waits is done even after `stop`: its callers are still there.
-            let jobs = tokio::select! {
+            let turn = tokio::select! {
                 biased;
-                jobs = self.queue.take(BATCH_MAX) => jobs,
+                turn = self.queue.take(BATCH_MAX) => turn,
                 () = stop.cancelled() => break,
             };
-            gauge!("tender_queue_depth", "tender" => self.tender).set(as_gauge(self.queue.len()));
+            self.show_depth();
+            let (jobs, mode) = match turn {
+                Turn::Shared(jobs) => (jobs, Mode::Shared),
+                Turn::Alone(jobs) => (jobs, Mode::Alone),
+            };
             self.progress.begin();
-            self.settle_all(&mut session, jobs, stop).await;
+            self.settle_all(&mut session, jobs, mode, stop).await;
         }
         self.queue.close();
     }
 
-    /// Brings every job to an answer, halving what cannot be written until the poison is alone.
-    async fn settle_all(&self, session: &mut Option<Session>, jobs: Vec<Job>, stop: &CancellationToken) {
-        let mut parts = vec![jobs];
-        while let Some(mut jobs) = parts.pop() {
-            match self.settle(session, &jobs, stop).await {
-                Ok(prepared) => {
-                    for (job, outcome) in jobs.into_iter().zip(prepared.outcomes) {
-                        job.answer(Ok(Reply { outcome, at: prepared.now }));
-                    }
-                }
-                Err(ExecuteError::Failed) if jobs.len() > 1 => {
+    fn show_depth(&self) {
+        let (waiting, aside) = self.queue.len();
+        let shard = &self.label;
+        gauge!("tender_queue_depth", "tender" => self.tender, "shard" => shard.clone())
+            .set(as_gauge(waiting));
+        gauge!("tender_queue_aside", "tender" => self.tender, "shard" => shard.clone()).set(as_gauge(aside));
+    }
+
+    /// Brings every job to an answer, or puts it aside; what cannot be written is halved until the poison is alone.
+    async fn settle_all(
+        &self,
+        session: &mut Option<Session>,
+        jobs: Vec<Job>,
+        mode: Mode,
+        stop: &CancellationToken,
+    ) {
+        let mut parts = vec![(jobs, mode)];
+        while let Some((jobs, mode)) = parts.pop() {
+            let mut jobs = self.queue.divert(jobs);
+            if jobs.is_empty() {
+                continue;
+            }
+            match self.settle(session, &mut jobs, mode, stop).await {
+                Verdict::Done(prepared) => self.answer(jobs, prepared),
+                Verdict::Locked => self.queue.put_aside(jobs),
+                Verdict::Halve(mode) => {
                     let later = jobs.split_off(jobs.len() / 2);
-                    parts.push(later);
-                    parts.push(jobs);
+                    parts.push((later, mode));
+                    parts.push((jobs, mode));
                 }
-                Err(error) => {
-                    for job in jobs {
-                        job.answer(Err(error));
-                    }
-                }
+                Verdict::Refused(error) => jobs.into_iter().for_each(|job| job.refuse(error)),
             }
         }
+    }
+
+    fn answer(&self, jobs: Vec<Job>, prepared: Prepared) {
+        let (mut locked, mut overdue) = (Vec::new(), Vec::new());
+        for (job, judged) in jobs.into_iter().zip(prepared.judged) {
+            match judged {
+                Judged::Done(outcome) => job.answer(Reply { outcome, at: prepared.now }),
+                Judged::Locked => locked.push(job),
+                Judged::Overdue => overdue.push(job),
+            }
+        }
+        for (reason, jobs) in [("locked", &locked), ("overdue", &overdue)] {
+            let count = u64::try_from(jobs.len()).unwrap_or(u64::MAX);
+            counter!("tender_put_aside_total", "tender" => self.tender, "reason" => reason).increment(count);
+        }
+        self.queue.put_aside(locked);
+        self.queue.put_aside_to_sweep(overdue);
     }
 
     /// Runs one batch until it is known what became of it.
     async fn settle(
         &self,
         session: &mut Option<Session>,
-        jobs: &[Job],
+        jobs: &mut [Job],
+        mut mode: Mode,
         stop: &CancellationToken,
-    ) -> Result<Prepared, ExecuteError> {
-        let commands: Vec<&Command> = jobs.iter().map(|job| &job.command).collect();
-        // Once a COMMIT was sent without an answer, every later failure leaves it open.
-        let mut may_be_committed = false;
+    ) -> Verdict {
         let mut tries = 0;
         let stopped = async {
             stop.cancelled().await;
@@ -160,29 +216,45 @@ impl Shard {
         };
         tokio::pin!(stopped);
         loop {
-            let failure = match self.attempt(session, &commands).await {
-                Ok(prepared) => return Ok(prepared),
+            let commands: Vec<&Command> = jobs.iter().map(|job| &job.command).collect();
+            let failure = match self.attempt(session, &commands, mode).await {
+                Ok(prepared) => return Verdict::Done(prepared),
                 Err(failure) => failure,
             };
             tries += 1;
-            match failure {
-                Failure::Poison => return Err(ExecuteError::Failed),
-                Failure::Duplicate if tries >= TRIES => return Err(ExecuteError::Failed),
-                Failure::CommitUnknown => {
-                    may_be_committed = true;
-                    counter!("tender_commits_unknown_total", "tender" => self.tender).increment(1);
-                }
-                Failure::Disconnected | Failure::Conflict if !may_be_committed => {
-                    if tries >= TRIES || !self.queue.is_open() {
-                        return Err(ExecuteError::Unavailable);
-                    }
-                }
-                Failure::Disconnected | Failure::Conflict | Failure::Duplicate => {}
+            match self.after(failure, tries, jobs, mode) {
+                Next::Again(next) => mode = next,
+                Next::Over(verdict) => return verdict,
             }
             counter!("tender_batch_reruns_total", "tender" => self.tender).increment(1);
             tokio::select! {
                 () = tokio::time::sleep(pause(failure, tries)) => {}
-                () = &mut stopped => return Err(ExecuteError::Unknown),
+                () = &mut stopped => return Verdict::Refused(ExecuteError::Unknown),
+            }
+        }
+    }
+
+    /// What a failed batch leads to. A doubt belongs to its jobs: whatever part of the batch they are in later, it goes along.
+    fn after(&self, failure: Failure, tries: u32, jobs: &mut [Job], mode: Mode) -> Next {
+        let halve = |mode| Next::Over(Verdict::Halve(mode));
+        let refuse = |error| Next::Over(Verdict::Refused(error));
+        match failure {
+            Failure::Duplicate if tries < TRIES => Next::Again(mode),
+            Failure::Poison | Failure::Duplicate if jobs.len() > 1 => halve(mode),
+            Failure::Poison | Failure::Duplicate => refuse(ExecuteError::Failed),
+            Failure::Unfit => refuse(ExecuteError::Unavailable),
+            Failure::Conflict if mode == Mode::Shared => Next::Again(Mode::Isolated),
+            Failure::Conflict if mode == Mode::Isolated && jobs.len() > 1 => halve(mode),
+            Failure::Conflict => Next::Over(Verdict::Locked),
+            Failure::CommitUnknown => {
+                jobs.iter_mut().for_each(Job::doubt);
+                counter!("tender_commits_unknown_total", "tender" => self.tender).increment(1);
+                Next::Again(mode)
+            }
+            Failure::Disconnected => {
+                let has_doubt = jobs.iter().any(Job::is_in_doubt);
+                let is_enough = tries >= TRIES || !self.queue.is_open();
+                if is_enough && !has_doubt { refuse(ExecuteError::Unavailable) } else { Next::Again(mode) }
             }
         }
     }
@@ -191,9 +263,14 @@ impl Shard {
         &self,
         session: &mut Option<Session>,
         commands: &[&Command],
+        mode: Mode,
     ) -> Result<Prepared, Failure> {
         let began = Instant::now();
-        let done = self.run(session, commands).await;
+        let done = self.run(session, commands, mode).await;
+        if let Err(failure) = &done {
+            let class = failure.name();
+            counter!("tender_batch_failures_total", "tender" => self.tender, "class" => class).increment(1);
+        }
         match &done {
             Ok(prepared) => {
                 self.progress.committed();
@@ -205,18 +282,24 @@ impl Shard {
             }
             // A connection with an unfinished statement, or in an unknown state, is never used again.
             Err(Failure::Disconnected | Failure::CommitUnknown) => *session = None,
-            Err(Failure::Conflict | Failure::Duplicate | Failure::Poison) => roll_back(session).await,
+            Err(Failure::Conflict | Failure::Duplicate | Failure::Poison | Failure::Unfit) => {
+                roll_back(session).await;
+            }
         }
         done
     }
 
-    async fn run(&self, session: &mut Option<Session>, commands: &[&Command]) -> Result<Prepared, Failure> {
+    async fn run(
+        &self,
+        session: &mut Option<Session>,
+        commands: &[&Command],
+        mode: Mode,
+    ) -> Result<Prepared, Failure> {
         let session = self.connect(session).await.map_err(|_| Failure::Disconnected)?;
         session.begin_batch().await?;
         let connection = &mut session.connection;
-        let prepared =
-            within(PREPARE_LIMIT, Failure::Disconnected, batch::prepare(connection, commands, self.tender))
-                .await?;
+        let prepare = batch::prepare(connection, commands, self.tender, mode);
+        let prepared = within(PREPARE_LIMIT, Failure::Disconnected, prepare).await?;
         within(COMMIT_LIMIT, Failure::CommitUnknown, batch::commit(connection)).await?;
         fail_point!("tender::committed");
         Ok(prepared)
@@ -283,4 +366,55 @@ fn pause(failure: Failure, tries: u32) -> Duration {
 #[expect(clippy::cast_precision_loss, reason = "a count for a metric")]
 fn as_gauge(count: usize) -> f64 {
     count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use money::Asset;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::command::{AccountKey, Action};
+
+    fn jobs(count: usize) -> Vec<Job> {
+        let job = |_| {
+            let business_id = api::BusinessId::try_from("demo".to_owned()).unwrap();
+            let account = AccountKey { business_id, owner: "cus".to_owned(), asset: Asset::Points };
+            Job::new(Command { operation_id: Uuid::nil(), account, action: Action::Query }).0
+        };
+        (0..count).map(job).collect()
+    }
+
+    fn shard() -> Shard {
+        let config =
+            ExecutorConfig { tender: "test", shards: 1, queue: 1, database: PgConnectOptions::new() };
+        Shard::new(&config, 0, Arc::default())
+    }
+
+    #[test]
+    fn the_doubt_of_a_commit_goes_along_with_each_half() {
+        let shard = shard();
+        let mut batch = jobs(4);
+        assert!(matches!(shard.after(Failure::CommitUnknown, 1, &mut batch, Mode::Shared), Next::Again(_)));
+        let halved = shard.after(Failure::Poison, 2, &mut batch, Mode::Shared);
+        assert!(matches!(halved, Next::Over(Verdict::Halve(Mode::Shared))));
+        let mut half = batch.split_off(2);
+        // A batch without doubt would be refused as surely not done.
+        for tries in 1..20 {
+            let next = shard.after(Failure::Disconnected, tries, &mut half, Mode::Shared);
+            assert!(matches!(next, Next::Again(_)), "after {tries} tries");
+        }
+        let sure = shard.after(Failure::Disconnected, TRIES, &mut jobs(2), Mode::Shared);
+        assert!(matches!(sure, Next::Over(Verdict::Refused(ExecuteError::Unavailable))));
+    }
+
+    #[test]
+    fn a_conflict_leaves_locked_accounts_out_then_halves_and_then_waits_apart() {
+        let shard = shard();
+        let after = |count, mode| shard.after(Failure::Conflict, 1, &mut jobs(count), mode);
+        assert!(matches!(after(2, Mode::Shared), Next::Again(Mode::Isolated)));
+        assert!(matches!(after(2, Mode::Isolated), Next::Over(Verdict::Halve(Mode::Isolated))));
+        assert!(matches!(after(1, Mode::Isolated), Next::Over(Verdict::Locked)));
+        assert!(matches!(after(2, Mode::Alone), Next::Over(Verdict::Locked)));
+    }
 }

@@ -6,7 +6,10 @@ use std::{
     sync::Arc,
 };
 
-use api::{derive::RequestHash, legs::LegKey};
+use api::{
+    derive::{RequestHash, absent_account},
+    legs::LegKey,
+};
 use chrono::{DateTime, Utc};
 use ledger::{AccountRef, Balance, Funding, LedgerError, Movement, Posting};
 use uuid::Uuid;
@@ -31,6 +34,13 @@ impl Mark {
             *self = Self::Changed;
         }
     }
+}
+
+/// The number of an account that is not stored, since nothing was ever issued to it: below zero, and a function of its key, so that
+/// what is declined or cancelled for it can be told apart from what belongs to others.
+#[must_use]
+pub fn absent_no(key: &AccountKey) -> i64 {
+    absent_account(&key.business_id, &key.owner, key.asset.as_str())
 }
 
 /// Everything that a batch works on.
@@ -77,14 +87,17 @@ pub struct AccountState {
     pub balance: Balance,
     /// Whether value may leave it.
     pub status: Status,
-    /// Spendable units: remaining of all lots that have not lapsed, those not read included.
-    pub available: i64,
-    /// The lots that were read, in the order of spending.
+    /// The lots that were read, in the order of spending: all that have lapsed and are still in the balance, and of the others
+    /// those that the batch needs.
     pub lots: BTreeMap<Rank, Lot>,
     /// Where a lot stands in that order.
     pub ranks: HashMap<Uuid, Rank>,
     /// Set where the read stopped at its limit: lots of a later rank may be missing.
     pub read_to: Option<Rank>,
+    /// More lots have lapsed than one batch moves out: nothing about the account is judged before they are.
+    pub is_overdue: bool,
+    /// Its holds in force, the first to end first. Read only where a refusal may name one.
+    pub holds: Vec<LiveHold>,
     /// Whether the database knows it.
     pub mark: Mark,
 }
@@ -130,8 +143,23 @@ pub struct Lot {
     pub operation_id: Uuid,
     /// The reward that it is.
     pub reward_id: Option<Uuid>,
+    /// How often what was left of it has been moved out.
+    pub times_expired: i32,
     /// Whether the database knows it.
     pub mark: Mark,
+}
+
+/// A part of a lot that is set aside, and until when.
+#[derive(Debug, Clone)]
+pub struct LiveHold {
+    /// The hold.
+    pub operation_id: Uuid,
+    /// Its end.
+    pub until: DateTime<Utc>,
+    /// The lot.
+    pub lot_id: Uuid,
+    /// Units.
+    pub units: i64,
 }
 
 impl Lot {
@@ -182,6 +210,8 @@ impl Operation {
 /// What is stored of an operation and never read again by the fold.
 #[derive(Debug, Clone, Default)]
 pub struct Origin {
+    /// The retailer.
+    pub business_id: Arc<str>,
     /// The leg.
     pub leg: Option<LegKey>,
     /// The operation that it reverses.
@@ -209,11 +239,15 @@ pub enum Kind {
     Reverse,
     /// A cancel that came before its leg.
     Cancel,
+    /// What was left of a lot at its end, moved out.
+    Expire,
 }
 
 /// A part of a lot that an operation took or holds.
 #[derive(Debug, Clone)]
 pub struct Allocation {
+    /// Its place among the operation's, from 0 on.
+    pub position: i16,
     /// The lot.
     pub lot_id: Uuid,
     /// Units.
@@ -253,10 +287,11 @@ impl AccountState {
             reference,
             balance: Balance::default(),
             status: Status::Active,
-            available: 0,
             lots: BTreeMap::new(),
             ranks: HashMap::new(),
             read_to: None,
+            is_overdue: false,
+            holds: Vec::new(),
             mark: Mark::Stored,
         }
     }
@@ -286,11 +321,12 @@ impl AccountState {
         Ok(posting)
     }
 
-    /// Units that can be taken at `now`: of the reward, or of the account.
+    /// Units that can be taken at `now`: of the reward, or of the account. Of the account they are what is not set aside, less
+    /// what has lapsed and is still in the balance; so no lot is looked at that has not lapsed.
     #[must_use]
     pub fn spendable(&self, reward_id: Option<Uuid>, now: DateTime<Utc>) -> i64 {
         match reward_id {
-            None => self.available,
+            None => self.balance.free() - self.lapsed(now).map(|lot| lot.remaining).sum::<i64>(),
             Some(id) => self
                 .lots
                 .values()
@@ -298,5 +334,26 @@ impl AccountState {
                 .map(|lot| lot.remaining)
                 .sum(),
         }
+    }
+
+    /// When so many more units will be free, of the reward or of the account, if its holds end no sooner than they say.
+    #[must_use]
+    pub fn free_again(&self, reward_id: Option<Uuid>, units: i64) -> Option<DateTime<Utc>> {
+        let reward_of = |hold: &LiveHold| self.lots.get(self.ranks.get(&hold.lot_id)?)?.reward_id;
+        let is_asked_for = |hold: &&LiveHold| reward_id.is_none() || reward_of(hold) == reward_id;
+        let mut holds: Vec<&LiveHold> = self.holds.iter().filter(is_asked_for).collect();
+        holds.sort_by_key(|hold| hold.until);
+        let mut free: i64 = 0;
+        holds.into_iter().find_map(|hold| {
+            free = free.saturating_add(hold.units);
+            (free >= units).then_some(hold.until)
+        })
+    }
+
+    /// Lots that have lapsed at `now` and still have something free.
+    pub fn lapsed(&self, now: DateTime<Utc>) -> impl Iterator<Item = &Lot> {
+        // None lapses before it expires, and what expires later comes later.
+        let expired = self.lots.values().take_while(move |lot| lot.expires_at.is_some_and(|at| at <= now));
+        expired.filter(move |lot| lot.remaining > 0 && !lot.is_spendable(now))
     }
 }

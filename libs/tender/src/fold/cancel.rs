@@ -5,20 +5,20 @@ use api::legs::{BalanceAfter, LegKey};
 use ledger::Movement;
 
 use super::{
-    Decision, answer_of,
+    Decision, NOT_LOCKED, NOT_READ, OUT_OF_BALANCE, answer_of,
     book::{Book, Kind, Mark, Operation, Origin},
-    give_back::{self, From, reward_of},
+    give_back::{self, Source, reward_of},
     leg_answer, record, replayed, stored, to_json,
 };
-use crate::command::{Command, Outcome, Rejection, State};
+use crate::command::{Command, Outcome, State};
 
 pub fn cancel(book: &mut Book, command: &Command, key: LegKey) -> Decision {
     let Some(operation) = stored(book, command)? else {
         return Ok(leave_tombstone(book, command, key));
     };
     let from = match (operation.state, operation.kind) {
-        (State::Applied, Kind::Debit | Kind::Hold) => From::Taken,
-        (State::Held, _) => From::Held,
+        (State::Applied, Kind::Debit | Kind::Hold) => Source::Taken,
+        (State::Held, _) => Source::Held,
         // A refusal stands, what is undone stays undone. A leg that itself gave value back is forward-only:
         // no saga cancels it, and taking value from a customer again is not what "cancel" means.
         _ => return Ok(replayed(operation)),
@@ -27,39 +27,40 @@ pub fn cancel(book: &mut Book, command: &Command, key: LegKey) -> Decision {
 }
 
 fn leave_tombstone(book: &mut Book, command: &Command, key: LegKey) -> Outcome {
-    let account_no = book.accounts[&command.account].reference.account_no;
+    let account = &book.accounts[&command.account].reference;
     let tombstone = Operation {
-        account_no,
+        account_no: account.account_no,
         kind: Kind::Cancel,
         state: State::Tombstoned,
         amount: 0,
         request_hash: None,
         response: to_json(&leg_answer(State::Tombstoned, 0, Vec::new(), None)).into(),
         allocations: Vec::new(),
-        origin: Origin { leg: Some(key), ..Origin::default() },
+        origin: Origin { business_id: account.business_id.clone(), leg: Some(key), ..Origin::default() },
         mark: Mark::New,
     };
     record(book, command.operation_id, tombstone)
 }
 
 /// Returns the rest: what refunds have not given back already.
-fn take_back(book: &mut Book, command: &Command, from: From) -> Decision {
+fn take_back(book: &mut Book, command: &Command, from: Source) -> Decision {
     let id = command.operation_id;
     let Book { now, accounts, operations, postings, returns, .. } = book;
-    let account = accounts.get_mut(&command.account).ok_or(Rejection::Broken)?;
-    let operation = operations.get_mut(&id).ok_or(Rejection::Broken)?;
+    let account = accounts.get_mut(&command.account).ok_or(NOT_LOCKED)?;
+    let operation = operations.get_mut(&id).ok_or(NOT_READ)?;
     give_back::check(account, operation)?;
     let amount = operation.outstanding();
     if amount > 0 {
         let movement = match from {
-            From::Taken => Movement::Cancel(amount),
-            From::Held => Movement::Release(amount),
+            Source::Taken => Movement::Cancel(amount),
+            Source::Held => Movement::Release(amount),
         };
-        postings.push(account.post(id, movement).map_err(|_| Rejection::Broken)?);
+        postings.push(account.post(id, movement).map_err(|_| OUT_OF_BALANCE)?);
     }
     let reward_id = reward_of(account, operation);
-    let (back, lots) = give_back::give_back(account, (id, operation), (from, id), amount, *now);
+    let (back, lots) = give_back::give_back(account, (id, operation), (from, id), amount);
     returns.extend(back);
+    account.holds.retain(|hold| hold.operation_id != id);
     let after =
         BalanceAfter { available: account.spendable(reward_id, *now), version: account.balance.version() };
     operation.state = State::Reversed;

@@ -4,9 +4,9 @@ use api::legs::{BalanceAfter, LotPart};
 use ledger::Movement;
 
 use super::{
-    Decision, answer_of,
+    Decision, NOT_LOCKED, NOT_READ, OUT_OF_BALANCE, answer_of,
     book::{Book, Kind},
-    give_back::{self, From, reward_of},
+    give_back::{self, Source, reward_of},
     leg_answer, replayed, stored, to_json,
 };
 use crate::command::{Command, Outcome, Rejection, State};
@@ -21,17 +21,18 @@ pub fn capture(book: &mut Book, command: &Command, amount: i64) -> Decision {
     }
     let id = command.operation_id;
     let Book { now, accounts, operations, postings, returns, .. } = book;
-    let account = accounts.get_mut(&command.account).ok_or(Rejection::Broken)?;
-    let operation = operations.get_mut(&id).ok_or(Rejection::Broken)?;
+    let account = accounts.get_mut(&command.account).ok_or(NOT_LOCKED)?;
+    let operation = operations.get_mut(&id).ok_or(NOT_READ)?;
     give_back::check(account, operation)?;
     let held = operation.outstanding();
     if held > 0 {
         let movement = Movement::Capture { taken: amount, released: held - amount };
-        postings.push(account.post(id, movement).map_err(|_| Rejection::Broken)?);
+        postings.push(account.post(id, movement).map_err(|_| OUT_OF_BALANCE)?);
     }
     // Giving back the last set aside first leaves the first for the debit.
-    let (back, _) = give_back::give_back(account, (id, operation), (From::Held, id), held - amount, *now);
+    let (back, _) = give_back::give_back(account, (id, operation), (Source::Held, id), held - amount);
     returns.extend(back);
+    account.holds.retain(|hold| hold.operation_id != id);
     let mut lots = Vec::new();
     for part in operation.allocations.iter().filter(|part| part.outstanding() > 0) {
         let Some(lot) = account.lot_mut(part.lot_id) else { continue };

@@ -4,10 +4,10 @@ use api::{
     Code, Problem,
     tender::{BalanceView, CreditAnswer, LotView, Quantity},
 };
-use ledger::Movement;
+use ledger::{AccountRef, Movement};
 
 use super::{
-    Decision, account_mut,
+    Decision, OUT_OF_BALANCE, account_mut,
     book::{Book, Kind, Lot, Mark, Operation, Origin, Status},
     is_of_another_request, record, replayed, stored, to_json,
 };
@@ -41,18 +41,16 @@ pub fn credit(book: &mut Book, command: &Command, credit: &Credit) -> Decision {
         return Ok(refuse(book, command, credit, Code::LimitExceeded));
     }
     let movement = Movement::Credit { amount: credit.amount, funding: credit.funding };
-    let posting = account.post(command.operation_id, movement).map_err(|_| Rejection::Broken)?;
+    let posting = account.post(command.operation_id, movement).map_err(|_| OUT_OF_BALANCE)?;
     let lot = new_lot(command, credit);
-    // A sum of lots within `posted`, which was just found to fit.
-    account.available += credit.amount;
-    let answer = answer(command, credit, &lot, account.available, account.balance.version());
+    let answer = answer(command, credit, &lot, account.spendable(None, now), account.balance.version());
     account.insert(lot);
-    let account_no = account.reference.account_no;
+    let owner = account.reference.clone();
     book.postings.push(posting);
     book.references.insert(reference.clone(), command.operation_id);
     let (business, kind, text) = reference;
     book.new_references.push((business, kind, text, command.operation_id));
-    let made = operation(credit, account_no, State::Applied, to_json(&answer));
+    let made = operation(credit, &owner, State::Applied, to_json(&answer));
     Ok(record(book, command.operation_id, made))
 }
 
@@ -68,6 +66,7 @@ fn new_lot(command: &Command, credit: &Credit) -> Lot {
         kind: credit.kind.clone(),
         operation_id: command.operation_id,
         reward_id: credit.reward_id,
+        times_expired: 0,
         mark: Mark::New,
     }
 }
@@ -110,21 +109,25 @@ fn refuse(book: &mut Book, command: &Command, credit: &Credit, code: Code) -> Ou
         trace_id: credit.request.trace_id.clone(),
         ..Problem::new(code, detail)
     };
-    let account_no = book.accounts[&command.account].reference.account_no;
-    let refused = operation(credit, account_no, State::Declined, to_json(&problem));
+    let account = &book.accounts[&command.account].reference;
+    let refused = operation(credit, account, State::Declined, to_json(&problem));
     record(book, command.operation_id, refused)
 }
 
-fn operation(credit: &Credit, account_no: i64, state: State, response: String) -> Operation {
+fn operation(credit: &Credit, account: &AccountRef, state: State, response: String) -> Operation {
     Operation {
-        account_no,
+        account_no: account.account_no,
         kind: Kind::Credit,
         state,
         amount: credit.amount,
         request_hash: Some(credit.form.hash()),
         response: response.into(),
         allocations: Vec::new(),
-        origin: Origin { details: Some(credit.details.clone()), ..Origin::default() },
+        origin: Origin {
+            business_id: account.business_id.clone(),
+            details: Some(credit.details.clone()),
+            ..Origin::default()
+        },
         mark: Mark::New,
     }
 }

@@ -9,8 +9,8 @@ use chrono::{DateTime, Utc};
 use ledger::Movement;
 
 use super::{
-    Decision, account_mut,
-    book::{AccountState, Allocation, Book, Kind, Mark, Operation, Origin, Status},
+    Decision, OUT_OF_BALANCE, account_mut,
+    book::{AccountState, Allocation, Book, Kind, LiveHold, Mark, Operation, Origin, Status},
     declined, is_of_another_request, leg_answer, record, replayed, reverse, stored,
     take::{self, Part},
     to_json,
@@ -56,9 +56,17 @@ fn debit(book: &mut Book, command: &Command, leg: &ForwardLeg) -> Decision {
     // An at_most leg that finds nothing is applied with nothing: no entry, no new version.
     let posting = match amount {
         0 => None,
-        _ => Some(account.post(command.operation_id, movement).map_err(|_| Rejection::Broken)?),
+        _ => Some(account.post(command.operation_id, movement).map_err(|_| OUT_OF_BALANCE)?),
     };
     let (allocations, lots) = take::take(account, &parts, kind == Kind::Hold);
+    if let (Kind::Hold, Some(until)) = (kind, leg.plan.hold_until) {
+        account.holds.extend(allocations.iter().map(|part| LiveHold {
+            operation_id: command.operation_id,
+            until,
+            lot_id: part.lot_id,
+            units: part.amount,
+        }));
+    }
     let after = BalanceAfter {
         available: account.spendable(leg.plan.reward_id, now),
         version: account.balance.version(),
@@ -74,7 +82,7 @@ fn plan(
     plan: &Forward,
     now: DateTime<Utc>,
 ) -> Result<(i64, Vec<Part>), Box<LegAnswer>> {
-    let refusal = |code, available| Err(Box::new(declined(code, available)));
+    let refusal = |code, available| Err(Box::new(declined(code, available, None)));
     if account.status != Status::Active {
         return refusal(Code::AccountFrozen, None);
     }
@@ -95,8 +103,11 @@ fn plan(
             let held = reward.flatten().map_or(account.balance.held(), |lot| lot.held);
             // "Held by another order" is told apart from "empty": the cashier can do something about it.
             let is_held = plan.amount <= available.saturating_add(held);
-            let code = if is_held { Code::HeldByOtherOrder } else { Code::InsufficientBalance };
-            return refusal(code, Some(available));
+            if !is_held {
+                return refusal(Code::InsufficientBalance, Some(available));
+            }
+            let until = account.free_again(plan.reward_id, plan.amount - available);
+            return Err(Box::new(declined(Code::HeldByOtherOrder, Some(available), until)));
         }
     };
     match take::choose(account, plan.reward_id, amount, now) {
@@ -123,8 +134,10 @@ pub(super) fn record_leg(
     answer: &LegAnswer,
     allocations: Vec<Allocation>,
 ) -> Outcome {
-    let account_no = book.accounts[&command.account].reference.account_no;
+    let account = &book.accounts[&command.account].reference;
+    let account_no = account.account_no;
     let origin = Origin {
+        business_id: account.business_id.clone(),
         leg: Some(leg.key),
         reverses: leg.reverses,
         hold_until: leg.plan.hold_until,

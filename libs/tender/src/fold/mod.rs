@@ -8,6 +8,7 @@ pub mod book;
 mod cancel;
 mod capture;
 mod credit;
+mod expire;
 mod forward;
 mod give_back;
 mod reverse;
@@ -19,16 +20,32 @@ use api::{
     derive::RequestForm,
     legs::{BalanceAfter, Decline, LegAnswer, LotPart},
 };
-use book::{AccountState, Book, Operation};
+use book::{AccountState, Book, Operation, absent_no};
+use chrono::{DateTime, Utc};
 pub use credit::BALANCE_MAX;
+pub use expire::{LAPSED_MAX, sweep};
 pub use take::LOTS_MAX;
 use uuid::Uuid;
 
 use crate::command::{Action, Answer, Command, Outcome, Rejection, State};
 
+const NOT_LOCKED: Rejection = Rejection::Corrupt("the account was not locked");
+const NOT_READ: Rejection = Rejection::Corrupt("the operation was not read");
+const OUT_OF_BALANCE: Rejection = Rejection::Corrupt("the account's balance is not what its lots are");
+
 /// Applies one command. Commands of a batch are applied in the order in which they came; the same operation twice
-/// meets its own first answer.
+/// meets its own first answer. What has lapsed of the account is moved out before, and what goes back to a lapsed lot after.
 pub fn apply(book: &mut Book, command: &Command) -> Outcome {
+    if let Err(corrupt) = sweep(book, &command.account) {
+        return Outcome::Rejected(corrupt);
+    }
+    let outcome = decide(book, command);
+    // What was decided stands; an account that is out of balance turns away what comes next.
+    let _ = sweep(book, &command.account);
+    outcome
+}
+
+fn decide(book: &mut Book, command: &Command) -> Outcome {
     let outcome = match &command.action {
         Action::Forward(leg) => forward::forward(book, command, leg),
         Action::Cancel(key) => cancel::cancel(book, command, *key),
@@ -47,11 +64,12 @@ fn query(book: &Book, command: &Command) -> Decision {
     Ok(replayed(operation))
 }
 
-/// The operation with the command's id, if there is one. One of another account shares only the key.
+/// The operation with the command's id, if there is one. One of another account shares only the key. What was recorded before
+/// its account was there belongs to it as well.
 fn stored<'a>(book: &'a Book, command: &Command) -> Result<Option<&'a Operation>, Rejection> {
-    let account = book.accounts.get(&command.account).ok_or(Rejection::Broken)?;
+    let account = book.accounts.get(&command.account).ok_or(NOT_LOCKED)?;
     match book.operations.get(&command.operation_id) {
-        Some(operation) if operation.account_no != account.reference.account_no => Err(Rejection::Conflict),
+        Some(operation) if !is_of(operation, account, command) => Err(Rejection::Conflict),
         found => Ok(found),
     }
 }
@@ -62,8 +80,14 @@ fn is_of_another_request(operation: &Operation, form: &RequestForm) -> Result<bo
     form.is_same_as(stored).map(|is_same| !is_same).map_err(Rejection::UnknownHashVersion)
 }
 
+/// Whether an operation is of the command's account.
+fn is_of(operation: &Operation, account: &AccountState, command: &Command) -> bool {
+    let number = operation.account_no;
+    number == account.reference.account_no || number == absent_no(&command.account)
+}
+
 fn account_mut<'a>(book: &'a mut Book, command: &Command) -> Result<&'a mut AccountState, Rejection> {
-    book.accounts.get_mut(&command.account).ok_or(Rejection::Broken)
+    book.accounts.get_mut(&command.account).ok_or(NOT_LOCKED)
 }
 
 /// Adds a new operation, and answers with what it says.
@@ -86,8 +110,8 @@ fn leg_answer(state: State, amount: i64, lots: Vec<LotPart>, after: Option<Balan
     LegAnswer { state, amount, lots, after, decline: None }
 }
 
-fn declined(code: api::Code, available: Option<i64>) -> LegAnswer {
-    let decline = Decline { code: code.as_str().to_owned(), available, held_until: None };
+fn declined(code: api::Code, available: Option<i64>, held_until: Option<DateTime<Utc>>) -> LegAnswer {
+    let decline = Decline { code: code.as_str().to_owned(), available, held_until };
     LegAnswer { decline: Some(decline), ..leg_answer(State::Declined, 0, Vec::new(), None) }
 }
 

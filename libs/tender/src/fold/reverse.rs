@@ -5,22 +5,22 @@ use api::legs::{BalanceAfter, Take};
 use ledger::Movement;
 
 use super::{
-    Decision,
+    Decision, NOT_LOCKED, OUT_OF_BALANCE,
     book::{Book, Kind, Operation},
     forward::record_leg,
-    give_back::{self, From, reward_of},
-    leg_answer,
+    give_back::{self, Source, reward_of},
+    is_of, leg_answer,
 };
 use crate::command::{Command, ForwardLeg, Rejection, State};
 
 pub fn reverse(book: &mut Book, command: &Command, leg: &ForwardLeg) -> Decision {
     let of = leg.reverses.ok_or(Rejection::Conflict)?;
     let Book { now, accounts, operations, postings, returns, .. } = book;
-    let account = accounts.get_mut(&command.account).ok_or(Rejection::Broken)?;
+    let account = accounts.get_mut(&command.account).ok_or(NOT_LOCKED)?;
     let Some(taken) = operations.get_mut(&of) else {
         return Err(Rejection::ExceedsRedeemed { available: 0 });
     };
-    if taken.account_no != account.reference.account_no {
+    if !is_of(taken, account, command) {
         return Err(Rejection::Conflict);
     }
     let outstanding = if is_in_force(taken) { taken.outstanding() } else { 0 };
@@ -33,11 +33,11 @@ pub fn reverse(book: &mut Book, command: &Command, leg: &ForwardLeg) -> Decision
     give_back::check(account, taken)?;
     if amount > 0 {
         let movement = Movement::Reverse(amount);
-        postings.push(account.post(command.operation_id, movement).map_err(|_| Rejection::Broken)?);
+        postings.push(account.post(command.operation_id, movement).map_err(|_| OUT_OF_BALANCE)?);
     }
     let reward_id = reward_of(account, taken);
     let (back, lots) =
-        give_back::give_back(account, (of, taken), (From::Taken, command.operation_id), amount, *now);
+        give_back::give_back(account, (of, taken), (Source::Taken, command.operation_id), amount);
     returns.extend(back);
     let after =
         BalanceAfter { available: account.spendable(reward_id, *now), version: account.balance.version() };

@@ -45,15 +45,21 @@ pub fn choose(
 pub fn take(account: &mut AccountState, parts: &[Part], hold: bool) -> (Vec<Allocation>, Vec<LotPart>) {
     let mut allocations = Vec::with_capacity(parts.len());
     let mut answer = Vec::with_capacity(parts.len());
-    for Part { rank, units } in parts {
+    // Positions fit: no operation takes from more than `LOTS_MAX` lots.
+    for (position, Part { rank, units }) in (0..).zip(parts) {
         let Some(lot) = account.lots.get_mut(rank) else { continue };
         lot.remaining -= units;
         if hold {
             lot.held += units;
         }
         lot.mark.touch();
-        account.available -= units;
-        allocations.push(Allocation { lot_id: lot.lot_id, amount: *units, reversed: 0, mark: Mark::New });
+        allocations.push(Allocation {
+            position,
+            lot_id: lot.lot_id,
+            amount: *units,
+            reversed: 0,
+            mark: Mark::New,
+        });
         answer.push(LotPart { lot_id: lot.lot_id, amount: *units, expires_at: lot.expires_at });
     }
     (allocations, answer)

@@ -20,8 +20,10 @@ use service::{
 
 use utoipa::{IntoParams, ToSchema};
 
+use super::answer;
 use crate::{
     App,
+    command::AccountKey,
     store::accounts::{self, StoredAccount},
 };
 
@@ -59,7 +61,7 @@ pub async fn show_account(
         return Ok(Json(PastAccountView { customer_id: customer.into(), at, accounts }).into_response());
     }
     let found = match is_visible {
-        true => accounts::current(&app.pool, &caller.business_id, customer.as_str()).await?,
+        true => current(&app, &caller.business_id, customer.as_str()).await?,
         false => Vec::new(),
     };
     Ok(Json(view(&app, customer.into(), found, show.currency)?).into_response())
@@ -88,8 +90,25 @@ pub async fn show_account_to_peer(
     Path(customer): Path<CustomerId>,
     Query(show): Query<ShowToPeer>,
 ) -> Result<Json<AccountView>, ApiError> {
-    let found = accounts::current(&app.pool, &show.business_id, customer.as_str()).await?;
+    let found = current(&app, &show.business_id, customer.as_str()).await?;
     view(&app, customer.into(), found, show.currency).map(Json)
+}
+
+/// The owner's accounts now. One of which more lots have lapsed than a statement looks at is swept before.
+async fn current(app: &App, business: &BusinessId, owner: &str) -> Result<Vec<StoredAccount>, ApiError> {
+    let found = accounts::current(&app.pool, business, owner).await?;
+    if found.iter().all(|account| !account.is_overdue) {
+        return Ok(found);
+    }
+    for account in found.iter().filter(|account| account.is_overdue) {
+        let key = AccountKey { business_id: business.clone(), owner: owner.to_owned(), asset: account.asset };
+        app.executor.sweep(key).await.map_err(answer::execute_error)?;
+    }
+    let found = accounts::current(&app.pool, business, owner).await?;
+    if found.iter().any(|account| account.is_overdue) {
+        return Err(ApiError::overloaded());
+    }
+    Ok(found)
 }
 
 fn is_asked(currency: Option<Currency>, asked: Option<Currency>) -> bool {

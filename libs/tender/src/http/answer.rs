@@ -42,7 +42,8 @@ pub fn leg_problem(rejection: &Rejection) -> Problem {
         },
         Rejection::InvalidField { pointer, detail } => Problem::invalid(*pointer, *detail),
         Rejection::UnknownHashVersion(error) => unknown_version(*error),
-        Rejection::Broken => broken(),
+        // It is logged where it is found, with what it was found in.
+        Rejection::Corrupt(_) => Problem::new(Code::Internal, "The request failed for a reason on our side."),
     }
 }
 
@@ -64,11 +65,6 @@ fn unknown_version(error: UnknownHashVersion) -> Problem {
     let detail = "This key was used through a newer version of this service, which alone can tell a retry. Ask again \
         with the same key.";
     Problem::new(Code::Overloaded, detail).outcome(Happened::Unknown)
-}
-
-fn broken() -> Problem {
-    tracing::error!("stored data contradict themselves: run `walletctl verify`");
-    Problem::new(Code::Internal, "The request failed for a reason on our side.")
 }
 
 /// No outcome.

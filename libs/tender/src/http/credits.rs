@@ -23,7 +23,7 @@ use uuid::Uuid;
 use super::answer;
 use crate::{
     App,
-    command::{AccountKey, Action, Answer, Command, Credit, Outcome, RequestRef},
+    command::{AccountKey, Action, Answer, Command, Credit, Outcome, RequestRef, State as Stands},
     rules::{Issued, Rules},
     wire,
 };
@@ -101,7 +101,8 @@ async fn issue(
 
 fn respond(answer: &Answer, issued: Option<Issued>, is_replayed: bool) -> Result<Response, ApiError> {
     let internal = |error: serde_json::Error| ApiError::internal(&error);
-    if !answer.is_applied() {
+    // A credit that was taken back since was issued all the same, and its answer stands.
+    if answer.state == Stands::Declined {
         let problem: Problem = serde_json::from_str(&answer.body).map_err(internal)?;
         return Ok(answer::stored(problem.status, answer.body.to_string(), is_replayed));
     }

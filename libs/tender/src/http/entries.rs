@@ -1,4 +1,4 @@
-//! The ledger of a customer, newest first: to its owner and staff, and to the wallet.
+//! The ledger of a customer, newest first: to its owner and staff, and to the wallet, which merges those of several tenders.
 
 use api::{
     BusinessId, CurrencyCode, CustomerId, Problem,
@@ -42,6 +42,8 @@ pub struct List {
 }
 
 /// The ledger of a customer, newest first. Another's ledger is empty.
+///
+/// A page looks at 2,000 entries at most: with a filter it may be short, or empty, and have a `next_cursor` all the same.
 #[utoipa::path(get, path = "/accounts/{customer_id}/entries", params(("customer_id" = CustomerId, Path), List),
     responses((status = 200, description = "A page", body = Page<EntryView>)))]
 pub async fn list_entries(
@@ -52,21 +54,13 @@ pub async fn list_entries(
 ) -> Result<Json<Page<EntryView>>, ApiError> {
     app.admit_read(&caller)?;
     let limit = page_size(list.limit)?;
-    let mut place = Place::parse(list.cursor.as_deref().unwrap_or_default()).ok_or_else(bad_cursor)?;
+    let place = Place::parse(list.cursor.as_deref().unwrap_or_default()).ok_or_else(bad_cursor)?;
     if !caller.may_act_for(&customer) {
         return Ok(Json(Page { data: Vec::new(), next_cursor: None }));
     }
-    // One more than asked for tells whether there is a next page.
-    let mut data = entries(&app, &caller.business_id, &customer, &list, &place, limit + 1).await?;
-    let has_more = data.len() > usize::try_from(limit).unwrap_or(usize::MAX);
-    if has_more {
-        data.pop();
-    }
-    for entry in &mut data {
-        entry.legs_id = None;
-        place.pass(entry);
-    }
-    Ok(Json(Page { data, next_cursor: has_more.then(|| place.to_string()) }))
+    let mut page = entries(&app, &caller.business_id, &customer, &list, &place, limit).await?;
+    page.data.iter_mut().for_each(|entry| entry.legs_id = None);
+    Ok(Json(page))
 }
 
 /// Parameters of the internal call.
@@ -81,19 +75,15 @@ pub struct ListToPeer {
     cursor: String,
 }
 
-/// `GET /internal/v1/accounts/{customer_id}/entries`: the same for the wallet, which merges it with other tenders' and
-/// keeps the place itself.
+/// `GET /internal/v1/accounts/{customer_id}/entries`: the same for the wallet, with the legs that entries belong to.
 pub async fn list_entries_to_peer(
     State(app): State<App>,
     _: Peer,
     Path(customer): Path<CustomerId>,
     Query(list): Query<ListToPeer>,
-) -> Result<Json<Vec<EntryView>>, ApiError> {
+) -> Result<Json<Page<EntryView>>, ApiError> {
     let place = Place::parse(&list.cursor).ok_or_else(bad_cursor)?;
-    // One more than the longest page.
-    if !(1..=201).contains(&list.limit) {
-        return Err(Problem::invalid("limit", "must be 1 to 201").into());
-    }
+    page_size(Some(list.limit))?;
     let ListToPeer { business_id, kind, order_id, from, to, limit, .. } = list;
     let list = List { currency: None, kind, order_id, from, to, limit: None, cursor: None };
     entries(&app, &business_id, &customer, &list, &place, limit).await.map(Json)
@@ -106,7 +96,8 @@ async fn entries(
     list: &List,
     place: &Place,
     limit: i64,
-) -> Result<Vec<EntryView>, ApiError> {
+) -> Result<Page<EntryView>, ApiError> {
+    let limit = usize::try_from(limit).map_err(|error| ApiError::internal(&error))?;
     let asset = list.currency.map(Currency::code);
     let filter = Filter {
         asset,
@@ -117,12 +108,23 @@ async fn entries(
     };
     let before: Vec<Before> =
         place.iter().map(|(asset, version)| Before { asset: asset.as_str().to_owned(), version }).collect();
-    let found = read::page(&app.pool, business.as_str(), customer.as_str(), &filter, &before, limit).await?;
-    found.into_iter().map(view).collect()
+    let part = read::page(&app.pool, business.as_str(), customer.as_str(), &filter, &before, limit).await?;
+    let next = part.next.map(place_of).transpose()?;
+    let data = part.entries.into_iter().map(view).collect::<Result<_, _>>()?;
+    Ok(Page { data, next_cursor: next.map(|place| place.to_string()) })
+}
+
+fn place_of(accounts: Vec<Before>) -> Result<Place, ApiError> {
+    let place = |before: Before| Ok((asset(&before.asset)?, before.version));
+    accounts.into_iter().map(place).collect()
+}
+
+fn asset(name: &str) -> Result<Asset, ApiError> {
+    name.parse().map_err(|error: money::MoneyError| ApiError::internal(&error))
 }
 
 fn view(entry: AccountEntry) -> Result<EntryView, ApiError> {
-    let asset: Asset = entry.asset.parse().map_err(|error: money::MoneyError| ApiError::internal(&error))?;
+    let asset = asset(&entry.asset)?;
     let unknown = || sqlx::Error::Decode(format!("{} is no kind of an entry", entry.kind).into());
     let kind = EntryKind::parse(&entry.kind).ok_or_else(unknown)?;
     Ok(EntryView {

@@ -10,40 +10,62 @@ use sqlx::{FromRow, PgPool};
 use uuid::Uuid;
 
 use super::rows::{self, decode};
-use crate::wire;
+use crate::{fold::LAPSED_MAX, wire};
 
 /// Most lots of one account that are shown.
 const LOTS_SHOWN: i64 = 1_000;
-
+/// What is available is what a batch would find at this moment: what is not set aside, less what has lapsed and is still in the
+/// balance. Lapsed lots are not shown unless something of them is set aside; so many more are looked at.
 const CURRENT: &str = "
-SELECT a.asset, a.posted, a.held AS account_held, a.version, a.status, s.available,
-       l.lot_id, l.original, l.remaining, l.held, l.expires_at, l.grace_until, l.funding, l.kind, l.reward_id
+SELECT a.asset, a.posted, a.held AS account_held, a.version, a.status, a.posted - a.held - s.lapsed AS available,
+       s.lapsed_lots, l.lot_id, l.original, l.remaining, l.held, l.expires_at, l.grace_until, l.funding, l.kind, l.reward_id
 FROM tender.account a
 CROSS JOIN LATERAL (
-    SELECT coalesce(sum(remaining), 0)::bigint AS available
-    FROM tender.lot
-    WHERE account_no = a.account_no AND NOT spent
-      AND coalesce(grace_until, expires_at, 'infinity') > clock_timestamp()
+    SELECT coalesce(sum(remaining), 0)::bigint AS lapsed, count(*) AS lapsed_lots
+    FROM (SELECT remaining FROM tender.lot
+          WHERE account_no = a.account_no AND free AND ends_at <= statement_timestamp()
+          ORDER BY ends_at, lot_id
+          LIMIT $4) ended
 ) s
 LEFT JOIN LATERAL (
-    SELECT * FROM tender.lot
-    WHERE account_no = a.account_no AND NOT spent
-    ORDER BY expires_at, lot_id
+    SELECT * FROM (
+        SELECT * FROM tender.lot
+        WHERE account_no = a.account_no AND NOT spent
+        ORDER BY expires_at, lot_id
+        LIMIT $3 + $4
+    ) in_order
+    WHERE held > 0 OR coalesce(ends_at, 'infinity') > statement_timestamp()
     LIMIT $3
 ) l ON true
 WHERE a.business_id = $1 AND a.owner = $2
 ORDER BY a.asset, l.expires_at, l.lot_id";
 
+/// The last entry that is not later, found by halving the account's versions: they have no gaps, and time does not fall from one
+/// to the next.
 const PAST: &str = "
-SELECT a.asset, e.version, e.balance_after, e.held_after
-FROM tender.account a
+WITH RECURSIVE search AS (
+    SELECT account_no, asset, 0::bigint AS low, version AS high
+    FROM tender.account
+    WHERE business_id = $1 AND owner = $2
+    UNION ALL
+    SELECT s.account_no, s.asset,
+           CASE WHEN e.created_at <= $3 THEN m.middle ELSE s.low END,
+           CASE WHEN e.created_at <= $3 THEN s.high ELSE m.middle - 1 END
+    FROM search s
+    CROSS JOIN LATERAL (SELECT (s.low + s.high + 1) / 2 AS middle) m
+    CROSS JOIN LATERAL (
+        SELECT created_at FROM tender.entry WHERE account_no = s.account_no AND version = m.middle OFFSET 0
+    ) e
+    WHERE s.low < s.high
+)
+SELECT s.asset, e.version, e.balance_after, e.held_after
+FROM search s
 CROSS JOIN LATERAL (
     SELECT version, balance_after, held_after FROM tender.entry
-    WHERE account_no = a.account_no AND created_at <= $3
-    ORDER BY version DESC LIMIT 1
+    WHERE account_no = s.account_no AND version = s.low OFFSET 0
 ) e
-WHERE a.business_id = $1 AND a.owner = $2
-ORDER BY a.asset";
+WHERE s.low = s.high
+ORDER BY s.asset";
 
 /// One look into the unique index an owner, whatever the planner believes of the table's size.
 const VERSIONS: &str = "
@@ -65,6 +87,8 @@ pub struct StoredAccount {
     pub totals: Totals,
     /// At most 1,000.
     pub lots: Vec<LotView>,
+    /// More lots have lapsed than were looked at: it has to be swept before it can be shown.
+    pub is_overdue: bool,
 }
 
 #[derive(FromRow)]
@@ -75,6 +99,7 @@ struct Row {
     version: i64,
     status: String,
     available: i64,
+    lapsed_lots: i64,
     lot_id: Option<Uuid>,
     original: Option<i64>,
     remaining: Option<i64>,
@@ -95,7 +120,9 @@ pub async fn current(
     business_id: &BusinessId,
     owner: &str,
 ) -> Result<Vec<StoredAccount>, sqlx::Error> {
-    let query = sqlx::query_as(CURRENT).bind(business_id.as_str()).bind(owner).bind(LOTS_SHOWN);
+    let lapsed_limit = i64::try_from(LAPSED_MAX).map_err(decode)?;
+    let query = sqlx::query_as(CURRENT).bind(business_id.as_str()).bind(owner);
+    let query = query.bind(LOTS_SHOWN).bind(lapsed_limit + 1);
     let rows: Vec<Row> = query.fetch_all(pool).await?;
     let mut accounts: Vec<StoredAccount> = Vec::new();
     for row in rows {
@@ -113,6 +140,7 @@ pub async fn current(
                     available: row.available,
                 },
                 lots: Vec::from_iter(lot),
+                is_overdue: row.lapsed_lots > lapsed_limit,
             }),
         }
     }

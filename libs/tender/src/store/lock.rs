@@ -1,8 +1,8 @@
 //! The accounts of a batch, locked.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
+    collections::BTreeSet,
+    sync::{Arc, LazyLock},
 };
 
 use api::BusinessId;
@@ -13,11 +13,14 @@ use sqlx::{FromRow, PgConnection};
 use super::rows::{self, decode};
 use crate::{
     command::AccountKey,
-    fold::book::{AccountState, Book, Mark},
+    fold::book::{AccountState, Book},
 };
 
 const LOCK: &str = include_str!("lock.sql");
 const CREATE: &str = include_str!("create_accounts.sql");
+const STORED: &str = include_str!("stored_accounts.sql");
+
+static LOCK_FREE: LazyLock<String> = LazyLock::new(|| LOCK.replace("FOR UPDATE", "FOR UPDATE SKIP LOCKED"));
 
 #[derive(FromRow)]
 struct AccountRow {
@@ -32,26 +35,69 @@ struct AccountRow {
     now: DateTime<Utc>,
 }
 
-/// Locks the accounts; a book that holds them, or none if some are missing.
+/// What is done about an account that another transaction has locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Locking {
+    /// It is waited for, as long as the session allows.
+    Wait,
+    /// It is left out.
+    Skip,
+}
+
+/// What became of the accounts of a batch.
+pub struct Locked {
+    /// Those that are locked.
+    pub book: Book,
+    /// Those that are not stored.
+    pub missing: BTreeSet<AccountKey>,
+}
+
+/// Locks the accounts. Those that are neither in the book nor missing are locked by others.
 ///
 /// # Errors
 /// What the database says.
 pub async fn lock(
     connection: &mut PgConnection,
     keys: &BTreeSet<AccountKey>,
-) -> Result<Option<Book>, sqlx::Error> {
+    locking: Locking,
+) -> Result<Locked, sqlx::Error> {
     let [businesses, owners, assets] = columns(keys);
-    let rows: Vec<AccountRow> =
-        sqlx::query_as(LOCK).bind(businesses).bind(owners).bind(assets).fetch_all(connection).await?;
-    let Some(now) = rows.iter().map(|row| row.now).max().filter(|_| rows.len() == keys.len()) else {
-        return Ok(None);
+    let statement = match locking {
+        Locking::Wait => LOCK,
+        Locking::Skip => LOCK_FREE.as_str(),
+    };
+    let query = sqlx::query_as(statement).bind(businesses).bind(owners).bind(assets);
+    let rows: Vec<AccountRow> = query.fetch_all(&mut *connection).await?;
+    let now = match rows.iter().map(|row| row.now).max() {
+        Some(now) => now,
+        None => sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&mut *connection).await?,
     };
     let mut book = Book::new(now);
     for row in rows {
         let (key, account) = account(row)?;
         book.accounts.insert(key, account);
     }
-    Ok(Some(book))
+    let mut missing: BTreeSet<AccountKey> =
+        keys.iter().filter(|key| !book.accounts.contains_key(key)).cloned().collect();
+    if locking == Locking::Skip && !missing.is_empty() {
+        remove_stored(connection, &mut missing).await?;
+    }
+    Ok(Locked { book, missing })
+}
+
+/// Leaves those of the accounts that are not stored.
+async fn remove_stored(
+    connection: &mut PgConnection,
+    keys: &mut BTreeSet<AccountKey>,
+) -> Result<(), sqlx::Error> {
+    let [businesses, owners, assets] = columns(keys);
+    let query = sqlx::query_as(STORED).bind(businesses).bind(owners).bind(assets);
+    let stored: Vec<(String, String, String)> = query.fetch_all(connection).await?;
+    for (business, owner, asset) in stored {
+        let business_id = BusinessId::try_from(business).map_err(decode)?;
+        keys.remove(&AccountKey { business_id, owner, asset: asset.parse().map_err(decode)? });
+    }
+    Ok(())
 }
 
 /// Creates those of the accounts that are missing. On its own, outside a batch's transaction, so that nobody waits
@@ -76,14 +122,9 @@ fn account(row: AccountRow) -> Result<(AccountKey, AccountState), sqlx::Error> {
         AccountRef { account_no: row.account_no, business_id: Arc::from(row.business_id.as_str()), asset };
     let business_id = BusinessId::try_from(row.business_id).map_err(decode)?;
     let account = AccountState {
-        reference,
         balance: Balance::try_new(row.posted, row.held, row.version).map_err(decode)?,
         status: rows::status(&row.status)?,
-        available: 0,
-        lots: BTreeMap::new(),
-        ranks: HashMap::new(),
-        read_to: None,
-        mark: Mark::Stored,
+        ..AccountState::empty(reference)
     };
     Ok((AccountKey { business_id, owner: row.owner, asset }, account))
 }

@@ -24,6 +24,24 @@ WHERE o.legs_id IS NOT NULL AND o.state IN ('applied', 'held') AND o.kind IN ('d
 ORDER BY o.created_at, o.operation_id
 LIMIT $3";
 
+/// In the order of their index, which holds nothing else than holds in force.
+const PAST_THEIR_END: &str = "
+SELECT o.operation_id, o.legs_id, o.leg, a.business_id, a.owner, a.asset, o.held_until, o.created_at, p.amount
+FROM (
+    SELECT * FROM tender.operation
+    WHERE held_until IS NOT NULL AND held_until <= statement_timestamp() AND (held_until, operation_id) > ($1, $2)
+    ORDER BY held_until, operation_id
+    LIMIT $3
+) o
+CROSS JOIN LATERAL (
+    SELECT business_id, owner, asset FROM tender.account WHERE account_no = o.account_no OFFSET 0
+) a
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum(amount - reversed), 0)::bigint AS amount FROM tender.allocation
+    WHERE operation_id = o.operation_id OFFSET 0
+) p
+ORDER BY o.held_until, o.operation_id";
+
 /// An operation as it is shown.
 #[derive(Debug, FromRow)]
 pub struct StoredOperation {
@@ -94,4 +112,39 @@ pub async fn in_force(
     limit: i64,
 ) -> Result<Vec<StoredLeg>, sqlx::Error> {
     sqlx::query_as(IN_FORCE).bind(after.0).bind(after.1).bind(limit).fetch_all(pool).await
+}
+
+/// A hold in force past its end.
+#[derive(Debug, FromRow)]
+pub struct StoredHold {
+    /// Its operation.
+    pub operation_id: Uuid,
+    /// Its key.
+    pub legs_id: Uuid,
+    /// Its key.
+    pub leg: i32,
+    /// The retailer.
+    pub business_id: String,
+    /// Whose account.
+    pub owner: String,
+    /// What the account holds.
+    pub asset: String,
+    /// Its end.
+    pub held_until: DateTime<Utc>,
+    /// When it was applied.
+    pub created_at: DateTime<Utc>,
+    /// Units set aside.
+    pub amount: i64,
+}
+
+/// Holds in force whose end has passed by the database's clock, those after this place, the first to end first.
+///
+/// # Errors
+/// What the database says.
+pub async fn past_their_end(
+    pool: &PgPool,
+    after: (DateTime<Utc>, Uuid),
+    limit: i64,
+) -> Result<Vec<StoredHold>, sqlx::Error> {
+    sqlx::query_as(PAST_THEIR_END).bind(after.0).bind(after.1).bind(limit).fetch_all(pool).await
 }

@@ -1,5 +1,6 @@
 //! What every batch writes, in one statement whatever its size: new operations, what they took from which lots, lots and
-//! accounts as they are now, entries, and one row of the outbox with a message an account.
+//! accounts as they are now, entries, and one row of the outbox with a message an account. It
+//! says how many lots and accounts it found.
 //!
 //! One statement, because a round trip costs both sides more than most of the rows in it. Rows of one table are written in the
 //! order of their keys.
@@ -7,7 +8,7 @@
 use std::sync::LazyLock;
 
 use api::tender::BalanceChanged;
-use sqlx::PgConnection;
+use sqlx::{PgConnection, Row as _};
 use uuid::Uuid;
 
 use super::rows;
@@ -67,26 +68,23 @@ impl<'a> Post<'a> {
         let statement = self.bind_allocations(statement);
         let statement = self.bind_lots(statement);
         let statement = self.bind_accounts(statement);
-        let statement = statement.bind(self.messages(tender)).bind(self.hash_versions());
-        statement.execute(connection).await?;
-        Ok(!self.accounts.is_empty())
+        let messages = self.messages(tender);
+        let has_news = messages.is_some();
+        let found = statement.bind(messages).bind(self.hash_versions()).fetch_one(connection).await?;
+        // A row that is not there any more would leave the ledger out of balance with what was written beside it.
+        rows::all_found("lots", self.lots.len(), found.try_get::<i64, _>("lots")?)?;
+        rows::all_found("accounts", self.accounts.len(), found.try_get::<i64, _>("accounts")?)?;
+        Ok(has_news)
     }
 
     fn bind_operations<'q>(&self, statement: ledger::Insert<'q>) -> ledger::Insert<'q>
     where
         'a: 'q,
     {
-        let businesses: std::collections::HashMap<i64, &'a str> = self
-            .book
-            .accounts
-            .values()
-            .map(|account| (account.reference.account_no, &*account.reference.business_id))
-            .collect();
-        let business = |number| businesses.get(number).copied().unwrap_or_default();
         let rows = &self.operations;
         statement
             .bind(rows.iter().map(|(id, _)| **id).collect::<Vec<_>>())
-            .bind(rows.iter().map(|(_, o)| business(&o.account_no)).collect::<Vec<_>>())
+            .bind(rows.iter().map(|(_, o)| &*o.origin.business_id).collect::<Vec<_>>())
             .bind(rows.iter().map(|(_, o)| o.account_no).collect::<Vec<_>>())
             .bind(rows.iter().map(|(_, o)| rows::kind_name(o.kind)).collect::<Vec<_>>())
             .bind(rows.iter().map(|(_, o)| rows::state_name(o.state)).collect::<Vec<_>>())
@@ -121,6 +119,7 @@ impl<'a> Post<'a> {
             .bind(rows.iter().map(|(_, lot)| lot.lot_id).collect::<Vec<_>>())
             .bind(rows.iter().map(|(_, lot)| lot.remaining).collect::<Vec<_>>())
             .bind(rows.iter().map(|(_, lot)| lot.held).collect::<Vec<_>>())
+            .bind(rows.iter().map(|(_, lot)| lot.times_expired).collect::<Vec<_>>())
     }
 
     fn bind_accounts<'q>(&self, statement: ledger::Insert<'q>) -> ledger::Insert<'q> {
@@ -136,7 +135,8 @@ impl<'a> Post<'a> {
         self.operations.iter().map(|(_, o)| o.request_hash.map(|hash| hash.version)).collect()
     }
 
-    /// One message an account: whoever hears of its last version has heard of all before.
+    /// One message an account: whoever hears of its last version has heard of all before. Of an account that is not swept to its
+    /// end nobody knows yet what is available: the batch that sweeps the rest tells.
     fn messages(&self, tender: &'static str) -> Option<String> {
         let message = |(key, account): &(&AccountKey, &AccountState)| BalanceChanged {
             tender: tender.into(),
@@ -146,10 +146,11 @@ impl<'a> Post<'a> {
             version: account.balance.version(),
             posted: account.balance.posted(),
             held: account.balance.held(),
-            available: account.available,
+            available: account.spendable(None, self.book.now),
             at: self.book.now,
         };
-        let messages: Vec<_> = self.accounts.iter().map(message).collect();
+        let messages: Vec<_> =
+            self.accounts.iter().filter(|(_, account)| !account.is_overdue).map(message).collect();
         (!messages.is_empty()).then(|| serde_json::to_string(&messages).expect("balances are plain data"))
     }
 }

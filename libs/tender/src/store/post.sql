@@ -6,19 +6,24 @@ operation AS (
            u.leg, u.reverses_id, u.hold_until, u.epoch, u.order_id, u.details, $11, $11, u.hash_version
     FROM unnest($12::uuid[], $13::text[], $14::bigint[], $15::text[], $16::text[], $17::bigint[], $18::bytea[],
                 $19::text[], $20::uuid[], $21::int[], $22::uuid[], $23::timestamptz[], $24::bigint[], $25::text[],
-                $26::jsonb[], $41::smallint[])
+                $26::jsonb[], $42::smallint[])
          AS u(id, business_id, account_no, kind, state, amount, request_hash, response, legs_id, leg, reverses_id,
               hold_until, epoch, order_id, details, hash_version)
 ), allocation AS (
     INSERT INTO tender.allocation (operation_id, position, lot_id, amount, reversed)
     SELECT * FROM unnest($27::uuid[], $28::smallint[], $29::uuid[], $30::bigint[], $31::bigint[])
 ), lot AS (
-    UPDATE tender.lot l SET remaining = u.remaining, held = u.held
-    FROM unnest($32::bigint[], $33::uuid[], $34::bigint[], $35::bigint[]) AS u(account_no, lot_id, remaining, held)
+    UPDATE tender.lot l SET remaining = u.remaining, held = u.held, times_expired = u.times_expired
+    FROM unnest($32::bigint[], $33::uuid[], $34::bigint[], $35::bigint[], $36::int[])
+         AS u(account_no, lot_id, remaining, held, times_expired)
     WHERE l.account_no = u.account_no AND l.lot_id = u.lot_id
+    RETURNING 1
 ), account AS (
     UPDATE tender.account a SET posted = u.posted, held = u.held, version = u.version
-    FROM unnest($36::bigint[], $37::bigint[], $38::bigint[], $39::bigint[]) AS u(account_no, posted, held, version)
+    FROM unnest($37::bigint[], $38::bigint[], $39::bigint[], $40::bigint[]) AS u(account_no, posted, held, version)
     WHERE a.account_no = u.account_no
+    RETURNING 1
+), outbox AS (
+    INSERT INTO tender.outbox (payload) SELECT $41::text::json WHERE $41 IS NOT NULL
 )
-INSERT INTO tender.outbox (payload) SELECT $40::text::json WHERE $40 IS NOT NULL
+SELECT (SELECT count(*) FROM lot) AS lots, (SELECT count(*) FROM account) AS accounts

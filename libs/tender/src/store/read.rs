@@ -3,33 +3,38 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use api::derive::RequestHash;
-use sqlx::{FromRow, PgConnection};
+use chrono::{DateTime, Utc};
+use sqlx::{FromRow, PgConnection, Row as _};
 use uuid::Uuid;
 
 use super::rows::{self, LotRow, decode};
 use crate::{
     command::{AccountKey, Action, Command},
     fold::{
-        LOTS_MAX,
-        book::{AccountState, Allocation, Book, Lot, Mark, Operation, Origin},
+        LAPSED_MAX, LOTS_MAX,
+        book::{AccountState, Allocation, Book, LiveHold, Lot, Mark, Operation, Origin, Rank},
     },
 };
 
 const OPERATIONS: &str = include_str!("operations.sql");
 const ALLOCATIONS: &str = include_str!("allocations.sql");
 const LOTS: &str = include_str!("lots.sql");
-const LOTS_UNTIL: &str = include_str!("lots_until.sql");
 const REWARDS: &str = include_str!("rewards.sql");
 const REFERENCES: &str = include_str!("references.sql");
+const HOLDS: &str = include_str!("holds.sql");
 
-/// So many lots of an account are read without a look at what is needed.
-const FEW_LOTS: i64 = 32;
+/// So many lots of an account are read; more only where these do not cover what its batch needs.
+const LOTS_STEPS: [usize; 3] = [8, 64, LOTS_MAX];
+
+/// Most holds of an account that are read, to say when one ends.
+const HOLDS_MAX: i64 = 100;
 
 /// What the commands of a batch need to know.
 #[derive(Debug, Default)]
 pub struct Needs {
     /// Their accounts, with the units that forward legs ask for in all.
     accounts: BTreeMap<AccountKey, i64>,
+    created: BTreeSet<AccountKey>,
     operations: HashSet<Uuid>,
     /// Operations that may be given back: their allocations are read as well.
     reversible: HashSet<Uuid>,
@@ -54,6 +59,17 @@ impl Needs {
         self.accounts.keys().cloned().collect()
     }
 
+    /// Units that forward legs ask for of an account.
+    fn units(&self, key: &AccountKey) -> i64 {
+        self.accounts.get(key).copied().unwrap_or_default()
+    }
+
+    /// Accounts that are created where they are missing: those that value is issued to. What asks, declines or cancels creates none.
+    #[must_use]
+    pub fn to_create(&self) -> &BTreeSet<AccountKey> {
+        &self.created
+    }
+
     fn add(&mut self, command: &Command) {
         let units = self.accounts.entry(command.account.clone()).or_default();
         self.operations.insert(command.operation_id);
@@ -69,6 +85,7 @@ impl Needs {
                 self.reversible.insert(command.operation_id);
             }
             Action::Credit(credit) => {
+                self.created.insert(command.account.clone());
                 let business = command.account.business_id.to_string();
                 self.references.insert((business, credit.kind.clone(), credit.reference.clone()));
             }
@@ -77,14 +94,15 @@ impl Needs {
     }
 }
 
-/// Reads into the book whatever the batch needs: two statements, and one more for each of reversals, rewards and
-/// credits if there are any.
+/// Reads into the book whatever the batch needs: two statements, and one more for each of reversals, rewards and credits if there
+/// are any, for accounts that need many lots, and for those whose holds may be in the way.
 ///
 /// # Errors
 /// What the database says; [`sqlx::Error::Decode`] for what no version of this program wrote.
 pub async fn read(connection: &mut PgConnection, book: &mut Book, needs: &Needs) -> Result<(), sqlx::Error> {
     read_operations(connection, book, needs).await?;
     read_lots(connection, book, needs).await?;
+    read_holds(connection, book, needs).await?;
     if !needs.reversible.is_empty() {
         read_allocations(connection, book, needs).await?;
     }
@@ -138,64 +156,104 @@ fn request_hash((hash, version): (Vec<u8>, i16)) -> Result<RequestHash, sqlx::Er
     Ok(RequestHash { version, bytes: hash.as_slice().try_into().map_err(decode)? })
 }
 
-/// The lots of most accounts are few: they come with one look into an index. Of an account with more, those that its batch
-/// needs are read, with the sum of them all.
-async fn read_lots(connection: &mut PgConnection, book: &mut Book, needs: &Needs) -> Result<(), sqlx::Error> {
-    let numbers: Vec<i64> = book.accounts.values().map(|account| account.reference.account_no).collect();
-    let query = sqlx::query_as(LOTS).bind(numbers).bind(book.now).bind(FEW_LOTS + 1);
-    let rows: Vec<LotRow> = query.fetch_all(&mut *connection).await?;
-    let mut lots: HashMap<i64, Vec<LotRow>> = HashMap::with_capacity(book.accounts.len());
-    for row in rows {
-        lots.entry(row.account_no).or_default().push(row);
-    }
-    let mut many = Vec::new();
-    for (number, account) in by_number(&mut book.accounts) {
-        let rows = lots.remove(&number).unwrap_or_default();
-        if i64::try_from(rows.len()).is_ok_and(|count| count <= FEW_LOTS) {
-            account.available = rows.iter().map(|row| row.remaining).sum();
-            for row in rows {
-                account.insert(row.try_into()?);
-            }
-        } else {
-            many.push(number);
-        }
-    }
-    if many.is_empty() { Ok(()) } else { read_many_lots(connection, book, needs, &many).await }
-}
-
+/// A lot as it was found.
 #[derive(FromRow)]
-struct OrderedLotRow {
+struct FoundLot {
+    lapsed: bool,
     #[sqlx(flatten)]
     lot: LotRow,
-    available: i64,
 }
 
-async fn read_many_lots(
+/// What one reading found of an account.
+#[derive(Debug, Default)]
+struct Found {
+    lapsed: usize,
+    spendable: usize,
+    units: i64,
+    last: Option<Rank>,
+}
+
+/// What has lapsed, and then lots in the order of spending until they cover what the batch needs: few at first, then more. Lots
+/// that no command needs are not looked at, however many they are.
+async fn read_lots(connection: &mut PgConnection, book: &mut Book, needs: &Needs) -> Result<(), sqlx::Error> {
+    let mut open: Vec<i64> = book.accounts.values().map(|account| account.reference.account_no).collect();
+    for limit in LOTS_STEPS {
+        if open.is_empty() {
+            break;
+        }
+        // One lapsed lot more than are moved out tells that there are too many.
+        let [lapsed, spendable] =
+            [LAPSED_MAX + 1, limit].map(|limit| i64::try_from(limit).unwrap_or(i64::MAX));
+        let query = sqlx::query_as(LOTS).bind(&open).bind(book.now).bind(lapsed).bind(spendable);
+        let rows: Vec<FoundLot> = query.fetch_all(&mut *connection).await?;
+        open = place_lots(book, needs, open, rows, limit)?;
+    }
+    Ok(())
+}
+
+/// Puts lots that were read into their accounts; those accounts remain whose lots do not cover what the batch needs.
+fn place_lots(
+    book: &mut Book,
+    needs: &Needs,
+    read: Vec<i64>,
+    rows: Vec<FoundLot>,
+    limit: usize,
+) -> Result<Vec<i64>, sqlx::Error> {
+    let now = book.now;
+    let mut found: HashMap<i64, Found> = read.into_iter().map(|number| (number, Found::default())).collect();
+    let mut accounts = by_number(&mut book.accounts);
+    for FoundLot { lapsed, lot } in rows {
+        let number = lot.account_no;
+        let (Some(found), Some(account)) = (found.get_mut(&number), accounts.get_mut(&number)) else {
+            continue;
+        };
+        let lot = Lot::try_from(lot)?;
+        if lapsed {
+            found.lapsed += 1;
+        } else {
+            found.spendable += 1;
+            found.units = found.units.saturating_add(lot.remaining);
+            found.last = Some(lot.rank());
+        }
+        account.insert(lot);
+    }
+    let mut open = Vec::new();
+    for (key, account) in &mut book.accounts {
+        let Some(found) = found.get(&account.reference.account_no) else { continue };
+        account.is_overdue = found.lapsed > LAPSED_MAX;
+        let available = account.spendable(None, now);
+        // Where not all that is available was read, lots behind the last are not known; else what the batch adds follows it.
+        account.read_to = found.last.filter(|_| found.units < available);
+        if !account.is_overdue && found.units < needs.units(key).min(available) && found.spendable >= limit {
+            open.push(account.reference.account_no);
+        }
+    }
+    Ok(open)
+}
+
+/// Holds of accounts that may not have enough, so that a refusal can say when value becomes free again.
+async fn read_holds(
     connection: &mut PgConnection,
     book: &mut Book,
     needs: &Needs,
-    numbers: &[i64],
 ) -> Result<(), sqlx::Error> {
-    let units: HashMap<i64, i64> = book
-        .accounts
-        .iter()
-        .map(|(key, account)| {
-            (account.reference.account_no, needs.accounts.get(key).copied().unwrap_or_default())
-        })
-        .collect();
-    let units: Vec<i64> =
-        numbers.iter().map(|number| units.get(number).copied().unwrap_or_default()).collect();
-    let limit = i64::try_from(LOTS_MAX).unwrap_or(i64::MAX);
-    let query = sqlx::query_as(LOTS_UNTIL).bind(numbers).bind(units).bind(book.now).bind(limit);
-    let rows: Vec<OrderedLotRow> = query.fetch_all(connection).await?;
-    let mut by_number = by_number(&mut book.accounts);
-    for row in rows {
-        let Some(account) = by_number.get_mut(&row.lot.account_no) else { continue };
-        account.available = row.available;
-        account.insert(row.lot.try_into()?);
+    let now = book.now;
+    let may_refuse = |(key, account): &(&AccountKey, &AccountState)| {
+        let names_a_reward = || needs.rewards.iter().any(|(of, _)| of == *key);
+        account.balance.held() > 0 && (needs.units(key) > account.spendable(None, now) || names_a_reward())
+    };
+    let short = book.accounts.iter().filter(may_refuse);
+    let numbers: Vec<i64> = short.map(|(_, account)| account.reference.account_no).collect();
+    if numbers.is_empty() {
+        return Ok(());
     }
-    for account in by_number.into_values().filter(|account| account.lots.len() >= LOTS_MAX) {
-        account.read_to = account.lots.last_key_value().map(|(rank, _)| *rank);
+    let rows: Vec<(i64, Uuid, DateTime<Utc>, Uuid, i64)> =
+        sqlx::query_as(HOLDS).bind(numbers).bind(HOLDS_MAX).fetch_all(connection).await?;
+    let mut accounts = by_number(&mut book.accounts);
+    for (number, operation_id, until, lot_id, units) in rows {
+        if let Some(account) = accounts.get_mut(&number) {
+            account.holds.push(LiveHold { operation_id, until, lot_id, units });
+        }
     }
     Ok(())
 }
@@ -207,10 +265,10 @@ fn by_number(accounts: &mut HashMap<AccountKey, AccountState>) -> HashMap<i64, &
 #[derive(FromRow)]
 struct AllocationRow {
     operation_id: Uuid,
+    position: i16,
+    taken_from: Uuid,
     amount: i64,
     reversed: i64,
-    #[sqlx(flatten)]
-    lot: LotRow,
 }
 
 async fn read_allocations(
@@ -219,17 +277,20 @@ async fn read_allocations(
     needs: &Needs,
 ) -> Result<(), sqlx::Error> {
     let ids: Vec<Uuid> = needs.reversible.iter().copied().collect();
-    let rows: Vec<AllocationRow> = sqlx::query_as(ALLOCATIONS).bind(ids).fetch_all(connection).await?;
+    let rows = sqlx::query(ALLOCATIONS).bind(ids).fetch_all(connection).await?;
     let Book { accounts, operations, .. } = book;
     let mut by_number = by_number(accounts);
-    for AllocationRow { operation_id, amount, reversed, lot } in rows {
-        // The lots of an account that this batch has not locked are none of its business.
-        let account = by_number.get_mut(&lot.account_no);
-        if let (Some(account), Some(operation)) = (account, operations.get_mut(&operation_id)) {
-            let lot = Lot::try_from(lot)?;
-            let part = Allocation { lot_id: lot.lot_id, amount, reversed, mark: Mark::Stored };
-            operation.allocations.push(part);
-            account.insert(lot);
+    for row in rows {
+        let AllocationRow { operation_id, position, taken_from, amount, reversed } =
+            AllocationRow::from_row(&row)?;
+        let Some(operation) = operations.get_mut(&operation_id) else { continue };
+        // An operation of an account that this batch has not locked is another command's.
+        let Some(account) = by_number.get_mut(&operation.account_no) else { continue };
+        let part = Allocation { position, lot_id: taken_from, amount, reversed, mark: Mark::Stored };
+        operation.allocations.push(part);
+        // A lot that is missing is not in the account: nothing that returns to it passes the fold.
+        if row.try_get::<Option<Uuid>, _>("lot_id")?.is_some() {
+            account.insert(LotRow::from_row(&row)?.try_into()?);
         }
     }
     Ok(())

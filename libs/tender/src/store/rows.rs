@@ -23,6 +23,7 @@ pub struct LotRow {
     kind: String,
     issued_by: Uuid,
     reward_id: Option<Uuid>,
+    times_expired: i32,
 }
 
 impl TryFrom<LotRow> for Lot {
@@ -40,6 +41,7 @@ impl TryFrom<LotRow> for Lot {
             kind: row.kind,
             operation_id: row.issued_by,
             reward_id: row.reward_id,
+            times_expired: row.times_expired,
             mark: Mark::Stored,
         })
     }
@@ -48,6 +50,20 @@ impl TryFrom<LotRow> for Lot {
 /// What is stored cannot be read: no word of ours, or not within its bounds.
 pub fn decode(error: impl std::error::Error + Send + Sync + 'static) -> sqlx::Error {
     sqlx::Error::Decode(Box::new(error))
+}
+
+/// Fails unless as many rows were found as were to be changed.
+pub fn all_found(what: &'static str, asked: usize, found: impl TryInto<usize>) -> Result<(), sqlx::Error> {
+    let found = found.try_into().unwrap_or(usize::MAX);
+    if found == asked { Ok(()) } else { Err(decode(Missing { what, asked, found })) }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("of {asked} {what} to change, {found} were found")]
+struct Missing {
+    what: &'static str,
+    asked: usize,
+    found: usize,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -64,12 +80,13 @@ const STATES: [(State, &str); 6] = [
     (State::Tombstoned, "tombstoned"),
 ];
 
-const KINDS: [(Kind, &str); 5] = [
+const KINDS: [(Kind, &str); 6] = [
     (Kind::Credit, "credit"),
     (Kind::Debit, "debit"),
     (Kind::Hold, "hold"),
     (Kind::Reverse, "reverse"),
     (Kind::Cancel, "cancel"),
+    (Kind::Expire, "expire"),
 ];
 
 const STATUSES: [(Status, &str); 3] =

@@ -57,15 +57,16 @@ async fn update_operations(connection: &mut PgConnection, book: &Book) -> Result
     if rows.is_empty() {
         return Ok(());
     }
-    sqlx::query(UPDATE_OPERATIONS)
-        .bind(rows.iter().map(|(id, _)| **id).collect::<Vec<_>>())
+    let ids: Vec<Uuid> = rows.iter().map(|(id, _)| **id).collect();
+    let done = sqlx::query(UPDATE_OPERATIONS)
+        .bind(&ids)
         .bind(rows.iter().map(|(_, o)| rows::state_name(o.state)).collect::<Vec<_>>())
         .bind(rows.iter().map(|(_, o)| o.amount).collect::<Vec<_>>())
         .bind(rows.iter().map(|(_, o)| &*o.response).collect::<Vec<_>>())
         .bind(book.now)
         .execute(connection)
         .await?;
-    Ok(())
+    rows::all_found("operations", ids.len(), done.rows_affected())
 }
 
 async fn insert_references(connection: &mut PgConnection, book: &Book) -> Result<(), sqlx::Error> {
@@ -90,13 +91,13 @@ async fn update_allocations(connection: &mut PgConnection, book: &Book) -> Resul
     if rows.is_empty() {
         return Ok(());
     }
-    sqlx::query(UPDATE_ALLOCATIONS)
+    let done = sqlx::query(UPDATE_ALLOCATIONS)
         .bind(rows.iter().map(|(id, ..)| **id).collect::<Vec<_>>())
         .bind(rows.iter().map(|(_, position, _)| *position).collect::<Vec<_>>())
         .bind(rows.iter().map(|(.., part)| part.reversed).collect::<Vec<_>>())
         .execute(connection)
         .await?;
-    Ok(())
+    rows::all_found("allocations", rows.len(), done.rows_affected())
 }
 
 async fn insert_returns(connection: &mut PgConnection, book: &Book) -> Result<(), sqlx::Error> {
@@ -139,9 +140,10 @@ async fn insert_lots(connection: &mut PgConnection, book: &Book) -> Result<(), s
 
 /// What operations took from lots, with this mark.
 pub(super) fn allocations(book: &Book, mark: Mark) -> Vec<(&Uuid, i16, &Allocation)> {
-    let all = book.operations.iter().flat_map(|(id, operation)| {
-        (0_i16..).zip(&operation.allocations).map(move |(position, part)| (id, position, part))
-    });
+    let all = book
+        .operations
+        .iter()
+        .flat_map(|(id, operation)| operation.allocations.iter().map(move |part| (id, part.position, part)));
     let mut rows: Vec<_> = all.filter(|(.., part)| part.mark == mark).collect();
     rows.sort_unstable_by_key(|(id, position, _)| (**id, *position));
     rows

@@ -19,6 +19,7 @@ async fn history_cannot_be_changed_by_the_service_nor_by_the_owner() {
     run(server.executor(), credit("cus", "c", 10, None)).await;
     run(server.executor(), debit("cus", "k", 4)).await;
     run(server.executor(), cancel("cus", "k")).await;
+    run(server.executor(), debit("cus", "declined", 40)).await;
     let service: PgConnectOptions = server.tender.database.url().expose().parse().unwrap();
     let owner = server.tender.database.admin();
     for table in ["entry", "allocation_reversal", "credit_reference"] {
@@ -44,7 +45,14 @@ async fn history_cannot_be_changed_by_the_service_nor_by_the_owner() {
         ("UPDATE tender.allocation SET reversed = amount + 1", "23514"),
         ("UPDATE tender.allocation SET amount = amount + 1", "42501"),
         ("UPDATE tender.operation SET request_hash = NULL", "42501"),
+        ("UPDATE tender.operation SET response = '{}' WHERE kind = 'credit'", "23001"),
+        ("UPDATE tender.operation SET amount = 1 WHERE state = 'reversed'", "23001"),
+        ("UPDATE tender.operation SET state = 'applied' WHERE state = 'reversed'", "23001"),
+        ("UPDATE tender.operation SET state = 'held' WHERE kind = 'credit'", "23001"),
+        ("UPDATE tender.operation SET state = 'applied' WHERE state = 'declined'", "23001"),
+        ("UPDATE tender.operation SET response = '{}' WHERE state = 'declined'", "23001"),
         ("UPDATE tender.lot SET original = 1", "42501"),
+        ("UPDATE tender.lot SET times_expired = 1", "23514"),
         ("UPDATE tender.lot SET remaining = 11", "23514"),
         ("UPDATE tender.account SET posted = -1", "23514"),
         ("DROP TABLE tender.entry", "42501"),

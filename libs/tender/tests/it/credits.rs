@@ -1,6 +1,7 @@
 //! `POST credits` and what it leaves behind.
 
 use serde_json::json;
+use sqlx::{Connection, PgConnection};
 
 use crate::support::Server;
 
@@ -33,6 +34,16 @@ async fn a_credit_is_made_once_and_its_answer_is_the_same_for_ever() {
     assert_eq!(view["version"], 1);
     assert_eq!(view["status"], "active");
     assert_eq!(view["lots"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_credit_that_was_taken_back_since_is_still_answered_as_it_was() {
+    let server = Server::points().await;
+    let first = server.post("pos", "/points/credits", "k1", &earn("cus", 120, "r1")).await;
+    let mut admin = PgConnection::connect_with(&server.tender.database.admin()).await.unwrap();
+    sqlx::query("UPDATE tender.operation SET state = 'reversed'").execute(&mut admin).await.unwrap();
+    let again = server.post("pos", "/points/credits", "k1", &earn("cus", 120, "r1")).await;
+    assert_eq!((again.status.as_u16(), again.is_replayed, again.text), (200, true, first.text));
 }
 
 #[tokio::test]

@@ -79,10 +79,12 @@ async fn the_executors_statements_use_the_index_made_for_them() {
     let post =
         format!("WITH entry AS ({}), {}", ledger::INSERT_ENTRIES, include_str!("../../src/store/post.sql"));
     for (statement, parameters, index) in [
-        (post.as_str(), 41, "lot_pkey"),
-        (post.as_str(), 41, "account_pkey"),
-        (include_str!("../../src/store/lots.sql"), 3, "lot_unspent"),
-        (include_str!("../../src/store/lots_until.sql"), 4, "lot_unspent"),
+        (post.as_str(), 42, "lot_pkey"),
+        (post.as_str(), 42, "account_pkey"),
+        (include_str!("../../src/store/lots.sql"), 4, "lot_free"),
+        (include_str!("../../src/store/lots.sql"), 4, "lot_ends"),
+        (include_str!("../../src/store/holds.sql"), 2, "operation_holds_of_account"),
+        (include_str!("../../src/store/stored_accounts.sql"), 3, "account_owner_once"),
         (include_str!("../../src/store/operations.sql"), 1, "operation_pkey"),
         (include_str!("../../src/store/rewards.sql"), 2, "lot_reward_once"),
         (include_str!("../../src/store/references.sql"), 3, "credit_reference_once"),

@@ -1,6 +1,7 @@
 //! Accounts, entries and operations as others see them.
 
 use serde_json::json;
+use sqlx::{Connection, PgConnection};
 
 use crate::support::{Server, credit, debit, run};
 
@@ -35,6 +36,79 @@ async fn entries_are_paged_newest_first_and_stable_under_inserts() {
         let reply = server.get("pos", &format!("/points/accounts/cus/entries?{bad}")).await;
         assert_eq!(reply.code(), "invalid_field", "{bad}");
     }
+}
+
+/// So many credits of one unit each, a second apart, the first of them for an order.
+async fn long_history(server: &Server, count: i64) -> PgConnection {
+    let mut admin = PgConnection::connect_with(&server.tender.database.admin()).await.unwrap();
+    for statement in [
+        "INSERT INTO tender.account (business_id, owner, asset, posted, version) VALUES ('demo', 'long', 'points', $1, $1)",
+        "INSERT INTO tender.lot (account_no, lot_id, original, remaining, funding, kind, operation_id, created_at)
+         SELECT account_no, gen_random_uuid(), $1, $1, 'paid', 'earn', md5('1')::uuid, now() FROM tender.account",
+        "INSERT INTO tender.operation (operation_id, business_id, account_no, kind, state, amount, response, order_id, created_at,
+                                       updated_at)
+         SELECT md5(n::text)::uuid, 'demo', account_no, 'credit', 'applied', 1, '{}', CASE WHEN n = 1 THEN 'first' END,
+                timestamptz '2026-01-01' + n * interval '1 s', now()
+         FROM tender.account, generate_series(1, $1) n",
+        "INSERT INTO tender.entry
+         SELECT md5(n::text)::uuid, 'demo', 'points', 'credit', s.amount, s.account_no, s.version, s.balance, s.held, s.contra,
+                timestamptz '2026-01-01' + n * interval '1 s'
+         FROM tender.account a, generate_series(1, $1) n,
+              LATERAL (VALUES (1, a.account_no, n, n, 0, NULL), (-1, NULL, NULL, NULL, NULL, 'issued:paid'))
+              AS s(amount, account_no, version, balance, held, contra)",
+    ] {
+        sqlx::query(statement).bind(count).execute(&mut admin).await.unwrap();
+    }
+    admin
+}
+
+#[tokio::test]
+async fn a_filter_that_little_matches_looks_at_a_bounded_part_and_goes_on() {
+    let server = Server::points().await;
+    long_history(&server, 5_000).await;
+    let (mut found, mut pages, mut cursor) = (Vec::new(), 0, String::new());
+    loop {
+        let path = format!("/points/accounts/long/entries?order_id=first{cursor}");
+        let page = server.get("pos", &path).await.json();
+        pages += 1;
+        found.extend(page["data"].as_array().unwrap().iter().map(|entry| entry["version"].as_i64().unwrap()));
+        let Some(next) = page["next_cursor"].as_str() else { break };
+        cursor = format!("&cursor={next}");
+    }
+    assert_eq!((found, pages), (vec![1], 3), "two thousand entries a page");
+    let all = server.get("pos", "/points/accounts/long/entries?limit=200").await.json();
+    assert_eq!(all["data"].as_array().unwrap().len(), 200);
+}
+
+#[tokio::test]
+async fn a_balance_at_any_past_time_is_found_by_a_few_looks() {
+    let server = Server::points().await;
+    let mut admin = long_history(&server, 5_000).await;
+    let at = async |second: i64, fraction: &str| {
+        let time = chrono::DateTime::UNIX_EPOCH + chrono::TimeDelta::seconds(1_767_225_600 + second);
+        let time = format!("{}{fraction}Z", time.format("%Y-%m-%dT%H:%M:%S"));
+        let past = server.get("pos", &format!("/points/accounts/long?at={time}")).await.json();
+        past["accounts"][0]["version"].as_i64()
+    };
+    for second in [1, 2, 3, 2_499, 2_500, 4_999, 5_000] {
+        assert_eq!(at(second, "").await, Some(second));
+        assert_eq!(at(second, ".5").await, Some(second));
+    }
+    assert_eq!((at(0, ".9").await, at(99_999, "").await), (None, Some(5_000)));
+    // The oldest is as near as the newest. A session sends its statistics once it has been idle for a second.
+    tokio::time::sleep(std::time::Duration::from_millis(1_300)).await;
+    sqlx::query("SELECT pg_stat_reset()").execute(&mut admin).await.unwrap();
+    for _ in 0..10 {
+        assert_eq!(at(2, "").await, Some(2));
+    }
+    tokio::time::sleep(std::time::Duration::from_millis(1_300)).await;
+    let looks: i64 = sqlx::query_scalar(
+        "SELECT coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0) FROM pg_stat_user_tables WHERE relname = 'entry'",
+    )
+    .fetch_one(&mut admin)
+    .await
+    .unwrap();
+    assert!((10..10 * 40).contains(&looks), "{looks} entries were looked at for ten answers");
 }
 
 #[tokio::test]

@@ -96,6 +96,16 @@ impl Account {
         self.lots.iter_mut().find(|lot| lot.id == id).unwrap()
     }
 
+    /// What is left of lots whose end has come is gone.
+    fn lapse(&mut self, now: Time) {
+        self.lots.sort_by_key(|lot| (lot.expires.is_none(), lot.expires, lot.id));
+        let has_lapsed = |lot: &Lot| lot.remaining > 0 && lot.end.is_some_and(|end| end <= now);
+        while let Some(lot) = self.lots.iter_mut().find(|lot| has_lapsed(lot)) {
+            let units = std::mem::take(&mut lot.remaining);
+            self.enter("expire", -units);
+        }
+    }
+
     fn enter(&mut self, kind: &'static str, amount: i64) {
         self.entries.push(Entry { kind, amount, posted: self.posted(), held: self.held() });
     }
@@ -139,9 +149,15 @@ impl Account {
 }
 
 impl Model {
-    /// What the command must come to at this moment.
+    /// What the command must come to at this moment. Whatever meets an account finds what has lapsed gone, and leaves it so.
     pub fn apply(&mut self, command: &Command, now: Time) -> Observed {
-        self.accounts.entry(command.account.clone()).or_default();
+        self.accounts.entry(command.account.clone()).or_default().lapse(now);
+        let observed = self.decide(command, now);
+        self.accounts.entry(command.account.clone()).or_default().lapse(now);
+        observed
+    }
+
+    fn decide(&mut self, command: &Command, now: Time) -> Observed {
         let answer = match (&command.action, self.known(command)) {
             (_, Err(rejection)) => Err(rejection),
             (Action::Credit(credit), Ok(known)) => match known {
@@ -384,6 +400,9 @@ fn units(account: &mut Account, plan: &Forward, now: Time) -> Result<i64, Declin
     }
     let is_meant = |lot: &&Lot| plan.reward_id.is_none() || lot.reward == plan.reward_id;
     let held: i64 = account.lots.iter().filter(is_meant).map(|lot| lot.held).sum();
-    let is_held = plan.amount <= available + held;
-    decline(if is_held { Code::HeldByOtherOrder } else { Code::InsufficientBalance }, Some(available))
+    if plan.amount > available + held {
+        return decline(Code::InsufficientBalance, Some(available));
+    }
+    // No hold here has an end.
+    decline(Code::HeldByOtherOrder, Some(available))
 }

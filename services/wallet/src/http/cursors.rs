@@ -12,7 +12,13 @@ use uuid::Uuid;
 const END: &str = "-";
 
 /// What a tender has next.
-pub(super) type Unread = (TenderKind, VecDeque<EntryView>);
+pub(super) struct Unread {
+    pub(super) kind: TenderKind,
+    /// Newest first.
+    pub(super) entries: VecDeque<EntryView>,
+    /// Where it goes on behind them; none at its end.
+    pub(super) next: Option<Place>,
+}
 
 /// Where each tender's ledger goes on; `None` once it has been read to its end. As text:
 /// `points=points:12;digital_reward=-;store_credit=USD:45,KHR:7`.
@@ -40,13 +46,12 @@ impl Places {
 
     /// Past what is on this page, and no further: what comes meanwhile is on no later page.
     pub(super) fn advance(&mut self, page: &[(TenderKind, EntryView)], unread: &[Unread]) {
-        for (kind, left) in unread {
+        for Unread { kind, entries, next } in unread {
             let Some(Some(place)) = self.0.get_mut(kind) else { continue };
             page.iter().filter(|(of, _)| of == kind).for_each(|(_, entry)| place.pass(entry));
-            left.iter().for_each(|entry| place.stay_at(entry));
-            if left.is_empty() {
-                // Fewer than were asked for, and all of them are on the page.
-                self.0.insert(*kind, None);
+            entries.iter().for_each(|entry| place.stay_at(entry));
+            if entries.is_empty() {
+                self.0.insert(*kind, next.clone());
             }
         }
     }

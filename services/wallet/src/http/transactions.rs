@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use api::{
     BusinessId, Code, CustomerId, Problem,
-    history::{EntryKind, Transaction},
+    history::{EntryKind, Place, Transaction},
     tender::{EntryView, Page},
     wallet::TenderKind,
 };
@@ -79,15 +79,19 @@ pub(super) async fn list_transactions(
     let filter = list.filter();
     let asked = TenderKind::ALL.into_iter().filter(|kind| list.tender.is_none_or(|only| only == *kind));
     let asked = asked.filter_map(|kind| Some((kind, places.of(kind)?)));
-    // One more than the page tells whether there is a next one, even if one tender fills it.
     let read = asked.map(async |(kind, place)| {
         let (business, customer) = (&caller.business_id, list.customer_id.as_str());
-        let found = app.tenders.get(kind).entries(business, customer, &filter, place, limit + 1);
-        Ok::<_, ApiError>((kind, found.await.map_err(|error| away(kind, &error))?))
+        let found = app.tenders.get(kind).entries(business, customer, &filter, place, limit);
+        let page = found.await.map_err(|error| away(kind, &error))?;
+        let next = page
+            .next_cursor
+            .map(|cursor| Place::parse(&cursor).ok_or_else(|| unreadable(kind)))
+            .transpose()?;
+        Ok::<_, ApiError>(Unread { kind, entries: page.data.into(), next })
     });
     let mut lists = try_join_all(read).await?;
     let newest = take_newest(&mut lists, limit);
-    let has_more = lists.iter().any(|(_, left)| !left.is_empty());
+    let has_more = lists.iter().any(|list| !list.entries.is_empty() || list.next.is_some());
     places.advance(&newest, &lists);
     let redemptions = redemptions(&app.pool, &caller.business_id, &newest).await?;
     let data = newest.into_iter().map(|(kind, entry)| transaction(kind, entry, &redemptions)).collect();
@@ -95,13 +99,14 @@ pub(super) async fn list_transactions(
 }
 
 /// Takes the newest `limit` of all lists, each newest first. A list keeps its own order, whatever its tender's clock did;
-/// what happened at one moment keeps the order of tenders.
+/// what happened at one moment keeps the order of tenders. Where a tender has not looked any further, what it has next may be
+/// newer than what the others have: there the page ends.
 fn take_newest(lists: &mut [Unread], limit: usize) -> Vec<(TenderKind, EntryView)> {
     let mut newest = Vec::with_capacity(limit);
-    while newest.len() < limit {
-        let heads = lists.iter_mut().rev().filter(|(_, entries)| !entries.is_empty());
-        let Some((kind, entries)) = heads.max_by_key(|(_, entries)| entries[0].created_at) else { break };
-        newest.extend(entries.pop_front().map(|entry| (*kind, entry)));
+    while newest.len() < limit && lists.iter().all(|list| !list.entries.is_empty() || list.next.is_none()) {
+        let heads = lists.iter_mut().rev().filter(|list| !list.entries.is_empty());
+        let Some(list) = heads.max_by_key(|list| list.entries[0].created_at) else { break };
+        newest.extend(list.entries.pop_front().map(|entry| (list.kind, entry)));
     }
     newest
 }
@@ -162,6 +167,11 @@ fn away(kind: TenderKind, error: &api::client::CallError) -> ApiError {
     tracing::warn!(tender = kind.as_str(), %error, "history without a tender");
     let detail = format!("{} does not answer; the others can be read with tender=.", kind.as_str());
     ApiError::new(Code::TenderUnavailable, detail)
+}
+
+fn unreadable(kind: TenderKind) -> ApiError {
+    tracing::error!(tender = kind.as_str(), "history goes on at a place that cannot be read");
+    ApiError::new(Code::TenderUnavailable, format!("{} gave a place that cannot be read.", kind.as_str()))
 }
 
 fn bad_cursor() -> Problem {

@@ -1,7 +1,6 @@
 //! One tender over HTTP.
 
 use std::{
-    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -15,7 +14,7 @@ use api::{
     history::Place,
     legs::{Account, LegAnswer, LegCommand, LegPage},
     rewards::{Resolve, Resolved},
-    tender::{AccountView, EntryView, Versions, VersionsRequest},
+    tender::{AccountView, EntryView, Page, Versions, VersionsRequest},
     wallet::TenderKind,
 };
 use fail::fail_point;
@@ -142,7 +141,7 @@ impl Tender {
         self.inner.read(self.inner.http.get(url)).await
     }
 
-    /// Entries of a customer's ledger after `place`, newest first; at most `limit`.
+    /// Entries of a customer's ledger after `place`, newest first; at most `limit`. Fewer are not the end if there is a next cursor.
     ///
     /// # Errors
     /// [`CallError`].
@@ -153,7 +152,7 @@ impl Tender {
         filter: &[(&str, String)],
         place: &Place,
         limit: usize,
-    ) -> Result<VecDeque<EntryView>, CallError> {
+    ) -> Result<Page<EntryView>, CallError> {
         let mut url = self.inner.address(&["accounts", customer, "entries"])?;
         url.query_pairs_mut()
             .append_pair("business_id", business.as_str())

@@ -1,5 +1,6 @@
 use reqwest::Method;
 use serde_json::Value;
+use sqlx::{Connection, PgConnection};
 use testkit::Mode;
 
 use crate::support::{System, Wallet, order};
@@ -116,4 +117,31 @@ async fn a_history_is_its_customers_and_never_has_holes() {
     let answer = system.get(&wallet, path).await;
     assert_eq!((answer.status.as_u16(), answer.code()), (503, "tender_unavailable".to_owned()));
     assert_eq!(history(&system, &wallet, "&tender=store_credit", 5).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_that_little_matches_goes_on_to_its_end() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    let reward = system.fund("c", 620, 5000, 2250).await;
+    assert_eq!(system.redeem(&wallet, "k1", &order("c", &reward)).await.status, 201);
+    // More than a tender looks at for a page comes after it.
+    let mut points =
+        PgConnection::connect_with(&system.points.tender.database.admin()).await.expect("a connection");
+    for statement in [
+        "INSERT INTO tender.operation (operation_id, business_id, account_no, kind, state, amount, response, created_at, updated_at)
+         SELECT md5(n::text)::uuid, business_id, account_no, 'hold', 'reversed', 1, '{}', now(), now()
+         FROM tender.account, generate_series(1, 4500) n WHERE owner = 'c'",
+        "INSERT INTO tender.entry (operation_id, business_id, asset, kind, amount, account_no, version, balance_after, held_after,
+                                   created_at)
+         SELECT md5(n::text)::uuid, business_id, asset, CASE n % 2 WHEN 1 THEN 'hold' ELSE 'release' END, 0, account_no,
+                version + n, posted, n % 2, now()
+         FROM tender.account, generate_series(1, 4500) n WHERE owner = 'c'",
+        "UPDATE tender.account SET version = version + 4500 WHERE owner = 'c'",
+    ] {
+        sqlx::query(statement).execute(&mut points).await.expect("a long history");
+    }
+    let debits = history(&system, &wallet, "&kind=debit", 2).await;
+    assert_eq!(debits.len(), 3, "{:?}", kinds(&debits));
+    assert!(debits.iter().any(|line| line["tender"] == "points"), "{:?}", kinds(&debits));
 }
