@@ -180,8 +180,15 @@ async fn the_databases_refuse_what_must_not_be_there_twice_or_below_zero() {
              FROM wallet.redemption",
             "redemption_sequence",
         ),
-        ("UPDATE wallet.redemption SET redeemed = 11", "redemption_redeemed_within_amount"),
-        ("UPDATE wallet.redemption SET returned = 1", "redemption_returned_within_redeemed"),
+        ("UPDATE wallet.redemption SET leg_taken = '{6,5}'", "redemption_redeemed_within_amount"),
+        ("UPDATE wallet.redemption SET leg_returned = '{1}'", "redemption_legs_returned_within_taken"),
+        ("UPDATE wallet.redemption SET leg_taken = '{3,0,0,0,0,0,0,0,0,7}', leg_returned = '{0,0,0,0,0,0,0,0,0,8}'",
+            "redemption_legs_returned_within_taken"),
+        ("UPDATE wallet.redemption SET leg_taken = '{3,-1}'", "redemption_legs_returned_within_taken"),
+        ("UPDATE wallet.redemption SET leg_taken = '{0,0,0,0,0,0,0,0,0,0,1}'", "redemption_legs_are_at_most_ten"),
+        ("UPDATE wallet.redemption SET reversal = 'done'", "redemption_reversal_fits"),
+        ("UPDATE wallet.redemption SET status = 'declined'", "redemption_reversal_fits"),
+        ("UPDATE saga.saga SET response = ''", "saga_answer_not_empty"),
         ("UPDATE saga.saga SET state = 1", "saga_direction_fits"),
     ];
     refuses(Database::Points, ONE_CREDIT, &points).await;

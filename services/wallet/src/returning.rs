@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use api::{BusinessId, LegsId};
+use api::{BusinessId, LegsId, wallet::RedemptionStatus};
 use metrics::counter;
 use saga::{Begin, Key, NewSaga, SagaId, Submitted, machine::Kind};
 use service::trace;
@@ -12,7 +12,8 @@ use uuid::Uuid;
 use crate::{
     app::App,
     plan::{Plan, ReturnPlan, ReturnReason},
-    sagas::{Change, Moved, Sagas},
+    redemption::{Change, status::read_status},
+    sagas::Sagas,
 };
 
 /// A forward-only saga is never turned back, so its deadline is nobody's.
@@ -30,7 +31,7 @@ pub struct Returnable {
     /// Whose.
     pub business_id: String,
     /// Where it stands.
-    pub status: String,
+    pub status: RedemptionStatus,
     /// What made it.
     pub plan: Plan,
     /// Under which id tenders know its legs.
@@ -69,7 +70,7 @@ fn read(row: &PgRow) -> sqlx::Result<Returnable> {
     Ok(Returnable {
         id: row.try_get(0)?,
         business_id: row.try_get(1)?,
-        status: row.try_get(2)?,
+        status: read_status(row.try_get(2)?)?,
         plan: serde_json::from_value(row.try_get(3)?)
             .map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
         legs_id: row.try_get(4)?,
@@ -94,8 +95,13 @@ pub fn saga(redemption: &Returnable, why: ReturnReason) -> NewSaga<Sagas> {
         scope: redemption.scope.clone(),
         key: redemption.key.clone(),
     };
-    let plan =
-        ReturnPlan { redemption_id: redemption.id, why, of: LegsId(redemption.legs_id), legs, answer: None };
+    let plan = Plan::Return(ReturnPlan {
+        redemption_id: redemption.id,
+        why,
+        of: LegsId(redemption.legs_id),
+        legs,
+        answer: None,
+    });
     NewSaga {
         id: SagaId::fresh(),
         key,
@@ -103,14 +109,10 @@ pub fn saga(redemption: &Returnable, why: ReturnReason) -> NewSaga<Sagas> {
         kind: Kind::ForwardOnly,
         legs_id: redemption.legs_id,
         parent_id: Some(SagaId(redemption.id)),
-        plan: Arc::new(Plan::Return(plan)),
+        change: Change::started_by(&plan),
+        plan: Arc::new(plan),
         deadline: DEADLINE,
         trace_id: trace::current().map(|trace| trace.id()),
-        change: Some(Change::Moved(Moved {
-            redemption_id: redemption.id,
-            status: "reversing",
-            ..Moved::default()
-        })),
         begin: Begin::Run,
         // A hold that ran out leaves its key as it is: the till's retry still hears what it was told.
         cancel_parent_key: why != ReturnReason::HoldExpired,
@@ -146,8 +148,8 @@ pub async fn sweep(app: App) {
 
 async fn give_back(app: &App, due: Vec<(Returnable, bool)>) {
     for (redemption, is_requested) in due {
-        let why = match (is_requested, redemption.status.as_str()) {
-            (true, "authorized") => ReturnReason::Void,
+        let why = match (is_requested, redemption.status) {
+            (true, RedemptionStatus::Authorized) => ReturnReason::Void,
             (true, _) => ReturnReason::Reversal,
             (false, _) => ReturnReason::HoldExpired,
         };

@@ -91,9 +91,10 @@ async fn look(
             app.engine.cancel_key(&stored).await?.then_some(CancelResult::WillReverse)
         }
         SagaState::Compensated if is_tombstone(&stored) => Some(CancelResult::CancelledBeforeArrival),
-        SagaState::Compensated | SagaState::Resolved => {
+        SagaState::Compensated => {
             app.engine.cancel_key(&stored).await?.then_some(CancelResult::AlreadyReversed)
         }
+        SagaState::Resolved => app.engine.cancel_key(&stored).await?.then_some(CancelResult::SettledByHand),
     };
     let redemption_id = if is_tombstone(&stored) { None } else { Some(stored.id.0) };
     Ok(result.map(|result| CancelByKeyAnswer { result, redemption_id }))
@@ -115,6 +116,7 @@ async fn cancel_completed(
                 returning::request(&app.pool, redemption.id).await? && app.engine.cancel_key(stored).await?;
             return Ok(is_taken.then_some(CancelResult::WillReverse));
         }
+        "resolved" => return Ok(app.engine.cancel_key(stored).await?.then_some(CancelResult::SettledByHand)),
         _ => return Ok(app.engine.cancel_key(stored).await?.then_some(CancelResult::AlreadyReversed)),
     };
     let saga = returning::saga(&redemption, why);

@@ -2,7 +2,7 @@
 
 use api::{
     Code, LegsId, Problem,
-    wallet::{Redemption, TenderKind},
+    wallet::{Redemption, RedemptionStatus, TenderKind},
 };
 use axum::{extract::State, response::Response};
 use money::{PointValue, Rounding};
@@ -51,8 +51,7 @@ pub(super) async fn capture_redemption(
         return Err(Problem::invalid("/amount", "must be at least 1").into());
     }
     let business = caller.into_caller().business_id;
-    let request =
-        Request { app, business, operation: "capture", key, hash, redemption: id, working: "capturing" };
+    let request = Request { app, business, operation: "capture", key, hash, redemption: id };
     request.answer(|held, shown| plan(held, shown, amount)).await
 }
 
@@ -94,7 +93,7 @@ fn plan(held: &Returnable, shown: Redemption, amount: Option<i64>) -> Result<Pla
         }
     }
     let answer = Redemption {
-        status: "completed".to_owned(),
+        status: RedemptionStatus::Completed,
         redeemed: amount,
         amount_due: shown.amount.saturating_sub(amount),
         hold_expires_at: None,

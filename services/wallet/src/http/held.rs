@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use api::{BusinessId, Code, LegsId, Problem, wallet::Redemption};
+use api::{BusinessId, Code, Problem, wallet::Redemption};
 use axum::response::Response;
 use saga::{Begin, Key, NewSaga, SagaId, Stored, Submitted, Waited, machine::Kind};
 use service::{ApiError, trace};
@@ -16,8 +16,9 @@ use super::{
 use crate::{
     app::App,
     plan::Plan,
+    redemption::Change,
     returning::{self, Returnable},
-    sagas::{Change, Moved, Sagas, declined_response},
+    sagas::{Sagas, declined_response},
 };
 
 /// How long the caller waits before it hears 202.
@@ -34,8 +35,6 @@ pub(super) struct Request {
     pub key: String,
     pub hash: Vec<u8>,
     pub redemption: Uuid,
-    /// The redemption's status while it is moved.
-    pub working: &'static str,
 }
 
 impl Request {
@@ -79,8 +78,8 @@ impl Request {
         let trace_id = trace::current().map(|trace| trace.id());
         let (kind, plan, begin, change) = match planned {
             Ok(plan) => {
-                let moved = Moved { redemption_id: held.id, status: self.working, ..Moved::default() };
-                (Kind::ForwardOnly, plan, Begin::Run, Some(Change::Moved(moved)))
+                let change = Change::started_by(&plan);
+                (Kind::ForwardOnly, plan, Begin::Run, change)
             }
             Err(mut problem) => {
                 problem.redemption_id = Some(held.id);
@@ -94,7 +93,8 @@ impl Request {
             key: self.saga_key(),
             request_hash: self.hash.clone(),
             kind,
-            legs_id: LegsId::derive(&self.business, self.operation, "", &self.key).0,
+            // Tenders know the legs under the redemption's: whoever finds one finds this saga.
+            legs_id: held.legs_id,
             parent_id: Some(SagaId(held.id)),
             plan: Arc::new(plan),
             deadline: returning::DEADLINE,

@@ -16,7 +16,7 @@ use api::{
     client::CallError,
     rewards::Resolve,
     tender::{AccountStatus, AccountView, Owner},
-    wallet::{Links, OnDeadline, RedeemRequest, Redemption, TenderKind},
+    wallet::{Links, OnDeadline, RedeemRequest, Redemption, RedemptionStatus, TenderKind},
 };
 use axum::{
     extract::State,
@@ -42,7 +42,8 @@ use crate::{
     app::App,
     plan::{Plan, RedeemPlan},
     planning::{self, Needs, Refusal, SpendableLot, Tender, Wallet},
-    sagas::{Change, Opening, REDEEM_PATH as PATH, Sagas, declined_response, link},
+    redemption::{Change, Opening, Standing},
+    sagas::{REDEEM_PATH as PATH, Sagas, declined_response, link},
 };
 
 /// The operation's name in keys.
@@ -258,13 +259,13 @@ impl Redeem {
         let key = self.saga_key();
         let trace_id = trace::current().map(|trace| trace.id());
         let legs_id = LegsId::derive(self.business(), OPERATION, &key.scope, &key.key).0;
-        let opening = |status| Some(Change::Opened(Box::new(self.opening(status))));
+        let opening = |standing| Some(Change::Opened(Box::new(self.opening(standing))));
         let (plan, begin, change) = match planned {
-            Ok(plan) => (Plan::Redeem(plan), Begin::Run, opening("pending")),
+            Ok(plan) => (Plan::Redeem(plan), Begin::Run, opening(Standing::on(RedemptionStatus::Pending))),
             Err(mut problem) => {
                 problem.redemption_id = Some(id.0);
                 let response = declined_response(*problem, PATH, trace_id.clone());
-                (Plan::Nothing, Begin::Refused(response), opening("declined"))
+                (Plan::Nothing, Begin::Refused(response), opening(Standing::DECLINED))
             }
         };
         NewSaga {
@@ -283,7 +284,7 @@ impl Redeem {
         }
     }
 
-    fn opening(&self, status: &'static str) -> Opening {
+    fn opening(&self, standing: Standing) -> Opening {
         let request = &self.request;
         Opening {
             business_id: self.business().as_str().to_owned(),
@@ -295,7 +296,7 @@ impl Redeem {
             sequence: request.sequence,
             currency: request.currency.code().to_owned(),
             amount: request.amount,
-            status,
+            standing,
             metadata: serde_json::to_string(&request.metadata).unwrap_or_else(|_| "{}".to_owned()),
         }
     }
@@ -305,7 +306,7 @@ impl Redeem {
         let request = &self.request;
         Redemption {
             id: id.0,
-            status: "pending".to_owned(),
+            status: RedemptionStatus::Pending,
             customer_id: request.customer_id.as_str().to_owned(),
             order_id: request.order_id.clone(),
             currency: request.currency.code().to_owned(),

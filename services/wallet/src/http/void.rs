@@ -38,8 +38,7 @@ pub(super) async fn void_redemption(
     let mut hash = body.hash(&[]).to_vec();
     hash.extend(id.as_bytes());
     let business = caller.into_caller().business_id;
-    let request =
-        Request { app, business, operation: "void", key, hash, redemption: id, working: "reversing" };
+    let request = Request { app, business, operation: "void", key, hash, redemption: id };
     request
         .answer(|held, shown| {
             let legs = match &held.plan {

@@ -20,5 +20,6 @@ mod races;
 mod recovery;
 mod redeeming;
 mod rounding;
+mod standing;
 mod support;
 mod tenancy;

@@ -148,7 +148,7 @@ async fn a_dead_letter_settled_by_hand_needs_a_reference_and_stays_as_it_is() {
     assert_eq!(system.ops(&wallet, Method::POST, &path, Some(&body)).await.json()["result"], "done");
     let found = system.get(&wallet, "/wallet/redemptions?idempotency_key=k1").await.json();
     assert_eq!(found["data"][0]["status"], "resolved");
-    assert_eq!(system.cancel(&wallet, "k1").await["result"], "already_reversed");
+    assert_eq!(system.cancel(&wallet, "k1").await["result"], "settled_by_hand");
     system.credit.proxy.set(Mode::Pass);
 }
 
