@@ -8,6 +8,7 @@
 //! | `POST /internal/v1/legs/{legs_id}/{leg}/capture` | [`SingleCapture`] | [`LegAnswer`] |
 //! | `GET /internal/v1/legs/{legs_id}/{leg}?business_id=&customer_id=&asset=` | – | [`LegAnswer`] or 404 |
 //! | `GET /internal/v1/legs?after=&limit=` | – | [`LegPage`]: legs in force, oldest first, for the wallet's reconciliation |
+//! | `GET /internal/v1/legs/holds-past-end?cursor=&limit=` | – | [`LegPage`]: legs held past the end that the tender was told |
 
 use chrono::{DateTime, Utc};
 use money::Asset;
@@ -282,6 +283,9 @@ pub struct LegPage {
     /// Where the next page begins; absent at the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_cursor: Option<String>,
+    /// When it was read, by the tender's database clock, which also dates the legs; absent on an empty page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<DateTime<Utc>>,
 }
 
 /// A leg that is applied or held.

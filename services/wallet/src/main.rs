@@ -3,6 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use chrono::TimeDelta;
 use clap::Parser;
 use events::{Outbox, Relay};
 use saga::{Config as SagaConfig, Engine};
@@ -16,7 +17,7 @@ use tokio::sync::Notify;
 use wallet::{
     App, http,
     live::{self, Live, cache::Cache, origin::Origins},
-    reconcile, returning,
+    reconcile, redemption, returning,
     sagas::Sagas,
     tenders::{Addresses, Tenders},
 };
@@ -93,6 +94,10 @@ struct SagaArgs {
     /// Milliseconds between comparisons of tenders' legs with sagas.
     #[arg(long, env = "RECONCILE_EVERY_MS", default_value_t = 30_000)]
     reconcile_every_ms: u64,
+    /// Seconds that tenders keep a hold longer than the wallet, which alone ends it. What is held past that is lost, and given
+    /// back.
+    #[arg(long, env = "HOLD_MARGIN_S", default_value_t = 86_400, value_parser = clap::value_parser!(i64).range(1..=2_592_000))]
+    hold_margin_s: i64,
 }
 
 impl SagaArgs {
@@ -137,7 +142,8 @@ async fn main() -> anyhow::Result<()> {
     let options = db::for_executor(db::connect_options(&url, "wallet-sagas")?);
     let live = live(&process, cli.live, redis, cache, &tenders);
     let written = Arc::new(Notify::new());
-    let sagas = Sagas::new(tenders.clone(), written.clone());
+    let hold_margin = TimeDelta::seconds(cli.saga.hold_margin_s);
+    let sagas = Sagas::new(tenders.clone(), written.clone()).with_hold_margin(hold_margin);
     let engine = Engine::start(cli.saga.config()?, Arc::new(sagas), options);
     let app = App::new(engine.clone(), tenders, pool.clone(), live);
     let relayed = db::pool(db::connect_options(&url, "wallet-relay")?, RELAY_CONNECTIONS);
@@ -152,13 +158,21 @@ async fn main() -> anyhow::Result<()> {
     let stopping = process.stopping();
     let every = Duration::from_millis(cli.saga.reconcile_every_ms);
     let paused = app.paused.clone().follow(pool.clone());
-    let background = (returning::sweep(app.clone()), reconcile::compare_legs(app.clone(), every), paused);
+    let background = (
+        returning::sweep(app.clone()),
+        reconcile::compare_legs(app.clone(), every),
+        reconcile::end_lost_holds(app.clone(), every),
+        redemption::follow::follow(app.clone()),
+        paused,
+    );
     process.tasks().spawn(async move {
         tokio::select! {
             () = stopping.cancelled() => {}
             () = background.0 => {}
             () = background.1 => {}
             () = background.2 => {}
+            () = background.3 => {}
+            () = background.4 => {}
         }
     });
     let draining = process.draining();

@@ -51,8 +51,40 @@ pub async fn list_legs(
     }
     let next_cursor =
         legs.last().filter(|_| has_more).map(|leg| cursor::write(leg.created_at, leg.operation_id));
+    let at = legs.first().map(|leg| leg.read_at);
     let data = legs.into_iter().map(view).collect::<Result<_, _>>()?;
-    Ok(Json(LegPage { data, next_cursor }))
+    Ok(Json(LegPage { data, next_cursor, at }))
+}
+
+/// Parameters of the list of holds past their end.
+#[derive(Debug, Deserialize)]
+pub struct PastEnd {
+    cursor: Option<String>,
+    limit: Option<i64>,
+}
+
+/// A page of legs of all businesses that are held past their end.
+pub async fn list_holds_past_end(
+    State(app): State<App>,
+    _: Peer,
+    Query(list): Query<PastEnd>,
+) -> Result<Json<LegPage>, ApiError> {
+    let limit = page_size(list.limit)?;
+    let after = match list.cursor.as_deref() {
+        None => (DateTime::<Utc>::UNIX_EPOCH, Uuid::nil()),
+        Some(cursor) => cursor::parse(cursor)
+            .ok_or_else(|| Problem::invalid("cursor", "is not a next_cursor of this list"))?,
+    };
+    let mut legs = operations::held_past_end(&app.pool, after, limit + 1).await?;
+    let has_more = legs.len() > usize::try_from(limit).unwrap_or(usize::MAX);
+    if has_more {
+        legs.pop();
+    }
+    let last = legs.last().filter(|_| has_more);
+    let next_cursor = last.and_then(|leg| Some(cursor::write(leg.hold_until?, leg.operation_id)));
+    let at = legs.first().map(|leg| leg.read_at);
+    let data = legs.into_iter().map(view).collect::<Result<_, _>>()?;
+    Ok(Json(LegPage { data, next_cursor, at }))
 }
 
 fn view(leg: StoredLeg) -> Result<LegInForce, ApiError> {

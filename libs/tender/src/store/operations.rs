@@ -14,7 +14,8 @@ WHERE o.operation_id = ANY ($1) AND o.business_id = $2
 LIMIT 1";
 
 const IN_FORCE: &str = "
-SELECT o.operation_id, o.legs_id, o.leg, a.business_id, a.owner, a.asset, o.state, o.created_at,
+SELECT o.operation_id, o.legs_id, o.leg, a.business_id, a.owner, a.asset, o.state, o.created_at, o.hold_until,
+       clock_timestamp() AS read_at,
        coalesce((SELECT sum(p.amount - p.reversed) FROM tender.allocation p
                  WHERE p.operation_id = o.operation_id), 0)::bigint AS amount
 FROM tender.operation o
@@ -22,6 +23,18 @@ JOIN tender.account a ON a.account_no = o.account_no
 WHERE o.legs_id IS NOT NULL AND o.state IN ('applied', 'held') AND o.kind IN ('debit', 'hold')
   AND (o.created_at, o.operation_id) > ($1, $2)
 ORDER BY o.created_at, o.operation_id
+LIMIT $3";
+
+const HELD_PAST_END: &str = "
+SELECT o.operation_id, o.legs_id, o.leg, a.business_id, a.owner, a.asset, o.state, o.created_at, o.hold_until,
+       clock_timestamp() AS read_at,
+       coalesce((SELECT sum(p.amount - p.reversed) FROM tender.allocation p
+                 WHERE p.operation_id = o.operation_id), 0)::bigint AS amount
+FROM tender.operation o
+JOIN tender.account a ON a.account_no = o.account_no
+WHERE o.legs_id IS NOT NULL AND o.state = 'held' AND o.hold_until < clock_timestamp()
+  AND (o.hold_until, o.operation_id) > ($1, $2)
+ORDER BY o.hold_until, o.operation_id
 LIMIT $3";
 
 /// An operation as it is shown.
@@ -82,6 +95,10 @@ pub struct StoredLeg {
     pub created_at: DateTime<Utc>,
     /// Units not given back.
     pub amount: i64,
+    /// Until when it is held, if it is.
+    pub hold_until: Option<DateTime<Utc>>,
+    /// When it was read.
+    pub read_at: DateTime<Utc>,
 }
 
 /// Legs in force after this place, oldest first.
@@ -94,4 +111,16 @@ pub async fn in_force(
     limit: i64,
 ) -> Result<Vec<StoredLeg>, sqlx::Error> {
     sqlx::query_as(IN_FORCE).bind(after.0).bind(after.1).bind(limit).fetch_all(pool).await
+}
+
+/// Legs that are held past their end, by the database's clock, after this place: those that ended first come first.
+///
+/// # Errors
+/// What the database says.
+pub async fn held_past_end(
+    pool: &PgPool,
+    after: (DateTime<Utc>, Uuid),
+    limit: i64,
+) -> Result<Vec<StoredLeg>, sqlx::Error> {
+    sqlx::query_as(HELD_PAST_END).bind(after.0).bind(after.1).bind(limit).fetch_all(pool).await
 }

@@ -189,6 +189,19 @@ impl Tender {
         }
         self.inner.read(self.inner.http.get(url)).await
     }
+
+    /// A page of legs that are held past the end that this tender was told, by its database's clock.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn holds_past_end(&self, cursor: Option<&str>, limit: u32) -> Result<LegPage, CallError> {
+        let mut url = self.inner.address(&["legs", "holds-past-end"])?;
+        url.query_pairs_mut().append_pair("limit", &limit.to_string());
+        if let Some(cursor) = cursor {
+            url.query_pairs_mut().append_pair("cursor", cursor);
+        }
+        self.inner.read(self.inner.http.get(url)).await
+    }
 }
 
 impl Inner {
