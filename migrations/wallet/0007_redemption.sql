@@ -1,5 +1,6 @@
--- The redemption's states, and its amounts leg by leg. Offline: totals become derived columns, which an earlier version still
--- writes, and the table is rewritten.
+-- offline: totals of redemptions become derived columns, which the version before writes, and the table is rewritten
+
+-- The redemption's states, and its amounts leg by leg.
 
 -- ── Where a redemption stands ────────────────────────────────────────────────────────────────────
 
@@ -74,6 +75,12 @@ ALTER TABLE wallet.redemption
         + coalesce(leg_returned[10], 0)) STORED,
     -- The wallet never covers more than the till asked for.
     ADD CONSTRAINT redemption_redeemed_within_amount CHECK (redeemed BETWEEN 0 AND amount);
+
+-- ── Holds that outlived their saga ───────────────────────────────────────────────────────────────
+
+-- Which capture, void or return takes a leg further is asked for legs that are held past their end, by the id under which tenders
+-- know them, since their redemption may be lost. What takes nothing further is not in it.
+CREATE INDEX saga_takes_further ON saga.saga ((plan ->> 'of')) WHERE kind = 1;
 
 -- ── Answers ──────────────────────────────────────────────────────────────────────────────────────
 

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use saga::{
+    DatabaseClock,
     Admission, Begin, Call, Conclusion, Config, Domain, Ending, Engine, Key, NewSaga, Replied, Response,
     Saga, SagaId, Submitted, Waited,
     machine::{Kind, Reply},
@@ -34,7 +35,11 @@ impl Domain for Idle {
     type Answer = ();
     type Change = ();
 
-    const PLAN_VERSION: i16 = 1;
+    const VERSIONS: &'static [i16] = &[1];
+
+    fn version(_: &Self::Plan) -> i16 {
+        1
+    }
 
     fn legs(&self, plan: &usize) -> usize {
         *plan
@@ -112,7 +117,7 @@ impl Caller for Asks {
 pub async fn run(effort: Effort) -> anyhow::Result<Row> {
     let database = TestDatabase::create(Database::Wallet).await.without_checks();
     let options = service::db::connect_options(&database.url(), "bench")?;
-    let engine = Engine::start(Config::default(), Arc::new(Idle), options);
+    let engine = Engine::start(Config::default(), Arc::new(Idle), options, DatabaseClock::default());
     while !engine.is_ready() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -8,7 +8,7 @@
 //! | `POST /internal/v1/legs/{legs_id}/{leg}/capture` | [`SingleCapture`] | [`LegAnswer`] |
 //! | `GET /internal/v1/legs/{legs_id}/{leg}?business_id=&customer_id=&asset=` | – | [`LegAnswer`] or 404 |
 //! | `GET /internal/v1/legs?after=&limit=` | – | [`LegPage`]: legs in force, oldest first, for the wallet's reconciliation |
-//! | `GET /internal/v1/legs/holds-past-end?cursor=&limit=` | – | [`LegPage`]: legs held past the end that the tender was told |
+//! | `GET /internal/v1/holds-past-end?after=&limit=` | – | [`HoldPage`]: holds in force whose end has passed, for the same |
 
 use chrono::{DateTime, Utc};
 use money::Asset;
@@ -299,6 +299,31 @@ pub struct LegInForce {
     pub state: LegState,
     /// Units in force.
     pub amount: i64,
+    /// When it was applied, by the tender's database clock.
+    pub at: DateTime<Utc>,
+}
+
+/// A page of holds past their end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldPage {
+    /// In the order of their cursor: the first to end first.
+    pub data: Vec<HoldPastEnd>,
+    /// Where the next page begins; absent at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
+}
+
+/// A hold in force whose end has passed by the tender's database clock. No tender ends a hold by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldPastEnd {
+    /// Its key.
+    pub key: LegKey,
+    /// Its account.
+    pub account: Account,
+    /// Units set aside.
+    pub amount: i64,
+    /// The end that it was asked for with: [`Forward::hold_until`].
+    pub hold_until: DateTime<Utc>,
     /// When it was applied, by the tender's database clock.
     pub at: DateTime<Utc>,
 }

@@ -405,7 +405,8 @@ pub struct TenderState {
     /// Whether it failed so often that redemptions that need it are refused for the moment.
     pub breaker_open: bool,
     /// How far its database's clock is ahead of the wallet's, in milliseconds, as of its last answer.
-    pub clock_skew_ms: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_skew_ms: Option<i64>,
 }
 
 /// Answer to a pause or a resumption.

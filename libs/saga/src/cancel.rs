@@ -5,9 +5,9 @@ use std::sync::Arc;
 use crate::{
     domain::{Domain, Ending, Reason, SagaId, Turned},
     engine::Engine,
+    error::StoreError,
     machine::{Kind, State},
     row::{self, Loaded, Stored},
-    store::StoreError,
     write::{Move, STUCK_AFTER_MS, Write, Written},
 };
 
@@ -54,6 +54,10 @@ impl<D: Domain> Engine<D> {
             || raw.kind != Some(Kind::Compensable)
         {
             return Ok(TurnBack::Moved);
+        }
+        if !raw.is_known::<D>() {
+            // A newer release's: a process of that release can turn it back, and the caller's next try may meet one.
+            return Err(StoreError::Unavailable);
         }
         let mut row: Loaded<D> = raw.load().map_err(StoreError::Refused)?;
         let turned = Turned::because(reason);

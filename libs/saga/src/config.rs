@@ -23,6 +23,9 @@ pub struct Config {
     pub poison_limit: i16,
     /// Most sagas in memory; more are refused at the door.
     pub in_flight: usize,
+    /// Most legs of one participant without an answer; new work that needs it is refused then. A quarter of `in_flight`, so that a
+    /// silent participant leaves room for the others.
+    pub unanswered_legs: usize,
     /// Most transitions in one transaction.
     pub write_batch: usize,
     /// How long an orderly stop waits for sagas before it hands them over.
@@ -49,6 +52,7 @@ impl Default for Config {
             claim_batch: 500,
             poison_limit: 5,
             in_flight: 4_096,
+            unanswered_legs: 1_024,
             write_batch: 256,
             drain_grace: Duration::from_secs(2),
             forward_timeout: Duration::from_secs(2),

@@ -280,8 +280,12 @@ pub trait Domain: Send + Sync + Sized + fmt::Debug + 'static {
     /// A change of the domain's own rows.
     type Change: Clone + fmt::Debug + Send + Sync + 'static;
 
-    /// The format of [`Domain::Plan`]; a row of another version is parked, not guessed at.
-    const PLAN_VERSION: i16;
+    /// The versions of [`Domain::Plan`] that this process can read. It claims no saga of another: while two releases share a
+    /// database, and after a roll-back, those wait for a process that knows them.
+    const VERSIONS: &'static [i16];
+
+    /// The version that a plan is written as: a number of its own for each variant and each format, never used for another.
+    fn version(plan: &Self::Plan) -> i16;
 
     /// How many legs a plan has.
     fn legs(&self, plan: &Self::Plan) -> usize;
@@ -292,7 +296,8 @@ pub trait Domain: Send + Sync + Sized + fmt::Debug + 'static {
     /// Makes one attempt at one leg. The engine limits the time.
     fn send(&self, call: Call<'_, Self::Plan>) -> impl Future<Output = Replied<Self::Answer>> + Send;
 
-    /// Whether a participant that could not be reached can be reached again.
+    /// Whether a participant answers again: a query that takes the way that legs take, since a participant may be healthy while its
+    /// legs hang.
     fn probe(&self, participant: &str) -> impl Future<Output = bool> + Send;
 
     /// What reaching a state means.

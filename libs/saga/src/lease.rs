@@ -7,40 +7,37 @@
 
 use std::{
     sync::atomic::{AtomicI64, Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use sqlx::{ConnectOptions, PgConnection, postgres::PgConnectOptions};
 use uuid::Uuid;
 
-use crate::machine::Millis;
+use crate::{clock::DatabaseClock, machine::Millis};
 
 const NEVER: i64 = i64::MIN / 2;
 
 #[derive(Debug)]
 pub(crate) struct Lease {
-    origin: Instant,
+    clock: DatabaseClock,
     ttl_ms: i64,
-    /// In milliseconds since `origin`.
+    /// In local milliseconds of `clock`.
     valid_until: AtomicI64,
     claim_from: AtomicI64,
-    /// The database's clock minus ours.
-    offset: AtomicI64,
 }
 
 impl Lease {
-    pub(crate) fn new(ttl: Duration) -> Self {
+    pub(crate) fn new(ttl: Duration, clock: DatabaseClock) -> Self {
         Self {
-            origin: Instant::now(),
+            clock,
             ttl_ms: i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX / 4),
             valid_until: AtomicI64::new(NEVER),
             claim_from: AtomicI64::new(0),
-            offset: AtomicI64::new(0),
         }
     }
 
     fn local(&self) -> i64 {
-        i64::try_from(self.origin.elapsed().as_millis()).unwrap_or(i64::MAX / 4)
+        self.clock.local()
     }
 
     /// Whether this process may still act on what it owns.
@@ -53,9 +50,9 @@ impl Lease {
         self.holds() && self.local() >= self.claim_from.load(Ordering::Acquire)
     }
 
-    /// The database's clock, as of the last heartbeat.
+    /// The database's time as the machine counts it. Before the first heartbeat no saga runs here, so nothing is judged by it.
     pub(crate) fn now(&self) -> Millis {
-        self.local() + self.offset.load(Ordering::Acquire)
+        self.clock.now().map_or(0, crate::clock::DatabaseTime::millis)
     }
 
     /// A heartbeat that was sent at `sent` (by [`Lease::local`]) is durable.
@@ -64,8 +61,7 @@ impl Lease {
         if before != NEVER && self.local() >= before {
             self.claim_from.store(self.local() + self.ttl_ms, Ordering::Release);
         }
-        let middle = sent.midpoint(self.local());
-        self.offset.store(database_now - middle, Ordering::Release);
+        self.clock.set(sent, database_now);
         self.valid_until.store(sent + self.ttl_ms, Ordering::Release);
     }
 }
@@ -118,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_lease_ends_one_ttl_after_its_last_beat_was_sent() {
-        let lease = Lease::new(Duration::from_millis(500));
+        let lease = Lease::new(Duration::from_millis(500), DatabaseClock::default());
         assert!(!lease.holds(), "not before the first beat");
         lease.renewed(lease.local(), 1_000_000);
         assert!(lease.holds() && lease.may_claim());
@@ -135,7 +131,7 @@ mod tests {
 
     #[test]
     fn a_beat_that_took_long_counts_from_when_it_was_sent() {
-        let lease = Lease::new(Duration::from_millis(50));
+        let lease = Lease::new(Duration::from_millis(50), DatabaseClock::default());
         lease.renewed(lease.local() - 60, 1_000_000);
         assert!(!lease.holds());
     }

@@ -3,42 +3,54 @@
 //! | file | what |
 //! |---|---|
 //! | [`machine`] | decides: `(state, event) -> (state, actions)`, pure |
-//! | `task` | one run of one saga: carries the actions out |
+//! | `engine`, `start` | what the parts share, and who starts them |
+//! | `submit`, `task`, `adopt` | a new saga, one run of one saga, a run that is taken up again |
 //! | `queue`, `store`, `write` | transitions of concurrent sagas: when they become a batch, and how it is made durable in one transaction |
 //! | `lease`, `recovery` | heartbeat, claims of what has no live owner, rescans of what a process owns |
+//! | `parking` | dead letters that the database cannot refuse |
+//! | `clock` | the saga database's time |
 //! | `wait`, `cancel` | waiting for a saga's answer, turning it back from outside |
-//! | `gate` | participants that cannot be reached: one probe each, a wake-up for all |
+//! | `reachability` | participants that do not answer: breaker, bulkhead, and a paced release of what waits |
 //! | `orphan` | effects of which no saga is known |
 //! | [`ops`] | what an operator may do: list, replay, resolve |
 //! | [`Domain`] | what a domain brings: its plan, its participants, its own rows |
 
+mod adopt;
 mod cancel;
+mod clock;
 mod config;
 mod domain;
 mod engine;
-mod gate;
+mod error;
 mod lease;
 pub mod machine;
 pub mod ops;
 mod orphan;
+mod parking;
 mod queue;
+mod reachability;
 mod recovery;
 mod registry;
 mod row;
+mod start;
+mod state;
 mod store;
+mod submit;
 mod task;
 mod wait;
 mod write;
 
 pub use cancel::TurnBack;
+pub use clock::{DatabaseClock, DatabaseTime};
 pub use config::{Config, Retry};
 pub use domain::{
     Admission, Begin, Call, Conclusion, Domain, Ending, Key, NewSaga, Reason, Replied, Response, Saga,
     SagaId, Turned,
 };
-pub use engine::{Engine, Submitted};
+pub use engine::Engine;
+pub use error::StoreError;
 pub use orphan::Orphan;
 pub use row::Stored;
-pub use store::StoreError;
-pub use task::state_name;
+pub use state::state_name;
+pub use submit::Submitted;
 pub use wait::Waited;

@@ -21,6 +21,8 @@
 
 use std::fmt;
 
+pub use crate::state::State;
+
 /// Milliseconds on the clock of the saga database.
 pub type Millis = i64;
 
@@ -31,31 +33,6 @@ pub enum Kind {
     Compensable,
     /// Being written was the point of no return: it only goes forward.
     ForwardOnly,
-}
-
-/// The durable state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum State {
-    /// Legs are being sent forward.
-    Running,
-    /// Legs are being cancelled.
-    Compensating,
-    /// Terminal: every leg is in force.
-    Completed,
-    /// Terminal: no leg is in force, and none ever will be.
-    Compensated,
-    /// Parked for an operator.
-    DeadLetter,
-    /// Terminal: an operator settled it by hand.
-    Resolved,
-}
-
-impl State {
-    /// Whether somebody must be working on it.
-    #[must_use]
-    pub const fn is_live(self) -> bool {
-        matches!(self, Self::Running | Self::Compensating)
-    }
 }
 
 /// Which way a command to a leg goes.

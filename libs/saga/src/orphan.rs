@@ -2,16 +2,18 @@
 
 use std::collections::HashSet;
 
-use sqlx::Row;
+use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use crate::{
-    domain::{Domain, Reason, SagaId},
+    domain::{Domain, Reason, Saga, SagaId},
     engine::Engine,
 };
 
 /// The operation of stub sagas.
 pub(crate) const ORPHAN: &str = "orphan";
+/// The operation of rows under which legs are known that an operator has had taken back.
+const TAKEN_BACK: &str = "taken_back";
 
 /// An effect without a saga.
 #[derive(Debug)]
@@ -36,14 +38,29 @@ impl<D: Domain> Engine<D> {
     /// # Errors
     /// Of the database.
     pub async fn known_legs(&self, legs: &[Uuid]) -> sqlx::Result<HashSet<Uuid>> {
-        sqlx::query("SELECT legs_id FROM saga.saga WHERE legs_id = ANY($1) AND operation <> $2")
+        // In the words of the index that guards them: with a parameter it would not be used.
+        sqlx::query("SELECT legs_id FROM saga.saga WHERE legs_id = ANY($1) AND operation <> 'orphan' AND operation <> $2")
             .bind(legs)
-            .bind(ORPHAN)
+            .bind(TAKEN_BACK)
             .fetch_all(&self.pool)
             .await?
             .iter()
             .map(|row| row.try_get(0))
             .collect()
+    }
+
+    /// Whether legs are nobody's any more, since an operator has had them taken back: what comes late under their key is answered as
+    /// if the key had been cancelled.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub async fn is_taken_back(&self, legs_id: Uuid) -> sqlx::Result<bool> {
+        let pool = self.lookups.clone();
+        self.to_its_end(async move {
+            let mut connection = pool.acquire().await?;
+            Ok(whose(&mut connection, legs_id).await?.as_deref() == Some(TAKEN_BACK))
+        })
+        .await
     }
 
     /// Writes a stub saga in DEAD_LETTER whose direction is backward: replayed, it takes the effect back; resolved, the
@@ -70,7 +87,7 @@ impl<D: Domain> Engine<D> {
         .bind(SagaId::fresh())
         .bind(&orphan.business_id)
         .bind(&orphan.name)
-        .bind(D::PLAN_VERSION)
+        .bind(D::version(&orphan.plan))
         .bind(plan)
         .bind(Reason::OrphanLeg.as_str())
         .bind(&orphan.participant)
@@ -81,4 +98,45 @@ impl<D: Domain> Engine<D> {
         .await?;
         Ok(parked.rows_affected() == 1)
     }
+}
+
+/// The operation of the saga to which legs belong.
+async fn whose(connection: &mut PgConnection, legs_id: Uuid) -> sqlx::Result<Option<String>> {
+    sqlx::query_scalar("SELECT operation FROM saga.saga WHERE legs_id = $1 AND operation <> 'orphan'")
+        .bind(legs_id)
+        .fetch_optional(connection)
+        .await
+}
+
+/// Whether a saga has come back to the legs that an orphan stands for.
+pub(crate) async fn has_saga<P>(connection: &mut PgConnection, orphan: &Saga<P>) -> sqlx::Result<bool> {
+    let operation = whose(connection, orphan.legs_id).await?;
+    Ok(operation.is_some_and(|operation| operation != TAKEN_BACK))
+}
+
+/// Makes the legs that an orphan stands for nobody's, inside the transaction that has them taken back. False if their saga has come
+/// back: its row is there, or was written by a transaction for which this one has waited.
+pub(crate) async fn take_back<D: Domain>(
+    connection: &mut PgConnection,
+    orphan: &Saga<D::Plan>,
+) -> sqlx::Result<bool> {
+    let plan = serde_json::to_value(&*orphan.plan).map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
+    // Forward-only and over: it has no legs of its own that could be in force.
+    sqlx::query(
+        "INSERT INTO saga.saga (saga_id, business_id, operation, scope, key, request_hash, kind, version, legs_id, plan, state,
+             key_cancelled, epoch, deadline_at, budget_from, due_at, ended_at)
+         VALUES ($1, $2, $3, '', $4, '', 1, $5, $6, $7, 5, true, 1,
+             clock_timestamp(), clock_timestamp(), clock_timestamp(), clock_timestamp())
+         ON CONFLICT DO NOTHING",
+    )
+    .bind(SagaId::fresh())
+    .bind(&orphan.key.business_id)
+    .bind(TAKEN_BACK)
+    .bind(orphan.legs_id.to_string())
+    .bind(D::version(&orphan.plan))
+    .bind(orphan.legs_id)
+    .bind(plan)
+    .execute(&mut *connection)
+    .await?;
+    has_saga(connection, orphan).await.map(|has_saga| !has_saga)
 }

@@ -13,11 +13,11 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-use crate::{domain::SagaId, registry::Registry, store::StoreError};
+use crate::{domain::SagaId, error::StoreError, registry::Registry};
 
 /// Longest queue.
 const LONGEST: usize = 8_192;
-/// From so many sagas in memory on, a batch of less than half of them waits for more,
+/// From so many sagas on that are awake, a batch of less than half of them waits for more,
 const SIBLINGS: usize = 8;
 /// and for at most this long.
 const DELAY: Duration = Duration::from_millis(3);
@@ -128,7 +128,7 @@ impl<T: OfSaga> Queue<T> {
         let _turn = self.turn.lock().await;
         let mut until = None;
         loop {
-            let siblings = self.registry.len();
+            let siblings = self.registry.awake();
             let limit = {
                 let mut inner = self.lock();
                 let (wanted, limit) =
@@ -194,10 +194,10 @@ impl<T> Queue<T> {
     }
 }
 
-/// Those who write. When the last one is gone, the queue closes.
-pub(crate) struct Staff<T>(pub Arc<Queue<T>>);
+/// Held by each writer. When the last one is gone, the queue closes.
+pub(crate) struct CloseOnDrop<T>(pub Arc<Queue<T>>);
 
-impl<T> Drop for Staff<T> {
+impl<T> Drop for CloseOnDrop<T> {
     fn drop(&mut self) {
         self.0.close();
     }
@@ -216,7 +216,7 @@ mod tests {
     #[tokio::test]
     async fn no_saga_is_with_two_writers() {
         let queue = Arc::new(Queue::new(256, Registry::default()));
-        let staff = Staff(queue.clone());
+        let writers = CloseOnDrop(queue.clone());
         let (one, other) = (SagaId::fresh(), SagaId::fresh());
         for saga in [one, one, other] {
             queue.push(saga).expect("room");
@@ -227,7 +227,7 @@ mod tests {
         drop(first.at_work);
         let (second, _) = queue.take().await;
         assert_eq!(second.requests, [one]);
-        drop(staff);
+        drop(writers);
         assert_eq!(queue.push(one), Err(StoreError::Unavailable), "nobody writes any more");
     }
 
@@ -240,6 +240,18 @@ mod tests {
         let taken = tokio::time::timeout(Duration::from_secs(5), queue.take()).await;
         assert_eq!(taken.expect("in time").0.requests.len(), 1);
         drop(places);
+    }
+
+    #[tokio::test]
+    async fn sagas_that_sleep_are_no_siblings() {
+        let registry = Registry::default();
+        let mut asleep: Vec<_> = (0..64).map(|_| registry.enter(SagaId::fresh())).collect();
+        asleep.iter_mut().for_each(|guard| guard.set_awake(false));
+        let _lone = registry.enter(SagaId::fresh());
+        assert_eq!((registry.len(), registry.awake()), (65, 1));
+        assert_eq!(when(1, registry.awake(), false, 256), When::Now, "a lone caller waits for nobody");
+        asleep.clear();
+        assert_eq!((registry.len(), registry.awake()), (1, 1));
     }
 
     #[test]

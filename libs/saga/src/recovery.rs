@@ -1,23 +1,25 @@
 //! Reconcilers that take no input and rescan state: no saga depends on its task alone.
 //!
-//! - What has no live owner is claimed in one batched statement, with SKIP LOCKED, so that one bad row never stops the pass.
+//! - What has no live owner is claimed in one batched statement, with SKIP LOCKED, so that one bad row never stops the pass. Only
+//!   versions of plans that this process can read: what a newer release has begun waits for a process of that release.
 //! - What this process owns and does not have in memory (its task panicked, or was dropped), or what is past `due_at` (its
 //!   task is stuck), is started anew under the next epoch.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use fail::fail_point;
 use metrics::counter;
-use serde_json::json;
 use sqlx::{PgPool, Row};
 use uuid::Uuid;
 
 use crate::{
-    domain::{Domain, Reason, SagaId},
+    domain::{Domain, SagaId},
     engine::Engine,
-    machine::State,
     row::{Raw, columns},
-    write::{DeadLetter, Move, STUCK_AFTER_MS, Write},
+    write::STUCK_AFTER_MS,
 };
 
 /// Sagas whose owner is not alive. A beat from the future is no sign of life either: it was written before the database's clock
@@ -25,7 +27,7 @@ use crate::{
 const CLAIM: &str = concat!(
     "WITH free AS (
          SELECT f.saga_id FROM saga.saga f
-         WHERE f.state IN (0, 1) AND NOT EXISTS (
+         WHERE f.state IN (0, 1) AND f.version = ANY($5) AND NOT EXISTS (
              SELECT 1 FROM saga.process p
              WHERE p.process_id = f.owner
                AND abs(extract(epoch FROM clock_timestamp() - p.beat_at)) < $2 / 1000.0)
@@ -48,7 +50,7 @@ const ADOPT: &str = concat!(
     "WITH adopted AS (
          UPDATE saga.saga s SET epoch = s.epoch + 1,
              due_at = clock_timestamp() + make_interval(secs => $3 / 1000.0)
-         WHERE s.saga_id = ANY($2) AND s.owner = $1 AND s.state IN (0, 1)
+         WHERE s.saga_id = ANY($2) AND s.owner = $1 AND s.state IN (0, 1) AND s.version = ANY($4)
          RETURNING ",
     columns!(),
     "), told AS (
@@ -57,14 +59,6 @@ const ADOPT: &str = concat!(
      )
      SELECT * FROM adopted"
 );
-
-/// A saga to be parked, where it stands.
-pub(crate) struct Parked {
-    pub id: SagaId,
-    pub parent: Option<SagaId>,
-    pub epoch: i64,
-    pub from: State,
-}
 
 impl<D: Domain> Engine<D> {
     pub(crate) async fn recovery(self: Arc<Self>) {
@@ -75,6 +69,7 @@ impl<D: Domain> Engine<D> {
                 return;
             }
             if !self.lease.may_claim() {
+                self.recovered_at.store(self.clock.local(), Ordering::Relaxed);
                 continue;
             }
             if !is_tidy {
@@ -86,6 +81,7 @@ impl<D: Domain> Engine<D> {
             if let Err(error) = self.rescan().await {
                 tracing::warn!(%error, "could not compare own sagas with memory");
             }
+            self.recovered_at.store(self.clock.local(), Ordering::Relaxed);
         }
     }
 
@@ -97,6 +93,7 @@ impl<D: Domain> Engine<D> {
                 .bind(ttl)
                 .bind(self.config.claim_batch)
                 .bind(STUCK_AFTER_MS)
+                .bind(D::VERSIONS)
                 .fetch_all(&self.pool)
                 .await?;
             let claimed = rows.len();
@@ -134,14 +131,18 @@ impl<D: Domain> Engine<D> {
         if lost.is_empty() {
             return Ok(());
         }
-        counter!("saga_adopted_again_total").increment(lost.len() as u64);
-        tracing::warn!(sagas = lost.len(), "own sagas were not in memory, or stuck; starting them anew");
         let rows = sqlx::query(ADOPT)
             .bind(self.process)
             .bind(lost)
             .bind(STUCK_AFTER_MS)
+            .bind(D::VERSIONS)
             .fetch_all(&self.pool)
             .await?;
+        // What ended between the look at the rows and the look at memory is not adopted, and was not lost.
+        if !rows.is_empty() {
+            counter!("saga_adopted_again_total").increment(rows.len() as u64);
+            tracing::warn!(sagas = rows.len(), "own sagas were not in memory, or stuck; started anew");
+        }
         for row in &rows {
             let mut raw = Raw::read(row)?;
             // A run that vanishes again and again, though the process lives on, is poison as well.
@@ -149,29 +150,6 @@ impl<D: Domain> Engine<D> {
             self.adopt_raw(raw).await;
         }
         Ok(())
-    }
-
-    /// Parks a saga that cannot go on for a reason of its own; it must not be guessed at, nor stop the pass.
-    pub(crate) async fn park(&self, parked: Parked, reason: Reason, detail: serde_json::Value) {
-        let Parked { id, parent, epoch, from } = parked;
-        let parked = Move::<D> {
-            id,
-            from,
-            epoch,
-            to: State::DeadLetter,
-            take_over: None,
-            cancel_key: false,
-            cause: None,
-            response: None,
-            change: self.domain.set_aside(parent.unwrap_or(id), false),
-            event: Some(("dead_letter", json!({ "because": { "reason": reason }, "detail": detail }))),
-            dead_letter: Some(DeadLetter { code: reason.as_str(), participant: None, detail }),
-            due_ms: STUCK_AFTER_MS,
-        };
-        counter!("saga_dead_letters_total", "code" => reason.as_str()).increment(1);
-        if let Err(error) = self.store.write(Write::Move(Box::new(parked))).await {
-            tracing::warn!(saga_id = %id, %error, "could not park; the next pass tries again");
-        }
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -38,20 +41,25 @@ struct Inner {
 
 /// Cheap to clone.
 #[derive(Clone, Default)]
-pub(crate) struct Registry(Arc<Mutex<Inner>>);
+pub(crate) struct Registry {
+    inner: Arc<Mutex<Inner>>,
+    /// Runs that wait for an answer or for a write, and not for a backoff to end.
+    awake: Arc<AtomicUsize>,
+}
 
-/// A run's place in the registry. Dropping it, also by a panic or an abort, gives the place up, and the next rescan
+/// A run's entry in the registry. Dropping it, also by a panic or an abort, removes the entry, and the next rescan
 /// finds a saga that nobody has in memory.
-pub(crate) struct Place {
+pub(crate) struct RunGuard {
     registry: Registry,
     id: SagaId,
     run: u64,
+    is_awake: bool,
     pub seen: watch::Sender<Seen>,
 }
 
 impl Registry {
-    /// Takes a place for a run; an earlier run of the same saga is stopped, those who wait for it stay.
-    pub(crate) fn enter(&self, id: SagaId) -> Place {
+    /// Makes an entry for a run; an earlier run of the same saga is stopped, those who wait for it stay.
+    pub(crate) fn enter(&self, id: SagaId) -> RunGuard {
         let mut inner = self.lock();
         inner.runs += 1;
         let run = inner.runs;
@@ -65,7 +73,9 @@ impl Registry {
             None => watch::Sender::new(Seen::Running),
         };
         inner.entries.insert(id, Entry { run, task: None, seen: seen.clone(), touched: Instant::now() });
-        Place { registry: self.clone(), id, run, seen }
+        drop(inner);
+        self.awake.fetch_add(1, Ordering::Relaxed);
+        RunGuard { registry: self.clone(), id, run, is_awake: true, seen }
     }
 
     /// Says which task carries a run, so that a later one can stop it.
@@ -100,7 +110,13 @@ impl Registry {
         self.lock().entries.len()
     }
 
+    /// Runs that may soon have something to write.
+    pub(crate) fn awake(&self) -> usize {
+        self.awake.load(Ordering::Relaxed)
+    }
+
     /// Stops one run.
+    #[cfg(feature = "testing")]
     pub(crate) fn stop(&self, id: SagaId) {
         if let Some(task) = self.lock().entries.get(&id).and_then(|entry| entry.task.as_ref()) {
             task.abort();
@@ -117,13 +133,23 @@ impl Registry {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // A panic while the lock was held left a map that is still a map.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Place {
+impl RunGuard {
     pub(crate) fn run(&self) -> u64 {
         self.run
+    }
+
+    /// Says whether the run waits for an answer or a write, or only for a backoff to end.
+    pub(crate) fn set_awake(&mut self, is_awake: bool) {
+        match (self.is_awake, is_awake) {
+            (false, true) => drop(self.registry.awake.fetch_add(1, Ordering::Relaxed)),
+            (true, false) => drop(self.registry.awake.fetch_sub(1, Ordering::Relaxed)),
+            _ => {}
+        }
+        self.is_awake = is_awake;
     }
 
     /// Something happened: the run is not stuck.
@@ -141,8 +167,9 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for RunGuard {
     fn drop(&mut self) {
+        self.set_awake(false);
         let mut inner = self.registry.lock();
         if inner.entries.get(&self.id).is_some_and(|entry| entry.run == self.run) {
             inner.entries.remove(&self.id);

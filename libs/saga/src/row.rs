@@ -115,9 +115,14 @@ impl Raw {
         })
     }
 
+    /// Whether this process knows the version of the row's plan. One that it does not know is another process's to run.
+    pub(crate) fn is_known<D: Domain>(&self) -> bool {
+        D::VERSIONS.contains(&self.version)
+    }
+
     /// Understands the row, or says why it cannot be.
     pub(crate) fn load<D: Domain>(self) -> Result<Loaded<D>, String> {
-        if self.version != D::PLAN_VERSION {
+        if !self.is_known::<D>() {
             return Err(format!("plan version {} is not known here", self.version));
         }
         let kind = self.kind.ok_or("unknown kind of saga")?;

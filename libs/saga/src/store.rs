@@ -4,7 +4,8 @@
 //! saga is with two writers at once, is in [`crate::queue`].
 //!
 //! Phases of a batch: BEGIN, the statements of [`crate::write`], COMMIT, answers. What can fail:
-//! - before COMMIT is sent: nothing is durable; 40P01, 40001 and 55P03 run again, other data errors bisect the batch;
+//! - before COMMIT is sent: nothing is durable; 40P01 and 40001 run again, 55P03 and 57014 run again and then singly, data
+//!   errors halve the batch;
 //! - at COMMIT: **unknown**. The whole batch is written again until an attempt is answered, because only the locks
 //!   and unique keys of a second attempt wait for the first transaction to end; reading alone would not.
 
@@ -27,7 +28,8 @@ use uuid::Uuid;
 
 use crate::{
     domain::{Domain, SagaId},
-    queue::{Batch, OfSaga, Queue, Staff},
+    error::StoreError,
+    queue::{Batch, CloseOnDrop, OfSaga, Queue},
     registry::Registry,
     write::{Write, Written, write_batch},
 };
@@ -36,24 +38,15 @@ use crate::{
 const WRITERS: usize = 2;
 /// Attempts at a batch that meets deadlocks or serialisation failures.
 const ATTEMPTS: u32 = 10;
+/// Attempts at a batch that waits for a lock, or for a statement, until that is given up. From then on its writes go singly, so
+/// that one locked row does not take the batch along.
+const SLOW_ATTEMPTS: u32 = 2;
+/// Slow single writes of one batch; with more it is no row that is locked, but a table.
+const SLOW_SINGLES: u32 = 3;
 /// A batch that takes longer than this has lost its connection, whatever the socket says.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(8);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Why a write has no answer.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum StoreError {
-    /// The database is away, or more waits than can be taken. Certainly not written.
-    #[error("the saga store cannot take this now")]
-    Unavailable,
-    /// This one write makes the transaction fail, whatever it is batched with. Certainly not written.
-    #[error("the saga store refuses this: {0}")]
-    Refused(String),
-    /// The writer is gone; whether it was written is unknown.
-    #[error("the saga store stopped")]
-    Unknown,
-}
 
 /// A write, and who waits for it.
 struct Request<D: Domain> {
@@ -83,13 +76,13 @@ impl<D: Domain> Store<D> {
         registry: Registry,
     ) -> (Self, [Writer<D>; WRITERS]) {
         let queue = Arc::new(Queue::new(batch, registry));
-        let staff = Arc::new(Staff(queue.clone()));
+        let open = Arc::new(CloseOnDrop(queue.clone()));
         let connected = Arc::new(AtomicBool::new(true));
         let writer = |_| Writer {
             options: options.clone(),
             domain: domain.clone(),
             owner,
-            staff: staff.clone(),
+            open: open.clone(),
             connected: connected.clone(),
             connection: None,
             batches: 0,
@@ -126,6 +119,8 @@ enum Failure {
     Unreachable,
     /// Nothing is durable; the same batch may succeed at once.
     Again(sqlx::Error),
+    /// A lock or a statement took too long: nothing is durable, and some row may be locked for longer.
+    Slow(sqlx::Error),
     /// Nothing is durable; some write in it is at fault.
     Data(sqlx::Error),
     /// The connection broke before COMMIT was sent: nothing is durable.
@@ -141,7 +136,7 @@ pub(crate) struct Writer<D: Domain> {
     options: PgConnectOptions,
     domain: Arc<D>,
     owner: Uuid,
-    staff: Arc<Staff<Request<D>>>,
+    open: Arc<CloseOnDrop<Request<D>>>,
     connected: Arc<AtomicBool>,
     connection: Option<PgConnection>,
     batches: u64,
@@ -153,22 +148,27 @@ impl<D: Domain> Writer<D> {
         loop {
             let taken = tokio::select! {
                 biased;
-                taken = self.staff.0.take() => Some(taken),
+                taken = self.open.0.take() => Some(taken),
                 // Whoever waits already is served.
-                () = stop.cancelled() => self.staff.0.take_now(),
+                () = stop.cancelled() => self.open.0.take_now(),
             };
             let Some((batch, behind)) = taken else { return };
             let size = batch.requests.len();
             histogram!("saga_batch_size").record(f64::from(u32::try_from(size).unwrap_or(u32::MAX)));
             gauge!("saga_store_queue").set(f64::from(u32::try_from(behind).unwrap_or(u32::MAX)));
             let Batch { requests, at_work } = batch;
-            self.write(requests, false).await;
+            if AssertUnwindSafe(self.write(requests, false)).catch_unwind().await.is_err() {
+                // Its callers hear that the outcome is unknown; the writer goes on with a connection of its own.
+                tracing::error!("a writer panicked");
+                counter!("background_restarts_total", "task" => "saga_writer").increment(1);
+                self.connection = None;
+            }
             drop(at_work);
         }
     }
 
-    /// Writes a batch and answers everybody in it.
-    async fn write(&mut self, batch: Vec<Request<D>>, mut unknown: bool) {
+    /// Writes a batch and answers everybody in it. True if it was given up because it was slow.
+    async fn write(&mut self, batch: Vec<Request<D>>, mut unknown: bool) -> bool {
         let (writes, callers): (Vec<_>, Vec<_>) = batch.into_iter().map(|r| (r.write, r.done)).unzip();
         let mut attempt = 0;
         let failure = loop {
@@ -178,7 +178,7 @@ impl<D: Domain> Writer<D> {
                     for (done, written) in callers.into_iter().zip(written) {
                         let _ = done.send(Ok(written));
                     }
-                    return;
+                    return false;
                 }
                 Err(Failure::Unknown(error)) => {
                     counter!("saga_commit_unknown_total").increment(1);
@@ -189,6 +189,10 @@ impl<D: Domain> Writer<D> {
                 Err(Failure::Again(error)) if attempt < ATTEMPTS || unknown => {
                     counter!("saga_batch_rerun_total").increment(1);
                     tracing::debug!(%error, "the batch runs again");
+                }
+                Err(Failure::Slow(error)) if (attempt < SLOW_ATTEMPTS && writes.len() > 1) || unknown => {
+                    counter!("saga_batch_rerun_total").increment(1);
+                    tracing::warn!(%error, "the batch was slow; it runs again");
                 }
                 Err(Failure::Unreachable | Failure::Lost(_)) if unknown => {}
                 Err(Failure::Lost(error)) if attempt < 2 => {
@@ -202,16 +206,35 @@ impl<D: Domain> Writer<D> {
         };
         let batch: Vec<_> =
             writes.into_iter().zip(callers).map(|(write, done)| Request { write, done }).collect();
+        let is_slow = matches!(failure, Failure::Slow(_));
         self.give_up(batch, failure, unknown).await;
+        is_slow
+    }
+
+    /// Writes one after the other what was slow together.
+    async fn write_singly(&mut self, batch: Vec<Request<D>>, unknown: bool) {
+        let mut slow = 0;
+        for request in batch {
+            if slow < SLOW_SINGLES {
+                slow += u32::from(Box::pin(self.write(vec![request], unknown)).await);
+            } else {
+                let _ = request.done.send(Err(StoreError::Unavailable));
+            }
+        }
     }
 
     async fn give_up(&mut self, mut batch: Vec<Request<D>>, failure: Failure, unknown: bool) {
         let error = match failure {
             failure @ (Failure::Data(_) | Failure::Panicked) if batch.len() > 1 => {
-                tracing::warn!(?failure, size = batch.len(), "a write in the batch is at fault; bisecting");
+                tracing::warn!(?failure, size = batch.len(), "a write in the batch is at fault; halving");
                 let second = batch.split_off(batch.len() / 2);
                 Box::pin(self.write(batch, unknown)).await;
                 Box::pin(self.write(second, unknown)).await;
+                return;
+            }
+            Failure::Slow(error) if batch.len() > 1 => {
+                tracing::warn!(%error, size = batch.len(), "a row of the batch may be locked; its writes go singly");
+                self.write_singly(batch, unknown).await;
                 return;
             }
             failure if unknown => {
@@ -251,7 +274,7 @@ impl<D: Domain> Writer<D> {
         histogram!("saga_commit_seconds").record(started.elapsed().as_secs_f64());
         match &result {
             Err(Failure::Unknown(_) | Failure::Lost(_) | Failure::Panicked) => {} // dropping the connection ends its transaction
-            Err(Failure::Again(_) | Failure::Data(_)) => {
+            Err(Failure::Again(_) | Failure::Slow(_) | Failure::Data(_)) => {
                 if connection.execute("ROLLBACK").await.is_ok() {
                     self.connection = Some(connection);
                 }
@@ -313,7 +336,8 @@ async fn transaction<D: Domain>(
 fn before_commit(error: sqlx::Error) -> Failure {
     match &error {
         sqlx::Error::Database(db) => match db.code().as_deref() {
-            Some("40P01" | "40001" | "55P03") => Failure::Again(error),
+            Some("40P01" | "40001") => Failure::Again(error),
+            Some("55P03" | "57014") => Failure::Slow(error),
             Some(code) if is_servers(code) => Failure::Lost(error.to_string()),
             _ => Failure::Data(error),
         },

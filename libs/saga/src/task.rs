@@ -11,11 +11,12 @@ use tracing::Instrument as _;
 use crate::{
     domain::{Call, Conclusion, Domain, Ending, Reason, Replied, Saga, Turned},
     engine::Engine,
+    error::StoreError,
     machine::{Action, Clocks, Event, Kind, Machine, Millis, Reply, State, Transition, Way},
-    recovery::Parked,
-    registry::{Place, Seen},
+    parking::{Parked, parked_as},
+    reachability::Unanswered,
+    registry::{RunGuard, Seen},
     row::{self, Loaded},
-    store::StoreError,
     write::{DeadLetter, Move, STUCK_AFTER_MS, Write, Written},
 };
 
@@ -46,13 +47,17 @@ type Work<A> = FuturesUnordered<Pin<Box<dyn Future<Output = Happened<A>> + Send>
 pub(crate) struct Run<D: Domain> {
     engine: Arc<Engine<D>>,
     saga: Arc<Saga<D::Plan>>,
-    place: Place,
+    guard: RunGuard,
     machine: Machine,
     /// The legs' answers in the present direction.
     answers: Vec<Option<D::Answer>>,
+    /// The legs that count as such for their participants.
+    unanswered: Vec<Option<Unanswered>>,
     turned: Option<Turned<D::Answer>>,
     attempts: Vec<serde_json::Value>,
     work: Work<D::Answer>,
+    /// How much of the work is attempts and writes; the rest is backoffs.
+    busy: usize,
     poison: i16,
     /// The answer that the last transition stored.
     concluded: Option<Arc<crate::domain::Response>>,
@@ -60,32 +65,37 @@ pub(crate) struct Run<D: Domain> {
 
 impl<D: Domain> Run<D> {
     /// A run of a row: `recovered` unless this process has just inserted it.
-    pub(crate) fn new(engine: Arc<Engine<D>>, row: Loaded<D>, place: Place, recovered: bool) -> Self {
-        let legs = engine.domain.legs(&row.saga.plan);
+    /// `unanswered` has an entry for each leg of its plan.
+    pub(crate) fn new(
+        engine: Arc<Engine<D>>,
+        row: Loaded<D>,
+        guard: RunGuard,
+        unanswered: Vec<Option<Unanswered>>,
+        recovered: bool,
+    ) -> Self {
+        let legs = unanswered.len();
         let clocks = Clocks {
             deadline: row.saga.deadline_at.timestamp_millis(),
             budget_from: row.budget_from.timestamp_millis(),
         };
         let machine = Machine::new(row.saga.kind, row.state, legs, clocks, recovered, engine.config.limits);
         if row.state == State::Compensating {
-            let _ = place.seen.send_replace(Seen::TurnedBack);
+            let _ = guard.seen.send_replace(Seen::TurnedBack);
         }
         Self {
             engine,
             saga: Arc::new(row.saga),
-            place,
+            guard,
             machine,
             answers: vec![None; legs],
+            unanswered,
             turned: row.turned,
             attempts: Vec::new(),
+            busy: 0,
             work: FuturesUnordered::new(),
             poison: row.poison,
             concluded: None,
         }
-    }
-
-    pub(crate) fn place(&self) -> (crate::domain::SagaId, u64) {
-        (self.saga.id, self.place.run())
     }
 
     /// Runs until the saga is over, parked, or somebody else's.
@@ -106,9 +116,14 @@ impl<D: Domain> Run<D> {
                             return;
                         }
                     }
-                    Err(illegal) => tracing::error!(%illegal, "event dropped"),
+                    Err(illegal) => {
+                        // The run ends as one that panicked does: it is taken up again, and parked when that does not help.
+                        tracing::error!(%illegal, "an event that cannot be; the run ends");
+                        return;
+                    }
                 }
             }
+            self.guard.set_awake(self.busy > 0);
             let happened = tokio::select! {
                 biased;
                 Some(happened) = self.work.next() => happened,
@@ -117,7 +132,7 @@ impl<D: Domain> Run<D> {
                     continue;
                 }
             };
-            self.place.touch();
+            self.guard.touch();
             match self.note(happened).await {
                 Next::Event(event) => next = Some(event),
                 Next::Nothing => {}
@@ -134,8 +149,8 @@ impl<D: Domain> Run<D> {
                 Action::Backoff(leg, way, nth) => self.back_off(leg, way, nth),
                 Action::Write(transition) => self.write(transition),
                 Action::Finish => {
-                    self.place.ended();
-                    let _ = self.place.seen.send_replace(Seen::Ended(self.concluded.take()));
+                    self.guard.ended();
+                    let _ = self.guard.seen.send_replace(Seen::Ended(self.concluded.take()));
                     return true;
                 }
             }
@@ -149,6 +164,7 @@ impl<D: Domain> Run<D> {
             (Way::Forward, Kind::Compensable) => engine.config.forward_timeout,
             _ => engine.config.cancel_timeout,
         };
+        self.busy += 1;
         self.work.push(Box::pin(async move {
             if !engine.lease.holds() {
                 return Happened::Lapsed;
@@ -170,7 +186,7 @@ impl<D: Domain> Run<D> {
         };
         let wait = retry.wait(nth);
         self.work.push(Box::pin(async move {
-            engine.gate.wait(engine.domain.participant(&saga.plan, leg), wait).await;
+            engine.reachability.wait(engine.domain.participant(&saga.plan, leg), wait).await;
             Happened::Wake { leg, way }
         }));
     }
@@ -205,6 +221,7 @@ impl<D: Domain> Run<D> {
             due_ms: STUCK_AFTER_MS,
         };
         let engine = self.engine.clone();
+        self.busy += 1;
         self.work.push(Box::pin(async move {
             let written = engine.store.write(Write::Move(Box::new(change))).await;
             Happened::Write(transition, written)
@@ -254,19 +271,21 @@ impl<D: Domain> Run<D> {
         let leg = turned.and_then(|t| t.leg);
         let pending: Vec<_> =
             self.answers.iter().enumerate().filter(|(_, a)| a.is_none()).map(|(leg, _)| leg).collect();
-        counter!("saga_dead_letters_total", "code" => reason.as_str()).increment(1);
-        tracing::error!(code = reason.as_str(), ?leg, "saga parked for an operator");
+        tracing::error!(code = reason.as_str(), ?leg, "saga is to be parked for an operator");
         DeadLetter {
             code: reason.as_str(),
             participant: leg.map(|leg| self.engine.domain.participant(&self.saga.plan, leg).to_owned()),
-            detail: json!({ "state": state_name(self.machine.state()), "pending_legs": pending, "attempts": self.attempts }),
+            detail: json!({ "state": self.machine.state().as_str(), "pending_legs": pending, "attempts": self.attempts }),
         }
     }
 
     async fn note(&mut self, happened: Happened<D::Answer>) -> Next {
+        if !matches!(happened, Happened::Wake { .. }) {
+            self.busy -= 1;
+        }
         match happened {
             Happened::Lapsed => {
-                self.place.ended(); // left on purpose, which is no sign of poison
+                self.guard.ended(); // left on purpose, which is no sign of poison
                 tracing::warn!("heartbeat overdue: this saga is left to whoever holds it");
                 Next::Stop
             }
@@ -276,10 +295,11 @@ impl<D: Domain> Run<D> {
                     Way::Forward => fail_point!("saga::leg_replied"),
                     Way::Cancel => fail_point!("saga::cancel_replied"),
                 }
-                self.replied(leg, way, &replied, took_ms).await;
+                self.replied(leg, way, &replied, took_ms);
                 let back = self.machine.state() == State::Compensating;
                 if replied.answer.is_some() && back == (way == Way::Cancel) {
                     self.answers[leg] = replied.answer;
+                    self.unanswered[leg] = None;
                 }
                 Next::Event(Event::Replied(leg, way, replied.reply))
             }
@@ -293,15 +313,34 @@ impl<D: Domain> Run<D> {
                 Next::Nothing
             }
             Happened::Write(transition, Ok(_)) => self.missed(transition).await,
-            Happened::Write(transition, Err(StoreError::Refused(error)))
-                if transition.to != State::DeadLetter =>
-            {
-                park_unwritable(self.engine.clone(), self.saga.clone(), transition, error).await;
+            Happened::Write(transition, Err(StoreError::Refused(error))) => {
+                self.park_unwritable(transition, error).await;
                 Next::Stop
             }
             Happened::Write(_, Err(error)) => {
                 tracing::error!(%error, "no word of a transition; the rescan takes the saga up again");
                 Next::Stop
+            }
+        }
+    }
+
+    /// The database refuses what the domain would record with a transition: only an operator can help.
+    fn park_unwritable(
+        &self,
+        transition: Transition,
+        error: String,
+    ) -> impl Future<Output = ()> + Send + use<D> {
+        let to = transition.to.as_str();
+        tracing::error!(to, error, "a transition cannot be written; the saga is parked");
+        let saga = &self.saga;
+        let parked = Parked { id: saga.id, parent: saga.parent_id, epoch: saga.epoch, from: transition.from };
+        let engine = self.engine.clone();
+        async move {
+            if transition.to == State::DeadLetter {
+                engine.park_alone(parked, reason_of::<D>(transition), error).await;
+            } else {
+                let detail = json!({ "to": to, "error": error });
+                engine.park(parked, Reason::Unwritable, detail).await;
             }
         }
     }
@@ -312,15 +351,19 @@ impl<D: Domain> Run<D> {
         }
         if transition.to == State::Compensating {
             self.answers.fill(None);
+            self.unanswered = self.engine.expect_legs(&self.saga.plan);
             self.attempts.clear();
-            let _ = self.place.seen.send_replace(Seen::TurnedBack);
+            let _ = self.guard.seen.send_replace(Seen::TurnedBack);
         }
         match transition.to {
             State::Compensating => fail_point!("saga::turned_back"),
             State::DeadLetter => fail_point!("saga::parked"),
             _ => fail_point!("saga::ended"),
         }
-        let to = state_name(transition.to);
+        if transition.to == State::DeadLetter {
+            parked_as(reason_of::<D>(transition));
+        }
+        let to = transition.to.as_str();
         counter!("saga_transitions_total", "to" => to).increment(1);
         tracing::info!(state = to, epoch = self.saga.epoch, "saga moved");
     }
@@ -350,19 +393,14 @@ impl<D: Domain> Run<D> {
         }
     }
 
-    async fn replied(&mut self, leg: usize, way: Way, replied: &Replied<D::Answer>, took_ms: Millis) {
+    fn replied(&mut self, leg: usize, way: Way, replied: &Replied<D::Answer>, took_ms: Millis) {
         let participant = self.engine.domain.participant(&self.saga.plan, leg);
         match replied.reply {
-            Reply::NotSent | Reply::Unknown => self.engine.gate.failed(participant),
-            _ => self.engine.gate.answered(participant),
+            Reply::NotSent | Reply::Unknown => self.engine.reachability.failed(participant),
+            _ => self.engine.reachability.answered(participant),
         }
         let (way_name, reply) = (way_name(way), reply_name(replied.reply));
         counter!("saga_leg_replies_total", "participant" => participant.to_owned(), "way" => way_name, "reply" => reply).increment(1);
-        if self.poison > 0 {
-            // The process outlived an attempt: whatever killed the owners before, it was not this saga.
-            self.poison = 0;
-            self.engine.reset_poison(self.saga.id, self.saga.epoch).await;
-        }
         let telling = way == Way::Cancel
             || !matches!(replied.reply, Reply::Done | Reply::Empty)
             || !self.attempts.is_empty();
@@ -375,18 +413,17 @@ impl<D: Domain> Run<D> {
     }
 }
 
-/// The database refuses what the domain would record with a transition: only an operator can help.
-async fn park_unwritable<D: Domain>(
-    engine: Arc<Engine<D>>,
-    saga: Arc<Saga<D::Plan>>,
-    transition: Transition,
-    error: String,
-) {
-    let to = state_name(transition.to);
-    tracing::error!(saga_id = %saga.id, to, error, "a transition cannot be written; parked");
-    let detail = json!({ "to": to, "error": error });
-    let parked = Parked { id: saga.id, parent: saga.parent_id, epoch: saga.epoch, from: transition.from };
-    engine.park(parked, Reason::Unwritable, detail).await;
+impl<D: Domain> Engine<D> {
+    /// Counts every leg of a plan as one without an answer.
+    pub(crate) fn expect_legs(&self, plan: &D::Plan) -> Vec<Option<Unanswered>> {
+        let expect = |leg| Some(self.reachability.expect(self.domain.participant(plan, leg)));
+        (0..self.domain.legs(plan)).map(expect).collect()
+    }
+}
+
+/// Under which code a saga is parked by a transition.
+fn reason_of<D: Domain>(transition: Transition) -> Reason {
+    transition.cause.map_or(Reason::Silent, |cause| Turned::<D::Answer>::from_cause(cause, &[]).reason)
 }
 
 enum Next {
@@ -401,19 +438,6 @@ async fn until(deadline: Option<Millis>, now: Millis) {
             tokio::time::sleep(Duration::from_millis(u64::try_from(deadline - now).unwrap_or(0))).await
         }
         None => std::future::pending().await,
-    }
-}
-
-/// The name of a state in rows, metrics and the API.
-#[must_use]
-pub const fn state_name(state: State) -> &'static str {
-    match state {
-        State::Running => "running",
-        State::Compensating => "compensating",
-        State::Completed => "completed",
-        State::Compensated => "compensated",
-        State::DeadLetter => "dead_letter",
-        State::Resolved => "resolved",
     }
 }
 

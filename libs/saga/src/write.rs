@@ -73,32 +73,6 @@ pub(crate) enum Written {
     Missed,
 }
 
-impl State {
-    pub(crate) const fn code(self) -> i16 {
-        match self {
-            Self::Running => 0,
-            Self::Compensating => 1,
-            Self::Completed => 2,
-            Self::Compensated => 3,
-            Self::DeadLetter => 4,
-            Self::Resolved => 5,
-        }
-    }
-
-    /// The state with this number in the database.
-    pub(crate) const fn from_code(code: i16) -> Option<Self> {
-        Some(match code {
-            0 => Self::Running,
-            1 => Self::Compensating,
-            2 => Self::Completed,
-            3 => Self::Compensated,
-            4 => Self::DeadLetter,
-            5 => Self::Resolved,
-            _ => return None,
-        })
-    }
-}
-
 /// Writes a batch inside the transaction that `conn` is in; the results are in the order of `batch`, which holds at
 /// most one move a saga. `again`: an earlier attempt may have committed, so rows that look as this batch would leave
 /// them are its own.
@@ -240,7 +214,7 @@ async fn write_sagas<D: Domain>(
             inserts.iter().map(|r| millis(r.new.deadline).saturating_add(STUCK_AFTER_MS)).collect::<Vec<_>>(),
         )
         .bind(owner)
-        .bind(D::PLAN_VERSION)
+        .bind(inserts.iter().map(|r| D::version(&r.new.plan)).collect::<Vec<_>>())
         .bind(moves.iter().map(|m| m.id.0).collect::<Vec<_>>())
         .bind(moves.iter().map(|m| m.from.code()).collect::<Vec<_>>())
         .bind(moves.iter().map(|m| m.epoch).collect::<Vec<_>>())
@@ -409,8 +383,28 @@ pub(crate) const fn kind_code(kind: Kind) -> i16 {
     }
 }
 
+/// As JSON that the database can store: it has no U+0000, which a participant's answer might.
 fn encode(value: &(impl serde::Serialize + ?Sized)) -> sqlx::Result<String> {
-    serde_json::to_string(value).map_err(|error| sqlx::Error::Encode(Box::new(error)))
+    let json = serde_json::to_string(value).map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
+    Ok(if json.contains(ESCAPED_NUL) { without_nul(&json) } else { json })
+}
+
+/// How JSON writes U+0000, unless the backslash is itself escaped.
+const ESCAPED_NUL: &str = "\\u0000";
+
+/// The same JSON with U+FFFD in the place of U+0000.
+fn without_nul(json: &str) -> String {
+    let mut clean = String::with_capacity(json.len());
+    let mut rest = json;
+    while let Some(at) = rest.find('\\') {
+        // An escape is the backslash and at least one character more.
+        let end = at + if rest[at..].starts_with(ESCAPED_NUL) { ESCAPED_NUL.len() } else { 2 };
+        clean.push_str(&rest[..at]);
+        clean.push_str(if end - at == 2 { &rest[at..end] } else { "\\ufffd" });
+        rest = &rest[end..];
+    }
+    clean.push_str(rest);
+    clean
 }
 
 /// HTTP statuses have three digits.
@@ -420,4 +414,22 @@ fn status_code(status: u16) -> i16 {
 
 fn millis(duration: std::time::Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_stored_as_json_has_no_nul() {
+        for (text, stored) in [
+            ("plain", r#""plain""#),
+            ("a\u{0}b", r#""a\ufffdb""#),
+            ("\u{0}\u{0}", r#""\ufffd\ufffd""#),
+            (r"\u0000", r#""\\u0000""#),
+            ("\\\u{0}", r#""\\\ufffd""#),
+        ] {
+            assert_eq!(encode(text).expect("JSON"), stored);
+        }
+    }
 }

@@ -6,7 +6,7 @@ use anyhow::Context;
 use chrono::TimeDelta;
 use clap::Parser;
 use events::{Outbox, Relay};
-use saga::{Config as SagaConfig, Engine};
+use saga::{Config as SagaConfig, DatabaseClock, Engine};
 use service::{
     Config, Process,
     auth::{ServiceTokens, Signer},
@@ -91,6 +91,9 @@ struct SagaArgs {
     /// Most sagas in memory; above that redeems are answered 503.
     #[arg(long, env = "SAGA_IN_FLIGHT", default_value_t = 4_096)]
     saga_in_flight: usize,
+    /// Most legs of one tender without an answer; above that redeems that need it are answered 503, the others go on.
+    #[arg(long, env = "SAGA_UNANSWERED_LEGS", default_value_t = 1_024)]
+    saga_unanswered_legs: usize,
     /// Milliseconds between comparisons of tenders' legs with sagas.
     #[arg(long, env = "RECONCILE_EVERY_MS", default_value_t = 30_000)]
     reconcile_every_ms: u64,
@@ -114,6 +117,7 @@ impl SagaArgs {
             forward_timeout: Duration::from_millis(self.saga_forward_timeout_ms),
             cancel_timeout: Duration::from_millis(self.saga_cancel_timeout_ms),
             in_flight: self.saga_in_flight,
+            unanswered_legs: self.saga_unanswered_legs,
             ..SagaConfig::default()
         };
         config.limits.unreachable_for = self.saga_unreachable_budget_ms;
@@ -138,13 +142,14 @@ async fn main() -> anyhow::Result<()> {
         ServiceTokens::new(Signer::read(&cli.service_key_file).context("SERVICE_KEY_FILE")?, "wallet");
     let redis = live::redis(redis_url(&process))?;
     let cache = Cache::start(redis.clone(), process.tasks(), &process.stopping());
-    let tenders = Tenders::init(&addresses, tokens, &cache, process.tasks())?;
+    let clock = DatabaseClock::default();
+    let tenders = Tenders::init(&addresses, tokens, &cache, &clock, process.tasks())?;
     let options = db::for_executor(db::connect_options(&url, "wallet-sagas")?);
     let live = live(&process, cli.live, redis, cache, &tenders);
     let written = Arc::new(Notify::new());
     let hold_margin = TimeDelta::seconds(cli.saga.hold_margin_s);
     let sagas = Sagas::new(tenders.clone(), written.clone()).with_hold_margin(hold_margin);
-    let engine = Engine::start(cli.saga.config()?, Arc::new(sagas), options);
+    let engine = Engine::start(cli.saga.config()?, Arc::new(sagas), options, clock);
     let app = App::new(engine.clone(), tenders, pool.clone(), live);
     let relayed = db::pool(db::connect_options(&url, "wallet-relay")?, RELAY_CONNECTIONS);
     let relay = Relay::new(Outbox::Redemptions, relayed, redis_url(&process), written)?;

@@ -10,8 +10,9 @@ use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// The format of [`Plan`] in the database.
-pub const VERSION: i16 = 1;
+/// The versions of [`Plan`] that this release reads. Each variant has a number of its own, and so has each later format of one:
+/// a release that does not know a number leaves its sagas to those that do. A number is never used again.
+pub const VERSIONS: &[i16] = &[1, 2, 3, 4, 5];
 
 /// The plan of any saga of the wallet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,6 +152,18 @@ pub struct OrphanPlan {
 }
 
 impl Plan {
+    /// The version that it is written as.
+    #[must_use]
+    pub const fn version(&self) -> i16 {
+        match self {
+            Self::Redeem(_) => 1,
+            Self::Return(_) => 2,
+            Self::Capture(_) => 3,
+            Self::Nothing => 4,
+            Self::Orphan(_) => 5,
+        }
+    }
+
     /// How many legs there are.
     #[must_use]
     pub fn legs(&self) -> usize {
@@ -182,5 +195,20 @@ impl RedeemPlan {
     pub fn legs_to_return(&self) -> Vec<ReturnLeg> {
         let back = |l: &PlannedLeg| ReturnLeg { leg: l.leg, tender: l.tender, account: l.account.clone() };
         self.legs.iter().map(back).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_version_that_is_written_can_be_read() {
+        assert!(VERSIONS.contains(&Plan::Nothing.version()));
+        let orphan = Plan::Orphan(OrphanPlan { of: LegsId(Uuid::nil()), legs: Vec::new() });
+        assert!(VERSIONS.contains(&orphan.version()));
+        let mut numbers = VERSIONS.to_vec();
+        numbers.dedup();
+        assert_eq!(numbers, VERSIONS, "one number, one format");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use api::{BusinessId, LegsId, wallet::RedemptionStatus};
+use api::{BusinessId, LegsId, id::derived_uuid, wallet::RedemptionStatus};
 use metrics::counter;
 use saga::{Begin, Key, NewSaga, SagaId, Submitted, machine::Kind};
 use service::trace;
@@ -104,10 +104,11 @@ pub fn saga(redemption: &Returnable, why: ReturnReason) -> NewSaga<Sagas> {
     });
     NewSaga {
         id: SagaId::fresh(),
-        key,
         request_hash: Vec::new(),
         kind: Kind::ForwardOnly,
-        legs_id: redemption.legs_id,
+        // Its own: the legs that it cancels are the redemption's, and named in its plan.
+        legs_id: derived_uuid(&["legs", &key.business_id, &key.operation, &key.scope, &key.key]),
+        key,
         parent_id: Some(SagaId(redemption.id)),
         change: Change::started_by(&plan),
         plan: Arc::new(plan),

@@ -44,16 +44,17 @@ impl Desk {
         let (tokens, database) = (Tokens::new(), TestDatabase::create(schema::Database::Wallet).await);
         let away = || "http://127.0.0.1:1".to_owned();
         let addresses = Addresses { points: away(), store_credit: away(), digital_rewards: away() };
-        let cache = Cache::default();
+        let (cache, clock) = (Cache::default(), saga::DatabaseClock::default());
         let tasks = TaskTracker::new();
-        let tenders = Tenders::init(&addresses, tokens.service("wallet"), &cache, &tasks).expect("clients");
+        let tenders =
+            Tenders::init(&addresses, tokens.service("wallet"), &cache, &clock, &tasks).expect("clients");
         let options = db::connect_options(&database.url(), "wallet").expect("a URL");
         let config = Config { scan: Duration::from_millis(100), ..Config::default() };
         let stop = CancellationToken::new();
         let draining = stop.child_token();
         let live = Live::start(live::Options::default(), cache, tenders.clone(), &tasks, draining, &stop);
         let sagas = Sagas::new(tenders.clone(), Arc::default());
-        let engine = Engine::start(config, Arc::new(sagas), db::for_executor(options.clone()));
+        let engine = Engine::start(config, Arc::new(sagas), db::for_executor(options.clone()), clock);
         let app = App::new(engine.clone(), tenders, db::pool(options, 4), live);
         let routes = http::finish(wallet::http::routes(app), tokens.public_verifier());
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a socket");

@@ -12,12 +12,12 @@ use uuid::Uuid;
 
 use super::actions::{self, NewAction};
 use crate::{
-    domain::{Conclusion, Domain, Ending, Saga, SagaId},
+    domain::{Conclusion, Domain, Ending, SagaId},
     engine::Engine,
     machine::{Kind, State},
-    orphan::ORPHAN,
+    orphan::{self, ORPHAN},
     row::{self, Loaded, Raw},
-    task::state_name,
+    state::state_name,
     write::STUCK_AFTER_MS,
 };
 
@@ -157,9 +157,16 @@ impl<D: Domain> Engine<D> {
             action.refuse(tx, &names.0, "unreadable").await?;
             return Ok((Ordered::Unreadable, None));
         };
-        if remedy == Remedy::Replay && row.saga.key.operation == ORPHAN && has_saga(tx, &row.saga).await? {
-            action.refuse(tx, &names.0, "saga_exists").await?;
-            return Ok((Ordered::SagaExists, None));
+        if remedy == Remedy::Replay && row.saga.key.operation == ORPHAN {
+            let may = if order.dry_run {
+                !orphan::has_saga(tx, &row.saga).await?
+            } else {
+                orphan::take_back::<D>(tx, &row.saga).await?
+            };
+            if !may {
+                action.refuse(tx, &names.0, "saga_exists").await?;
+                return Ok((Ordered::SagaExists, None));
+            }
         }
         if order.dry_run {
             return Ok((Ordered::WouldDo { before: names.0, after: names.1 }, None));
@@ -220,15 +227,6 @@ fn destination(raw: &Raw, remedy: Remedy) -> State {
         Remedy::Replay if back => State::Compensating,
         Remedy::Replay => State::Running,
     }
-}
-
-/// Whether the legs that an orphan stands for belong to a saga after all.
-async fn has_saga<P>(tx: &mut PgConnection, orphan: &Saga<P>) -> sqlx::Result<bool> {
-    sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM saga.saga WHERE legs_id = $1 AND operation <> $2)")
-        .bind(orphan.legs_id)
-        .bind(ORPHAN)
-        .fetch_one(tx)
-        .await
 }
 
 async fn lock_saga(tx: &mut PgConnection, id: SagaId) -> sqlx::Result<Raw> {

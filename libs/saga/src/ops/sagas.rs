@@ -14,7 +14,7 @@ use crate::{
     engine::Engine,
     machine::{Kind, State},
     row::{self, Raw},
-    task::state_name,
+    state::state_name,
 };
 
 /// A saga in a list.
@@ -168,7 +168,7 @@ impl<D: Domain> Engine<D> {
     }
 
     fn participants(&self, raw: &Raw) -> Vec<String> {
-        if raw.version != D::PLAN_VERSION {
+        if !raw.is_known::<D>() {
             return Vec::new();
         }
         match serde_json::from_value::<D::Plan>(raw.plan.clone()) {

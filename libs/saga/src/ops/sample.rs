@@ -10,7 +10,7 @@ use crate::{
     domain::{Domain, Reason},
     engine::Engine,
     machine::State,
-    task::state_name,
+    state::state_name,
 };
 
 /// How often.

@@ -3,20 +3,18 @@ WITH inserted AS (
     INSERT INTO saga.saga (saga_id, business_id, operation, scope, key, request_hash, kind, version, legs_id, parent_id,
         plan, state, epoch, owner, key_cancelled, response_status, response, trace_id,
         created_at, deadline_at, budget_from, due_at, ended_at)
-    SELECT u.saga_id, u.business_id, u.operation, u.scope, u.key, u.request_hash, u.kind, $19, u.legs_id, u.parent_id,
+    SELECT u.saga_id, u.business_id, u.operation, u.scope, u.key, u.request_hash, u.kind, u.version, u.legs_id, u.parent_id,
         u.plan::jsonb, u.state, 1, $18, u.key_cancelled, u.response_status, u.response, u.trace_id,
         now.at, now.at + make_interval(secs => u.deadline_ms / 1000.0), now.at,
         now.at + make_interval(secs => u.due_ms / 1000.0), CASE WHEN u.state IN (2, 3, 5) THEN now.at END
     FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bytea[], $7::smallint[], $8::uuid[],
         $9::uuid[], $10::text[], $11::smallint[], $12::boolean[], $13::smallint[], $14::bytea[], $15::text[],
-        $16::bigint[], $17::bigint[])
+        $16::bigint[], $17::bigint[], $19::smallint[])
         AS u(saga_id, business_id, operation, scope, key, request_hash, kind, legs_id, parent_id, plan, state,
-            key_cancelled, response_status, response, trace_id, deadline_ms, due_ms),
+            key_cancelled, response_status, response, trace_id, deadline_ms, due_ms, version),
         (SELECT clock_timestamp() AS at OFFSET 0) AS now
-    -- Legs that an operator is having taken back belong to nobody else until they are back. Of those there are few.
-    WHERE u.legs_id <> ALL (ARRAY(
-        SELECT legs_id FROM saga.saga WHERE operation = 'orphan' AND state IN (0, 1)))
-    ON CONFLICT ON CONSTRAINT saga_key DO NOTHING
+    -- The key, or the legs: what an operator has had taken back is nobody else's any more.
+    ON CONFLICT DO NOTHING
     RETURNING saga_id, created_at, deadline_at
 ), moved AS (
     UPDATE saga.saga AS s SET

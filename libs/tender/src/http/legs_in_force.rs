@@ -1,11 +1,12 @@
-//! `GET /internal/v1/legs`: legs in force, oldest first, for the wallet's search for legs without a saga.
+//! What the wallet's reconciliation asks for: `GET /internal/v1/legs`, legs in force, oldest first; and
+//! `GET /internal/v1/holds-past-end`, holds in force whose end has passed, the first to end first.
 //!
 //! A leg's time is its batch's, and batches commit out of order: who continues from a cursor begins some seconds
 //! before it, or may miss one.
 
 use api::{
     BusinessId, LegsId, Problem,
-    legs::{Account, LegInForce, LegKey, LegPage},
+    legs::{Account, HoldPage, HoldPastEnd, LegInForce, LegKey, LegPage},
 };
 use axum::{Json, extract::State};
 use chrono::{DateTime, Utc};
@@ -20,7 +21,7 @@ use uuid::Uuid;
 use crate::{
     App, cursor,
     store::{
-        operations::{self, StoredLeg},
+        operations::{self, StoredHold, StoredLeg},
         rows,
     },
 };
@@ -39,63 +40,70 @@ pub async fn list_legs(
     Query(list): Query<List>,
 ) -> Result<Json<LegPage>, ApiError> {
     let limit = page_size(list.limit)?;
-    let after = match list.after.as_deref() {
-        None => (DateTime::<Utc>::UNIX_EPOCH, Uuid::nil()),
-        Some(cursor) => cursor::parse(cursor)
-            .ok_or_else(|| Problem::invalid("after", "is not a next_cursor of this list"))?,
-    };
-    let mut legs = operations::in_force(&app.pool, after, limit + 1).await?;
-    let has_more = legs.len() > usize::try_from(limit).unwrap_or(usize::MAX);
-    if has_more {
-        legs.pop();
-    }
-    let next_cursor =
-        legs.last().filter(|_| has_more).map(|leg| cursor::write(leg.created_at, leg.operation_id));
+    let mut legs = operations::in_force(&app.pool, place(list.after.as_deref())?, limit + 1).await?;
+    let next_cursor = cut(&mut legs, limit, |leg| (leg.created_at, leg.operation_id));
     let at = legs.first().map(|leg| leg.read_at);
     let data = legs.into_iter().map(view).collect::<Result<_, _>>()?;
     Ok(Json(LegPage { data, next_cursor, at }))
 }
 
-/// Parameters of the list of holds past their end.
-#[derive(Debug, Deserialize)]
-pub struct PastEnd {
-    cursor: Option<String>,
-    limit: Option<i64>,
-}
-
-/// A page of legs of all businesses that are held past their end.
+/// A page of holds of all businesses. The tender judges by its database's clock, and ends none of them by itself.
 pub async fn list_holds_past_end(
     State(app): State<App>,
     _: Peer,
-    Query(list): Query<PastEnd>,
-) -> Result<Json<LegPage>, ApiError> {
+    Query(list): Query<List>,
+) -> Result<Json<HoldPage>, ApiError> {
     let limit = page_size(list.limit)?;
-    let after = match list.cursor.as_deref() {
-        None => (DateTime::<Utc>::UNIX_EPOCH, Uuid::nil()),
-        Some(cursor) => cursor::parse(cursor)
-            .ok_or_else(|| Problem::invalid("cursor", "is not a next_cursor of this list"))?,
-    };
-    let mut legs = operations::held_past_end(&app.pool, after, limit + 1).await?;
-    let has_more = legs.len() > usize::try_from(limit).unwrap_or(usize::MAX);
-    if has_more {
-        legs.pop();
-    }
-    let last = legs.last().filter(|_| has_more);
-    let next_cursor = last.and_then(|leg| Some(cursor::write(leg.hold_until?, leg.operation_id)));
-    let at = legs.first().map(|leg| leg.read_at);
-    let data = legs.into_iter().map(view).collect::<Result<_, _>>()?;
-    Ok(Json(LegPage { data, next_cursor, at }))
+    let mut holds = operations::past_their_end(&app.pool, place(list.after.as_deref())?, limit + 1).await?;
+    let next_cursor = cut(&mut holds, limit, |hold| (hold.held_until, hold.operation_id));
+    let data = holds.into_iter().map(view_hold).collect::<Result<_, _>>()?;
+    Ok(Json(HoldPage { data, next_cursor }))
+}
+
+/// The place behind which a page begins.
+fn place(after: Option<&str>) -> Result<(DateTime<Utc>, Uuid), ApiError> {
+    let Some(cursor) = after else { return Ok((DateTime::<Utc>::UNIX_EPOCH, Uuid::nil())) };
+    let place =
+        cursor::parse(cursor).ok_or_else(|| Problem::invalid("after", "is not a next_cursor of this list"));
+    Ok(place?)
+}
+
+/// Cuts off what is more than a page; the place where the next one begins, if there is one.
+fn cut<T>(rows: &mut Vec<T>, limit: i64, place: impl Fn(&T) -> (DateTime<Utc>, Uuid)) -> Option<String> {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let has_more = rows.len() > limit;
+    rows.truncate(limit);
+    let (at, id) = place(rows.last().filter(|_| has_more)?);
+    Some(cursor::write(at, id))
+}
+
+fn view_hold(hold: StoredHold) -> Result<HoldPastEnd, ApiError> {
+    Ok(HoldPastEnd {
+        key: key(hold.legs_id, hold.leg)?,
+        account: account(hold.business_id, hold.owner, &hold.asset)?,
+        amount: hold.amount,
+        hold_until: hold.held_until,
+        at: hold.created_at,
+    })
 }
 
 fn view(leg: StoredLeg) -> Result<LegInForce, ApiError> {
-    let asset = leg.asset.parse().map_err(|error: money::MoneyError| ApiError::internal(&error))?;
-    let business_id = BusinessId::try_from(leg.business_id).map_err(|error| ApiError::internal(&error))?;
-    let number = u16::try_from(leg.leg).map_err(|error| ApiError::internal(&error))?;
     Ok(LegInForce {
-        key: LegKey { legs_id: LegsId(leg.legs_id), leg: number },
-        account: Account { business_id, customer_id: leg.owner, asset },
+        key: key(leg.legs_id, leg.leg)?,
+        account: account(leg.business_id, leg.owner, &leg.asset)?,
         state: rows::state(&leg.state)?,
         amount: leg.amount,
         at: leg.created_at,
     })
+}
+
+fn key(legs_id: Uuid, leg: i32) -> Result<LegKey, ApiError> {
+    let leg = u16::try_from(leg).map_err(|error| ApiError::internal(&error))?;
+    Ok(LegKey { legs_id: LegsId(legs_id), leg })
+}
+
+fn account(business_id: String, customer_id: String, asset: &str) -> Result<Account, ApiError> {
+    let asset = asset.parse().map_err(|error: money::MoneyError| ApiError::internal(&error))?;
+    let business_id = BusinessId::try_from(business_id).map_err(|error| ApiError::internal(&error))?;
+    Ok(Account { business_id, customer_id, asset })
 }

@@ -55,7 +55,7 @@ fn routes(rules: &dyn Rules) -> OpenApiRouter<App> {
 pub fn internal(app: App) -> Router {
     Router::new()
         .route("/internal/v1/legs", get(legs_in_force::list_legs))
-        .route("/internal/v1/legs/holds-past-end", get(legs_in_force::list_holds_past_end))
+        .route("/internal/v1/holds-past-end", get(legs_in_force::list_holds_past_end))
         .route("/internal/v1/legs/batch", post(legs::run_batch))
         .route("/internal/v1/legs/{legs_id}/{leg}", put(legs::forward_leg).get(legs::query_leg))
         .route("/internal/v1/legs/{legs_id}/{leg}/cancel", post(legs::cancel_leg))

@@ -14,7 +14,7 @@ WHERE o.operation_id = ANY ($1) AND o.business_id = $2
 LIMIT 1";
 
 const IN_FORCE: &str = "
-SELECT o.operation_id, o.legs_id, o.leg, a.business_id, a.owner, a.asset, o.state, o.created_at, o.hold_until,
+SELECT o.operation_id, o.legs_id, o.leg, a.business_id, a.owner, a.asset, o.state, o.created_at,
        clock_timestamp() AS read_at,
        coalesce((SELECT sum(p.amount - p.reversed) FROM tender.allocation p
                  WHERE p.operation_id = o.operation_id), 0)::bigint AS amount
@@ -25,14 +25,13 @@ WHERE o.legs_id IS NOT NULL AND o.state IN ('applied', 'held') AND o.kind IN ('d
 ORDER BY o.created_at, o.operation_id
 LIMIT $3";
 
-const HELD_PAST_END: &str = "
-SELECT o.operation_id, o.legs_id, o.leg, a.business_id, a.owner, a.asset, o.state, o.created_at, o.hold_until,
-       clock_timestamp() AS read_at,
+const PAST_THEIR_END: &str = "
+SELECT o.operation_id, o.legs_id, o.leg, a.business_id, a.owner, a.asset, o.hold_until AS held_until, o.created_at,
        coalesce((SELECT sum(p.amount - p.reversed) FROM tender.allocation p
                  WHERE p.operation_id = o.operation_id), 0)::bigint AS amount
 FROM tender.operation o
 JOIN tender.account a ON a.account_no = o.account_no
-WHERE o.legs_id IS NOT NULL AND o.state = 'held' AND o.hold_until < clock_timestamp()
+WHERE o.legs_id IS NOT NULL AND o.state = 'held' AND o.hold_until <= statement_timestamp()
   AND (o.hold_until, o.operation_id) > ($1, $2)
 ORDER BY o.hold_until, o.operation_id
 LIMIT $3";
@@ -95,8 +94,6 @@ pub struct StoredLeg {
     pub created_at: DateTime<Utc>,
     /// Units not given back.
     pub amount: i64,
-    /// Until when it is held, if it is.
-    pub hold_until: Option<DateTime<Utc>>,
     /// When it was read.
     pub read_at: DateTime<Utc>,
 }
@@ -113,14 +110,37 @@ pub async fn in_force(
     sqlx::query_as(IN_FORCE).bind(after.0).bind(after.1).bind(limit).fetch_all(pool).await
 }
 
-/// Legs that are held past their end, by the database's clock, after this place: those that ended first come first.
+/// A hold in force past its end.
+#[derive(Debug, FromRow)]
+pub struct StoredHold {
+    /// Its operation.
+    pub operation_id: Uuid,
+    /// Its key.
+    pub legs_id: Uuid,
+    /// Its key.
+    pub leg: i32,
+    /// The retailer.
+    pub business_id: String,
+    /// Whose account.
+    pub owner: String,
+    /// What the account holds.
+    pub asset: String,
+    /// Its end.
+    pub held_until: DateTime<Utc>,
+    /// When it was applied.
+    pub created_at: DateTime<Utc>,
+    /// Units set aside.
+    pub amount: i64,
+}
+
+/// Holds in force whose end has passed by the database's clock, those after this place, the first to end first.
 ///
 /// # Errors
 /// What the database says.
-pub async fn held_past_end(
+pub async fn past_their_end(
     pool: &PgPool,
     after: (DateTime<Utc>, Uuid),
     limit: i64,
-) -> Result<Vec<StoredLeg>, sqlx::Error> {
-    sqlx::query_as(HELD_PAST_END).bind(after.0).bind(after.1).bind(limit).fetch_all(pool).await
+) -> Result<Vec<StoredHold>, sqlx::Error> {
+    sqlx::query_as(PAST_THEIR_END).bind(after.0).bind(after.1).bind(limit).fetch_all(pool).await
 }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use api::{BusinessId, Code, Problem, wallet::Redemption};
+use api::{BusinessId, Code, LegsId, Problem, wallet::Redemption};
 use axum::response::Response;
 use saga::{Begin, Key, NewSaga, SagaId, Stored, Submitted, Waited, machine::Kind};
 use service::{ApiError, trace};
@@ -93,8 +93,7 @@ impl Request {
             key: self.saga_key(),
             request_hash: self.hash.clone(),
             kind,
-            // Tenders know the legs under the redemption's: whoever finds one finds this saga.
-            legs_id: held.legs_id,
+            legs_id: LegsId::derive(&self.business, self.operation, "", &self.key).0,
             parent_id: Some(SagaId(held.id)),
             plan: Arc::new(plan),
             deadline: returning::DEADLINE,

@@ -152,7 +152,11 @@ impl Redeem {
                     if let Some(stored) = self.find().await? {
                         return self.answer_stored(&stored).await;
                     }
-                    break; // its legs are being taken back by an operator
+                    let legs = LegsId::derive(self.business(), OPERATION, &self.saga_key().scope, &self.key);
+                    let is_taken_back = self.app.engine.is_taken_back(legs.0).await;
+                    if is_taken_back.map_err(|error| unknown(&error))? {
+                        return Err(key_cancelled());
+                    }
                 }
                 Ok(Submitted::Stale) => {}
                 Err(error) => return self.not_taken(&error).await,
@@ -194,7 +198,7 @@ impl Redeem {
             if self.app.paused.is_paused(self.business(), kind) {
                 return Err(paused(kind));
             }
-            if self.app.tenders.get(kind).is_known_down() {
+            if self.app.engine.is_silent(kind.as_str()) || self.app.engine.is_full_for(kind.as_str()) {
                 return Err(unavailable(kind));
             }
         }

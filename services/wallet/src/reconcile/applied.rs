@@ -12,8 +12,9 @@ use api::{
 use chrono::TimeDelta;
 use metrics::gauge;
 use sqlx::PgPool;
+use uuid::Uuid;
 
-use super::{PAGE, ids, park};
+use super::{Leg, PAGE};
 use crate::app::App;
 
 /// A leg this young, by its tender's database, may be joined by one that is older and commits later.
@@ -79,13 +80,15 @@ fn lag_seconds(page: &LegPage) -> f64 {
 
 async fn park_orphans(app: &App, kind: TenderKind, legs: &[LegInForce]) -> anyhow::Result<()> {
     let applied = || legs.iter().filter(|leg| leg.state == LegState::Applied);
-    let ids = ids(applied());
+    let mut ids: Vec<Uuid> = applied().map(|leg| leg.key.legs_id.0).collect();
     if ids.is_empty() {
         return Ok(());
     }
+    ids.sort_unstable();
+    ids.dedup();
     let known = app.engine.known_legs(&ids).await?;
     for leg in applied().filter(|leg| !known.contains(&leg.key.legs_id.0)) {
-        park(app, kind, leg).await?;
+        Leg { tender: kind, key: leg.key, account: &leg.account }.park(app, leg).await?;
     }
     Ok(())
 }

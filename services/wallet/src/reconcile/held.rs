@@ -14,18 +14,18 @@
 //!
 //! **Why a lost hold goes back.** With its saga lost, a capture of it would have answered 404, and a capture that was lost as well
 //! cannot have been told as done: a capture is answered after every leg is captured, and a captured leg is not held any more. So
-//! nobody was told that this value was taken. A capture, void or return is known by the id of the redemption's legs like the redeem
-//! itself; where only one of those is left, it decides: it may have been told as done, so that an operator looks at the leg.
+//! nobody was told that this value was taken. Captures, voids and returns name the redemption's legs in their plans; where only one
+//! of those is left, it may have been told as done, so that an operator looks at the leg.
 //!
-//! **How it goes back.** A leg without a saga is parked like any orphan, and that dead letter replayed at once: while its legs are
-//! being taken back no redeem can be written for them, a redeem that was written first stops the replay, the cancel is retried
-//! and a dead letter in its turn if it fails, and who did it is on record. A leg whose sagas are over is cancelled directly: none of
-//! them sends a forward any more.
+//! **How it goes back.** A leg without a saga is parked like any orphan, and that dead letter replayed at once: from then on no
+//! redeem can be written for its legs, a redeem that was written first stops the replay, the cancel is retried, and a dead letter
+//! in its turn if it fails, and who did it is on record. A leg whose sagas are over is cancelled directly: none of them sends a
+//! forward any more.
 
 use std::{collections::HashMap, time::Duration};
 
 use api::{
-    legs::{LegAction, LegCommand, LegInForce},
+    legs::{HoldPastEnd, LegAction, LegCommand},
     wallet::{RedemptionStatus as Status, TenderKind},
 };
 use metrics::counter;
@@ -33,7 +33,7 @@ use saga::ops::{Order, Ordered, Remedy};
 use sqlx::{PgPool, Row};
 use uuid::Uuid;
 
-use super::{PAGE, ids, name, park};
+use super::{Leg, PAGE};
 use crate::{app::App, redemption::status::read_status};
 
 /// Most pages of one pass; the next goes on where this one ended.
@@ -67,13 +67,17 @@ async fn end_lost_holds_of(app: &App, kind: TenderKind, every: Duration) {
 async fn pass(app: &App, kind: TenderKind, mut cursor: Option<String>) -> anyhow::Result<Option<String>> {
     for _ in 0..PAGES_MAX {
         let page = app.tenders.get(kind).holds_past_end(cursor.as_deref(), PAGE).await?;
-        let mut known = known(&app.pool, &ids(page.data.iter())).await?;
-        for leg in &page.data {
-            let verdict = judge(known.entry(leg.key.legs_id.0).or_default());
+        let mut ids: Vec<Uuid> = page.data.iter().map(|hold| hold.key.legs_id.0).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let known = known(&app.pool, &ids).await?;
+        for hold in &page.data {
+            let verdict = judge(known.get(&hold.key.legs_id.0).map_or(&[], Vec::as_slice));
+            let leg = Leg { tender: kind, key: hold.key, account: &hold.account };
             // One leg that cannot be ended now does not keep the others.
-            if let Err(error) = carry_out(app, kind, leg, verdict).await {
+            if let Err(error) = carry_out(app, &leg, hold, verdict).await {
                 let error = format!("{error:#}");
-                tracing::warn!(tender = kind.as_str(), legs_id = %leg.key.legs_id, leg = leg.key.leg, error, "a hold past its end stays for now");
+                tracing::warn!(leg = leg.name(), error, "a hold past its end stays for now");
             }
         }
         cursor = page.next_cursor;
@@ -126,35 +130,34 @@ fn judge(sagas: &[Known]) -> Verdict {
     }
 }
 
-async fn carry_out(app: &App, kind: TenderKind, leg: &LegInForce, verdict: Verdict) -> anyhow::Result<()> {
+async fn carry_out(app: &App, leg: &Leg<'_>, hold: &HoldPastEnd, verdict: Verdict) -> anyhow::Result<()> {
     let is_done = match verdict {
         Verdict::Leave => return Ok(()),
         Verdict::GiveBackOrphan => {
-            park(app, kind, leg).await?;
-            replay(app, kind, leg).await?
+            leg.park(app, hold).await?;
+            replay(app, leg).await?
         }
         Verdict::GiveBack => {
-            cancel(app, kind, leg).await?;
+            cancel(app, leg).await?;
             true
         }
-        Verdict::Park => park(app, kind, leg).await?,
+        Verdict::Park => leg.park(app, hold).await?,
     };
     if is_done {
         let done = if verdict == Verdict::Park { "parked" } else { "given_back" };
-        counter!("wallet_lost_holds_total", "tender" => kind.as_str(), "done" => done).increment(1);
-        tracing::error!(tender = kind.as_str(), legs_id = %leg.key.legs_id, leg = leg.key.leg, done, "a hold had outlived its saga");
+        counter!("wallet_lost_holds_total", "tender" => leg.tender.as_str(), "done" => done).increment(1);
+        tracing::error!(leg = leg.name(), done, "a hold had outlived its saga");
     }
     Ok(())
 }
 
 /// Replays the dead letter of a leg that was parked for its lack of a saga; false if it is replayed, settled by hand, or a dead
 /// letter for another reason by now.
-async fn replay(app: &App, kind: TenderKind, leg: &LegInForce) -> anyhow::Result<bool> {
-    let business_id = leg.account.business_id.as_str().to_owned();
-    let name = name(kind, leg);
-    let Some(letter) = orphan_letter(&app.pool, &business_id, &name).await? else { return Ok(false) };
+async fn replay(app: &App, leg: &Leg<'_>) -> anyhow::Result<bool> {
+    let name = leg.name();
+    let Some(letter) = orphan_letter(&app.pool, leg.business(), &name).await? else { return Ok(false) };
     let order = Order {
-        business_id,
+        business_id: leg.business().to_owned(),
         actor: ACTOR.to_owned(),
         operation_id: format!("hold-ended {name}"),
         reason: REASON.to_owned(),
@@ -177,7 +180,7 @@ async fn orphan_letter(pool: &PgPool, business: &str, name: &str) -> sqlx::Resul
     .await
 }
 
-async fn cancel(app: &App, kind: TenderKind, leg: &LegInForce) -> anyhow::Result<()> {
+async fn cancel(app: &App, leg: &Leg<'_>) -> anyhow::Result<()> {
     let command = LegCommand {
         legs_id: leg.key.legs_id,
         leg: leg.key.leg,
@@ -186,22 +189,28 @@ async fn cancel(app: &App, kind: TenderKind, leg: &LegInForce) -> anyhow::Result
         epoch: None,
         trace: None,
     };
-    tokio::time::timeout(CANCEL_TIMEOUT, app.tenders.get(kind).command(command)).await??;
+    tokio::time::timeout(CANCEL_TIMEOUT, app.tenders.get(leg.tender).command(command)).await??;
     Ok(())
 }
 
-/// The sagas that know these legs, stubs aside.
+/// The sagas that know these legs: the one to which they belong, and those whose plan takes them further. What stands for orphans is
+/// none of them.
 async fn known(pool: &PgPool, legs: &[Uuid]) -> sqlx::Result<HashMap<Uuid, Vec<Known>>> {
+    // Each half in the words of an index: `saga_legs_once`, and `saga_takes_further`.
     let rows = sqlx::query(
         "SELECT u.legs_id, s.state IN (0, 1, 4), r.status
          FROM unnest($1::uuid[]) AS u(legs_id)
          CROSS JOIN LATERAL (
-             SELECT state, coalesce(parent_id, saga_id) AS subject FROM saga.saga
-             WHERE legs_id = u.legs_id AND operation <> 'orphan' OFFSET 0
+             (SELECT state, saga_id AS subject, operation FROM saga.saga
+              WHERE legs_id = u.legs_id AND operation <> 'orphan' OFFSET 0)
+             UNION ALL
+             (SELECT state, parent_id, operation FROM saga.saga
+              WHERE plan ->> 'of' = u.legs_id::text AND kind = 1 OFFSET 0)
          ) AS s
          LEFT JOIN LATERAL (
              SELECT status FROM wallet.redemption WHERE redemption_id = s.subject OFFSET 0
-         ) AS r ON true",
+         ) AS r ON true
+         WHERE s.operation <> 'taken_back'",
     )
     .bind(legs)
     .fetch_all(pool)

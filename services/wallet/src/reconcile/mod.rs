@@ -5,12 +5,13 @@
 //! - legs that are applied ([`applied`]) become parked sagas (`orphan_leg`) for an operator, and are never undone by themselves;
 //! - legs that are held past their end ([`held`]) are given back, or parked, within a minute.
 
-use std::collections::HashSet;
-
-use api::{legs::LegInForce, wallet::TenderKind};
+use api::{
+    legs::{Account, LegKey},
+    wallet::TenderKind,
+};
 use metrics::counter;
 use saga::Orphan;
-use uuid::Uuid;
+use serde::Serialize;
 
 use crate::{
     app::App,
@@ -26,34 +27,41 @@ pub use held::end_lost_holds;
 /// Legs of a page: as many as a tender gives.
 const PAGE: u32 = 200;
 
-/// The ids of a page's legs, each once.
-fn ids<'a>(legs: impl Iterator<Item = &'a LegInForce>) -> Vec<Uuid> {
-    legs.map(|leg| leg.key.legs_id.0).collect::<HashSet<_>>().into_iter().collect()
+/// A leg that a tender has.
+struct Leg<'a> {
+    tender: TenderKind,
+    key: LegKey,
+    account: &'a Account,
 }
 
-/// Names a leg, so that it is parked once, whichever process finds it.
-fn name(kind: TenderKind, leg: &LegInForce) -> String {
-    format!("{} {}/{}", kind.as_str(), leg.key.legs_id, leg.key.leg)
-}
-
-/// Parks a leg as a dead letter whose replay gives it back. False if it is parked already.
-async fn park(app: &App, kind: TenderKind, leg: &LegInForce) -> anyhow::Result<bool> {
-    let plan = Plan::Orphan(OrphanPlan {
-        of: leg.key.legs_id,
-        legs: vec![ReturnLeg { leg: leg.key.leg, tender: kind, account: leg.account.clone() }],
-    });
-    let orphan = Orphan {
-        business_id: leg.account.business_id.as_str().to_owned(),
-        name: name(kind, leg),
-        legs_id: leg.key.legs_id.0,
-        participant: kind.as_str().to_owned(),
-        plan,
-        detail: serde_json::to_value(leg)?,
-    };
-    let is_parked = app.engine.park_orphan(&orphan).await?;
-    if is_parked {
-        counter!("wallet_orphan_legs_total", "tender" => kind.as_str()).increment(1);
-        tracing::error!(tender = kind.as_str(), legs_id = %leg.key.legs_id, leg = leg.key.leg, "a leg in force belongs to no saga that would end it; parked");
+impl Leg<'_> {
+    fn business(&self) -> &str {
+        self.account.business_id.as_str()
     }
-    Ok(is_parked)
+
+    /// Names the leg, so that it is parked once, whichever process finds it.
+    fn name(&self) -> String {
+        format!("{} {}/{}", self.tender.as_str(), self.key.legs_id, self.key.leg)
+    }
+
+    /// Parks it as a dead letter whose replay gives it back; `told` is what its tender tells of it. False if it is parked already.
+    async fn park(&self, app: &App, told: &impl Serialize) -> anyhow::Result<bool> {
+        let Self { tender, key, account } = *self;
+        let legs = vec![ReturnLeg { leg: key.leg, tender, account: account.clone() }];
+        let orphan = Orphan {
+            business_id: self.business().to_owned(),
+            name: self.name(),
+            legs_id: key.legs_id.0,
+            participant: tender.as_str().to_owned(),
+            plan: Plan::Orphan(OrphanPlan { of: key.legs_id, legs }),
+            detail: serde_json::to_value(told)?,
+        };
+        let is_parked = app.engine.park_orphan(&orphan).await?;
+        if is_parked {
+            let tender = tender.as_str();
+            counter!("wallet_orphan_legs_total", "tender" => tender).increment(1);
+            tracing::error!(tender, legs_id = %key.legs_id, leg = key.leg, "a leg in force belongs to no saga that would end it; parked");
+        }
+        Ok(is_parked)
+    }
 }

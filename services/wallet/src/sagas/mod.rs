@@ -99,6 +99,7 @@ impl Sagas {
 
     fn forward(&self, saga: &Saga<Plan>, plan: &RedeemPlan, leg: &PlannedLeg) -> Forward {
         let is_hold = plan.capture == Capture::Manual;
+        // Without a word of the tender's clock, or where the two databases differ too much, no time is sent to judge by.
         let skew = self.tenders.get(leg.tender).skew_ms();
         let hold = TimeDelta::seconds(plan.hold_ttl_s) + self.hold_margin;
         Forward {
@@ -109,7 +110,9 @@ impl Sagas {
             reward_id: leg.reward_id,
             of: None,
             hold_until: is_hold.then(|| saga.created_at + hold),
-            not_after: (skew.abs() <= SKEW_MAX_MS).then(|| saga.deadline_at + NOT_AFTER_SLACK),
+            not_after: skew
+                .is_some_and(|skew| skew.abs() <= SKEW_MAX_MS)
+                .then(|| saga.deadline_at + NOT_AFTER_SLACK),
             order_id: Some(plan.order_id.clone()),
         }
     }
@@ -127,7 +130,11 @@ impl Domain for Sagas {
     type Answer = LegAnswer;
     type Change = Change;
 
-    const PLAN_VERSION: i16 = plan::VERSION;
+    const VERSIONS: &'static [i16] = plan::VERSIONS;
+
+    fn version(plan: &Plan) -> i16 {
+        plan.version()
+    }
 
     fn legs(&self, plan: &Plan) -> usize {
         plan.legs()

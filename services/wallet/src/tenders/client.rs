@@ -13,23 +13,30 @@ use api::{
     BusinessId, Problem,
     client::CallError,
     history::Place,
-    legs::{Account, LegAnswer, LegCommand, LegPage},
+    legs::{Account, HoldPage, LegAnswer, LegCommand, LegPage},
     rewards::{Resolve, Resolved},
     tender::{AccountView, EntryView, Versions, VersionsRequest},
     wallet::TenderKind,
 };
 use fail::fail_point;
+use metrics::gauge;
+use money::{Asset, Currency};
 use reqwest::{RequestBuilder, Response, StatusCode};
+use saga::DatabaseClock;
 use serde::de::DeserializeOwned;
 use service::{auth::ServiceTokens, trace};
 use tokio_util::task::TaskTracker;
 
-use super::{breaker::Breaker, lane::Lane};
+use super::lane::Lane;
 use crate::live::cache::Cache;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 /// Reads before a redemption: the till is waiting.
 const READ_TIMEOUT: Duration = Duration::from_secs(1);
+/// No answer has told the tender's clock yet.
+const NO_SKEW: i64 = i64::MIN;
+/// The owner of the account that a probe asks for: nobody's.
+const PROBE: &str = "probe";
 /// Longest problem document that is read.
 const PROBLEM_LIMIT: usize = 64 * 1024;
 
@@ -47,8 +54,9 @@ pub(super) struct Inner {
     url: String,
     http: reqwest::Client,
     tokens: Arc<TokenSource>,
-    breaker: Breaker,
     cache: Cache,
+    /// Of the wallet's database.
+    clock: DatabaseClock,
     /// The tender's database clock minus the wallet's, in milliseconds, as of its last answer.
     skew_ms: AtomicI64,
 }
@@ -68,6 +76,7 @@ impl Tender {
         url: &str,
         tokens: Arc<ServiceTokens>,
         cache: Cache,
+        clock: DatabaseClock,
         tasks: &TaskTracker,
     ) -> anyhow::Result<Self> {
         let http = reqwest::Client::builder()
@@ -81,20 +90,14 @@ impl Tender {
             url: url.trim_end_matches('/').to_owned(),
             http,
             tokens: Arc::new(TokenSource(tokens)),
-            breaker: Breaker::new(),
             cache,
-            skew_ms: AtomicI64::new(0),
+            clock,
+            skew_ms: AtomicI64::new(NO_SKEW),
         });
         // Cancels have a lane of their own: they must not queue behind forwards to a tender that is slow.
         let forward = Lane::start(inner.clone(), tasks);
         let cancel = Lane::start(inner.clone(), tasks);
         Ok(Self { inner, forward, cancel })
-    }
-
-    /// Whether a redemption that needs this tender should be refused before anything is written.
-    #[must_use]
-    pub fn is_known_down(&self) -> bool {
-        self.inner.breaker.is_open()
     }
 
     /// Sends a command to a leg, in a batch with what others send at the moment. The caller limits the time.
@@ -103,29 +106,31 @@ impl Tender {
     /// [`CallError`].
     pub async fn command(&self, command: LegCommand) -> Result<LegAnswer, CallError> {
         let is_cancel = matches!(command.action, api::legs::LegAction::Cancel);
-        let attempt = self.inner.breaker.attempt();
-        let answer =
-            if is_cancel { self.cancel.send(command).await } else { self.forward.send(command).await };
-        if matches!(answer, Ok(_) | Err(CallError::Rejected(_))) {
-            attempt.answered();
-        }
-        answer
+        if is_cancel { self.cancel.send(command).await } else { self.forward.send(command).await }
     }
 
-    /// Whether the tender is ready.
+    /// Whether the tender carries out legs: a query for a leg that nobody has goes the way that they go, through its executor and
+    /// a commit. Its readiness would not do: it may be ready while legs hang.
     pub async fn probe(&self) -> bool {
-        let request = self.inner.http.get(format!("{}/health/ready", self.inner.url)).timeout(READ_TIMEOUT);
-        let is_ready = request.send().await.is_ok_and(|answer| answer.status().is_success());
-        if self.inner.breaker.is_suspicious() {
-            if is_ready { self.inner.breaker.succeeded() } else { self.inner.breaker.failed() }
-        }
-        is_ready
+        let Ok(mut url) = self.inner.address(&["legs", &uuid::Uuid::nil().to_string(), "0"]) else {
+            return false;
+        };
+        let asset = match self.inner.kind {
+            TenderKind::Points => Asset::Points,
+            _ => Asset::Money(Currency::USD),
+        };
+        url.query_pairs_mut()
+            .append_pair("business_id", PROBE)
+            .append_pair("customer_id", PROBE)
+            .append_pair("asset", asset.as_str());
+        let answer = self.inner.send(self.inner.http.get(url).timeout(READ_TIMEOUT)).await;
+        matches!(answer, Ok(_) | Err(CallError::Rejected(_)))
     }
 
-    /// How far the tender's database clock is ahead of the wallet's, in milliseconds.
+    /// How far the tender's database clock is ahead of the wallet's, in milliseconds; `None` before it is known.
     #[must_use]
-    pub fn skew_ms(&self) -> i64 {
-        self.inner.skew_ms.load(Ordering::Relaxed)
+    pub fn skew_ms(&self) -> Option<i64> {
+        Some(self.inner.skew_ms.load(Ordering::Relaxed)).filter(|skew| *skew != NO_SKEW)
     }
 
     /// The account of a customer.
@@ -182,25 +187,15 @@ impl Tender {
     /// # Errors
     /// [`CallError`].
     pub async fn legs_in_force(&self, after: Option<&str>, limit: u32) -> Result<LegPage, CallError> {
-        let mut url = self.inner.address(&["legs"])?;
-        url.query_pairs_mut().append_pair("limit", &limit.to_string());
-        if let Some(after) = after {
-            url.query_pairs_mut().append_pair("after", after);
-        }
-        self.inner.read(self.inner.http.get(url)).await
+        self.inner.page(&["legs"], after, limit).await
     }
 
-    /// A page of legs that are held past the end that this tender was told, by its database's clock.
+    /// A page of holds whose end has passed by the tender's database clock.
     ///
     /// # Errors
     /// [`CallError`].
-    pub async fn holds_past_end(&self, cursor: Option<&str>, limit: u32) -> Result<LegPage, CallError> {
-        let mut url = self.inner.address(&["legs", "holds-past-end"])?;
-        url.query_pairs_mut().append_pair("limit", &limit.to_string());
-        if let Some(cursor) = cursor {
-            url.query_pairs_mut().append_pair("cursor", cursor);
-        }
-        self.inner.read(self.inner.http.get(url)).await
+    pub async fn holds_past_end(&self, after: Option<&str>, limit: u32) -> Result<HoldPage, CallError> {
+        self.inner.page(&["holds-past-end"], after, limit).await
     }
 }
 
@@ -215,6 +210,20 @@ impl Inner {
             .extend(["internal", "v1"])
             .extend(segments);
         Ok(url)
+    }
+
+    async fn page<T: DeserializeOwned>(
+        &self,
+        segments: &[&str],
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<T, CallError> {
+        let mut url = self.address(segments)?;
+        url.query_pairs_mut().append_pair("limit", &limit.to_string());
+        if let Some(after) = after {
+            url.query_pairs_mut().append_pair("after", after);
+        }
+        self.read(self.http.get(url)).await
     }
 
     async fn read<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, CallError> {
@@ -268,8 +277,14 @@ impl Inner {
         fail_point!("wallet::floor_raised");
     }
 
-    pub(super) fn note_clock(&self, at_ms: i64, wallet_now_ms: i64) {
-        self.skew_ms.store(at_ms - wallet_now_ms, Ordering::Relaxed);
+    /// The tender's database said `at_ms` just now.
+    pub(super) fn note_clock(&self, at_ms: i64) {
+        let Some(now) = self.clock.now() else { return };
+        let skew = now.skew_of(at_ms);
+        self.skew_ms.store(skew, Ordering::Relaxed);
+        // Far within what a gauge holds exactly: two clocks differ by less than millennia.
+        let shown = i32::try_from(skew).unwrap_or(if skew < 0 { i32::MIN } else { i32::MAX });
+        gauge!("tender_clock_skew_ms", "tender" => self.kind.as_str()).set(f64::from(shown));
     }
 }
 

@@ -167,7 +167,7 @@ fn take_lines(buffer: &mut Vec<u8>, lines: &mut Vec<BatchLine>) -> Result<(), St
 
 fn answer(tender: &Inner, line: BatchLine, callers: &mut [Caller]) {
     if line.answer.is_some() {
-        tender.note_clock(line.at_ms, service::Clock.now().timestamp_millis());
+        tender.note_clock(line.at_ms);
     }
     let Some(done) = callers.get_mut(line.index).and_then(Option::take) else { return };
     let _ = done.send(match (line.answer, line.problem) {

@@ -1,12 +1,12 @@
 //! The three tenders, as this process reaches them.
 
-mod breaker;
 mod client;
 mod lane;
 
 use std::{collections::HashMap, sync::Arc};
 
 use api::wallet::TenderKind;
+use saga::DatabaseClock;
 use service::auth::ServiceTokens;
 use tokio_util::task::TaskTracker;
 
@@ -31,7 +31,7 @@ pub struct Tenders(Arc<HashMap<TenderKind, Tender>>);
 
 impl Tenders {
     /// Clients with a lane each, whose tasks `tasks` owns. `cache` knows of every balance that a leg changes before its saga
-    /// goes on.
+    /// goes on; `clock` is the wallet database's, against which the tenders' are measured.
     ///
     /// # Errors
     /// When an HTTP client cannot be made.
@@ -39,11 +39,12 @@ impl Tenders {
         addresses: &Addresses,
         tokens: ServiceTokens,
         cache: &Cache,
+        clock: &DatabaseClock,
         tasks: &TaskTracker,
     ) -> anyhow::Result<Self> {
         let tokens = Arc::new(tokens);
         let tender = |kind, url: &str| {
-            anyhow::Ok((kind, Tender::init(kind, url, tokens.clone(), cache.clone(), tasks)?))
+            anyhow::Ok((kind, Tender::init(kind, url, tokens.clone(), cache.clone(), clock.clone(), tasks)?))
         };
         Ok(Self(Arc::new(HashMap::from([
             tender(TenderKind::Points, &addresses.points)?,

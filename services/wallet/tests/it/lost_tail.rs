@@ -45,7 +45,7 @@ async fn c17_legs_that_nobody_retries_are_parked_and_never_cancelled_by_themselv
         let body = json!({ "operation_id": "o", "reason": "the customer never got the goods" });
         assert_eq!(system.ops(&wallet, Method::POST, &path, Some(&body)).await.json()["result"], "done");
     }
-    until(&system, "SELECT bool_and(state = 3) FROM saga.saga").await;
+    until(&system, "SELECT bool_and(state = 3) FROM saga.saga WHERE operation = 'orphan'").await;
     assert_eq!(system.balances(&wallet, TILL).await, (620, 5000, 2250), "an operator may give it back");
 }
 
@@ -142,14 +142,57 @@ async fn an_orphan_that_is_given_back_is_not_redeemed_meanwhile() {
     tokio::time::sleep(Duration::from_millis(200)).await;
     let retry = system.redeem(&wallet, "k", &order("c", &reward)).await;
     system.credit.proxy.release();
-    until(&system, "SELECT bool_and(state IN (2, 3)) FROM saga.saga WHERE state <> 4").await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    let credit = system.balances(&wallet, "c").await.1;
-    assert!(
-        retry.status != 201 || credit == 3500,
-        "the till heard {} and yet the customer has {credit} again",
-        retry.status
-    );
+    until(&system, "SELECT bool_and(state IN (3, 5)) FROM saga.saga WHERE state <> 4").await;
+    assert_eq!((retry.status.as_u16(), retry.code().as_str()), (409, "key_cancelled"));
+    assert_eq!(system.balances(&wallet, "c").await, (120, 5000, 0), "store credit is back, the rest is not");
+}
+
+/// The replay is paused inside its transaction, where no other transaction sees what it has written.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_beside_an_orphans_replay_waits_for_it() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    let reward = system.fund("c", 620, 5000, 2250).await;
+    assert_eq!(system.redeem(&wallet, "k", &order("c", &reward)).await.status, 201);
+    lose_tail(&system).await;
+    assert_eq!(orphans(&system, &wallet).await, 3);
+    system
+        .execute(
+            "CREATE FUNCTION saga.pause() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.6); RETURN NEW; END $$;
+             CREATE TRIGGER pause BEFORE INSERT ON saga.operator_action FOR EACH ROW EXECUTE FUNCTION saga.pause()",
+        )
+        .await;
+    let letters = system.ops(&wallet, Method::GET, "/ops/dead-letters", None).await.json();
+    let path =
+        format!("/ops/dead-letters/{}/replay", letters["data"][0]["dead_letter_id"].as_str().expect("id"));
+    let body = json!({ "operation_id": "o", "reason": "the customer never got the goods" });
+    let retrying = async {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        system.redeem(&wallet, "k", &order("c", &reward)).await
+    };
+    let (replay, retry) = tokio::join!(system.ops(&wallet, Method::POST, &path, Some(&body)), retrying);
+    assert_eq!(replay.json()["result"], "done", "{}", replay.text());
+    assert_eq!((retry.status.as_u16(), retry.code().as_str()), (409, "key_cancelled"), "{}", retry.text());
+    system.execute("DROP TRIGGER pause ON saga.operator_action").await;
+}
+
+/// The till was first: what an operator would give back is in force again.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_orphans_replay_after_the_retry_is_refused() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    let reward = system.fund("c", 620, 5000, 2250).await;
+    assert_eq!(system.redeem(&wallet, "k", &order("c", &reward)).await.status, 201);
+    lose_tail(&system).await;
+    assert_eq!(orphans(&system, &wallet).await, 3);
+    let letters = system.ops(&wallet, Method::GET, "/ops/dead-letters", None).await.json();
+    assert_eq!(system.redeem(&wallet, "k", &order("c", &reward)).await.status, 201);
+    let path =
+        format!("/ops/dead-letters/{}/replay", letters["data"][0]["dead_letter_id"].as_str().expect("id"));
+    let body = json!({ "operation_id": "o", "reason": "the customer never got the goods" });
+    let replay = system.ops(&wallet, Method::POST, &path, Some(&body)).await;
+    assert!(replay.text().contains("saga_exists"), "{}", replay.text());
+    assert_eq!(system.balances(&wallet, "c").await, (120, 3500, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -77,7 +77,7 @@ impl Part {
         Self { proxy: Proxy::start("127.0.0.1", port).await, tender }
     }
 
-    fn address(&self) -> String {
+    pub fn address(&self) -> String {
         format!("http://127.0.0.1:{}", self.proxy.port)
     }
 }
@@ -146,14 +146,15 @@ impl System {
         };
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let redis = live::redis(self.redis_url.as_deref()).expect("a URL");
+        let clock = saga::DatabaseClock::default();
         let cache = Cache::start(redis.clone(), &tasks, &stop);
         let tokens = self.tokens.service("wallet");
-        let tenders = Tenders::init(&addresses, tokens, &cache, &tasks).expect("clients");
+        let tenders = Tenders::init(&addresses, tokens, &cache, &clock, &tasks).expect("clients");
         let live = live::Options { redis, ..live::Options::default() };
         let live = Live::start(live, cache, tenders.clone(), &tasks, stop.child_token(), &stop);
         let written = Arc::new(Notify::new());
         let sagas = Sagas::new(tenders.clone(), written.clone()).with_hold_margin(HOLD_MARGIN);
-        let engine = Engine::start(config, Arc::new(sagas), db::for_executor(options.clone()));
+        let engine = Engine::start(config, Arc::new(sagas), db::for_executor(options.clone()), clock);
         let app = App::new(engine.clone(), tenders, db::pool(options.clone(), 4), live);
         let redis_url = self.redis_url.as_deref();
         let relay = Relay::new(Outbox::Redemptions, db::pool(options, 1), redis_url, written).expect("a URL");
@@ -348,7 +349,7 @@ impl System {
 
     pub async fn execute(&self, statement: &'static str) {
         let pool = sqlx::PgPool::connect_with(self.database.admin()).await.expect("a pool");
-        sqlx::query(statement).execute(&pool).await.expect("done");
+        sqlx::raw_sql(statement).execute(&pool).await.expect("done");
         pool.close().await;
     }
 }

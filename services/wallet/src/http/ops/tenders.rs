@@ -30,6 +30,7 @@ pub(super) async fn list_tenders(
     let states = TenderKind::ALL.map(|kind| {
         let (tender, pause) =
             (app.tenders.get(kind), pauses.iter().find(|pause| pause.tender == kind.as_str()));
+        let engine = &app.engine;
         async move {
             TenderState {
                 tender: kind,
@@ -38,7 +39,7 @@ pub(super) async fn list_tenders(
                 paused_by: pause.map(|pause| pause.actor.clone()),
                 reason: pause.map(|pause| pause.reason.clone()),
                 reachable: tender.probe().await,
-                breaker_open: tender.is_known_down(),
+                breaker_open: engine.is_silent(kind.as_str()),
                 clock_skew_ms: tender.skew_ms(),
             }
         }

@@ -1,0 +1,40 @@
+//! Taking up a saga that this process owns and has not in memory.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use crate::{
+    domain::{Domain, Reason},
+    engine::Engine,
+    parking::Parked,
+    row::{Loaded, Raw},
+    task::Run,
+};
+
+impl<D: Domain> Engine<D> {
+    /// Starts, or starts anew, a run of a row that this process owns under the row's epoch. The run is made in its own task: a
+    /// plan that makes the domain panic ends that task alone.
+    pub(crate) fn adopt(self: &Arc<Self>, row: Loaded<D>) {
+        let guard = self.registry.enter(row.saga.id);
+        let (id, run, engine) = (row.saga.id, guard.run(), self.clone());
+        let task = self.tasks.spawn(async move {
+            let legs = engine.expect_legs(&row.saga.plan);
+            Run::new(engine, row, guard, legs, true).run().await;
+        });
+        self.registry.carry(id, run, task.abort_handle());
+    }
+
+    /// Reads a row that this process owns and runs it. A row of a version that this process knows and yet cannot read is parked.
+    pub(crate) async fn adopt_raw(self: &Arc<Self>, raw: Raw) {
+        let (id, epoch, from) = (raw.stored.id, raw.stored.epoch, raw.stored.state);
+        let parked = Parked { id, parent: raw.parent_id, epoch, from };
+        match raw.load::<D>() {
+            Ok(row) => self.adopt(row),
+            Err(error) => {
+                tracing::error!(saga_id = %id, error, "saga cannot be read; parked");
+                self.park(parked, Reason::Unreadable, json!({ "error": error })).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Parking: a saga that cannot go on becomes a dead letter, whatever the database refuses of the domain's part.
+//!
+//! The first attempt writes the dead letter with what the domain makes of it, in one transaction. If the database refuses that
+//! (a constraint of the domain's rows, a text that cannot be stored), the second attempt writes the saga's state and the letter
+//! alone. The domain's rows then follow by a reconciler of the domain, which compares them with the states of their sagas.
+
+use metrics::counter;
+use serde_json::{Value, json};
+
+use crate::{
+    domain::{Domain, Reason, SagaId},
+    engine::Engine,
+    error::StoreError,
+    machine::State,
+    write::{DeadLetter, Move, STUCK_AFTER_MS, Write, Written},
+};
+
+/// A saga to be parked, where it stands.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Parked {
+    pub id: SagaId,
+    pub parent: Option<SagaId>,
+    pub epoch: i64,
+    pub from: State,
+}
+
+impl<D: Domain> Engine<D> {
+    /// Parks a saga that cannot go on for a reason of its own; it must not be guessed at, nor stop the pass.
+    pub(crate) async fn park(&self, parked: Parked, reason: Reason, detail: Value) {
+        let change = self.domain.set_aside(parked.parent.unwrap_or(parked.id), false);
+        match self.write_letter(parked, reason, detail, change).await {
+            Err(StoreError::Refused(error)) => self.park_alone(parked, reason, error).await,
+            result => tell(parked, reason, &result),
+        }
+    }
+
+    /// Parks a saga without the domain's part, which the database has refused.
+    pub(crate) async fn park_alone(&self, parked: Parked, reason: Reason, refused: String) {
+        counter!("saga_parked_alone_total").increment(1);
+        tracing::error!(saga_id = %parked.id, refused, "the database refuses the domain's part of a dead letter; parked without it");
+        let result = self.write_letter(parked, reason, json!({ "refused": refused }), None).await;
+        tell(parked, reason, &result);
+    }
+
+    async fn write_letter(
+        &self,
+        Parked { id, parent: _, epoch, from }: Parked,
+        reason: Reason,
+        detail: Value,
+        change: Option<D::Change>,
+    ) -> Result<Written, StoreError> {
+        let letter = Move::<D> {
+            id,
+            from,
+            epoch,
+            to: State::DeadLetter,
+            take_over: None,
+            cancel_key: false,
+            cause: None,
+            response: None,
+            change,
+            event: Some(("dead_letter", json!({ "because": { "reason": reason }, "detail": detail }))),
+            dead_letter: Some(DeadLetter { code: reason.as_str(), participant: None, detail }),
+            due_ms: STUCK_AFTER_MS,
+        };
+        self.store.write(Write::Move(Box::new(letter))).await
+    }
+}
+
+fn tell(parked: Parked, reason: Reason, result: &Result<Written, StoreError>) {
+    match result {
+        Ok(Written::Moved { .. }) => parked_as(reason),
+        Ok(_) => tracing::info!(saga_id = %parked.id, "somebody else has moved a saga that was to be parked"),
+        Err(error) => {
+            tracing::warn!(saga_id = %parked.id, %error, "could not park; the next pass tries again");
+        }
+    }
+}
+
+/// Counts a dead letter, once it is durable.
+pub(crate) fn parked_as(reason: Reason) {
+    counter!("saga_dead_letters_total", "code" => reason.as_str()).increment(1);
+}

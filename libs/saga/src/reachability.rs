@@ -1,0 +1,222 @@
+//! Which participants answer, as far as this process knows, and what depends on it.
+//!
+//! Only a leg tells: an attempt at one, or the query that the engine sends once a second to a participant that gave no
+//! answer. A health check would not do: a participant may be healthy while its legs hang, and each green light would send
+//! everything that waits at it again.
+//!
+//! - **Breaker**: after [`OPENS_AT`] attempts in a row without an answer new work is refused at the door. Legs of sagas that
+//!   exist, and above all cancels, are always sent.
+//! - **Release**: sagas back off on their own, up to a minute. When the participant answers again those that wait are let go
+//!   before their time, a few at first and twice as many each tick, for as long as no attempt fails.
+//! - **Bulkhead**: legs without an answer are counted for each participant. At the bound new work that needs it is refused, so
+//!   that one silent participant never takes the room of the others.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::oneshot;
+
+/// Attempts in a row without an answer that open the breaker.
+const OPENS_AT: u32 = 5;
+/// How often waiting sagas are released.
+pub(crate) const TICK: Duration = Duration::from_millis(50);
+/// Sagas released in the first tick after an answer.
+const FIRST_RELEASE: usize = 8;
+
+#[derive(Debug, Default)]
+struct Participant {
+    /// Attempts in a row that were not answered.
+    failures: u32,
+    /// Sagas that wait for it, the first first.
+    waiting: VecDeque<oneshot::Sender<()>>,
+    /// How many are released next; 0 while it does not answer.
+    release: usize,
+    /// Legs without an answer.
+    unanswered: usize,
+}
+
+/// Cheap to clone; all clones know the same.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Reachability(Arc<Mutex<HashMap<String, Participant>>>);
+
+/// A leg without an answer. Dropped when it has one, or when its run ends.
+#[derive(Debug)]
+pub(crate) struct Unanswered {
+    reachability: Reachability,
+    participant: String,
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        self.reachability.with(&self.participant, |p| p.unanswered = p.unanswered.saturating_sub(1));
+    }
+}
+
+impl Reachability {
+    /// Waits `backoff`, or less if the participant answers before.
+    pub(crate) async fn wait(&self, participant: &str, backoff: Duration) {
+        let (release, released) = oneshot::channel();
+        self.with(participant, |p| {
+            p.waiting.retain(|waiting| !waiting.is_closed());
+            p.waiting.push_back(release);
+        });
+        tokio::select! {
+            () = tokio::time::sleep(backoff) => {}
+            _ = released => {}
+        }
+    }
+
+    /// An attempt was not answered.
+    pub(crate) fn failed(&self, participant: &str) {
+        self.with(participant, |p| {
+            p.failures = p.failures.saturating_add(1);
+            p.release = 0;
+        });
+    }
+
+    /// An attempt was answered, whatever the answer.
+    pub(crate) fn answered(&self, participant: &str) {
+        self.with(participant, |p| {
+            p.failures = 0;
+            if p.release == 0 {
+                p.release = FIRST_RELEASE;
+            }
+        });
+    }
+
+    /// Whether new work that needs it is to be refused.
+    pub(crate) fn is_open(&self, participant: &str) -> bool {
+        self.with(participant, |p| p.failures >= OPENS_AT)
+    }
+
+    /// Whom to ask with a query: participants whose last attempt was not answered.
+    pub(crate) fn silent(&self) -> Vec<String> {
+        self.lock().iter().filter(|(_, p)| p.failures > 0).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Lets some of those go that wait for participants that answer. Called once a [`TICK`].
+    pub(crate) fn release(&self) {
+        for participant in self.lock().values_mut().filter(|p| p.release > 0) {
+            let mut left = participant.release;
+            while left > 0 {
+                let Some(waiting) = participant.waiting.pop_front() else { break };
+                // One that woke by itself meanwhile takes nobody's turn.
+                left -= usize::from(waiting.send(()).is_ok());
+            }
+            participant.release =
+                if participant.waiting.is_empty() { FIRST_RELEASE } else { participant.release * 2 };
+        }
+    }
+
+    /// Counts a leg that is to be sent.
+    pub(crate) fn expect(&self, participant: &str) -> Unanswered {
+        self.with(participant, |p| p.unanswered += 1);
+        Unanswered { reachability: self.clone(), participant: participant.to_owned() }
+    }
+
+    /// Legs of a participant without an answer.
+    pub(crate) fn unanswered(&self, participant: &str) -> usize {
+        self.with(participant, |p| p.unanswered)
+    }
+
+    fn with<T>(&self, participant: &str, f: impl FnOnce(&mut Participant) -> T) -> T {
+        let mut participants = self.lock();
+        if let Some(participant) = participants.get_mut(participant) {
+            return f(participant);
+        }
+        f(participants.entry(participant.to_owned()).or_default())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Participant>> {
+        // A panic while the lock was held left counters that are still counters.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::JoinSet;
+
+    use super::*;
+
+    #[test]
+    fn failures_in_a_row_open_the_breaker_and_one_answer_closes_it() {
+        let reachability = Reachability::default();
+        for _ in 1..OPENS_AT {
+            reachability.failed("points");
+        }
+        assert!(!reachability.is_open("points"));
+        reachability.answered("points");
+        for _ in 0..OPENS_AT {
+            assert!(!reachability.is_open("points"));
+            reachability.failed("points");
+        }
+        assert!(reachability.is_open("points"));
+        assert!(!reachability.is_open("store_credit"), "others are not concerned");
+        assert_eq!(reachability.silent(), ["points"]);
+        reachability.answered("points");
+        assert!(!reachability.is_open("points"));
+        assert!(reachability.silent().is_empty());
+    }
+
+    #[test]
+    fn legs_are_counted_until_they_are_answered() {
+        let reachability = Reachability::default();
+        let first = reachability.expect("points");
+        let second = reachability.expect("points");
+        assert_eq!((reachability.unanswered("points"), reachability.unanswered("store_credit")), (2, 0));
+        drop(first);
+        assert_eq!(reachability.unanswered("points"), 1);
+        drop(second);
+        assert_eq!(reachability.unanswered("points"), 0);
+    }
+
+    async fn waiting(reachability: &Reachability, sagas: usize) -> JoinSet<()> {
+        let mut waits = JoinSet::new();
+        for _ in 0..sagas {
+            let reachability = reachability.clone();
+            waits.spawn(async move { reachability.wait("points", Duration::from_secs(3_600)).await });
+        }
+        while reachability.with("points", |p| p.waiting.len()) < sagas {
+            tokio::task::yield_now().await;
+        }
+        waits
+    }
+
+    fn still_waiting(reachability: &Reachability) -> usize {
+        reachability.with("points", |p| p.waiting.len())
+    }
+
+    #[tokio::test]
+    async fn those_who_wait_are_released_at_a_pace_that_doubles() {
+        let reachability = Reachability::default();
+        let waits = waiting(&reachability, 100).await;
+        reachability.release();
+        assert_eq!(still_waiting(&reachability), 100, "nobody before there is an answer");
+        reachability.failed("points");
+        reachability.answered("points");
+        for left in [92, 76, 44, 0] {
+            reachability.release();
+            assert_eq!(still_waiting(&reachability), left);
+        }
+        assert_eq!(waits.join_all().await.len(), 100);
+    }
+
+    #[tokio::test]
+    async fn a_failure_ends_the_release() {
+        let reachability = Reachability::default();
+        let waits = waiting(&reachability, 100).await;
+        reachability.answered("points");
+        reachability.release();
+        reachability.failed("points");
+        reachability.release();
+        assert_eq!(still_waiting(&reachability), 92);
+        reachability.answered("points");
+        reachability.release();
+        assert_eq!(still_waiting(&reachability), 84, "and the next one begins anew");
+        drop(waits);
+    }
+}

@@ -1,0 +1,186 @@
+//! Starting and stopping an engine: the one place that starts its tasks.
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use metrics::{counter, gauge};
+use sqlx::{
+    PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+use tokio::time::Instant;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
+
+use crate::{
+    clock::DatabaseClock,
+    config::Config,
+    domain::Domain,
+    engine::Engine,
+    lease::{Heart, Lease},
+    reachability::{Reachability, TICK},
+    recovery,
+    registry::Registry,
+    store::Store,
+};
+
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// Connections for recovery and parking.
+const RECOVERY_CONNECTIONS: u32 = 4;
+/// Connections for callers who wait for sagas.
+const LOOKUP_CONNECTIONS: u32 = 8;
+/// Connections for operators and replays of many.
+const OPS_CONNECTIONS: u32 = 4;
+/// Pause before a background task that ended is started again.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
+
+impl<D: Domain> Engine<D> {
+    /// Starts the engine: the writers, the heartbeat, recovery. Never fails: without a database every call is
+    /// [`crate::StoreError::Unavailable`] until there is one. `options` carry the session limits of each connection; `clock` is set
+    /// by the heartbeats.
+    #[must_use]
+    pub fn start(
+        config: Config,
+        domain: Arc<D>,
+        options: PgConnectOptions,
+        clock: DatabaseClock,
+    ) -> Arc<Self> {
+        let process = Uuid::new_v4();
+        let registry = Registry::default();
+        let (store, writers) = Store::new(&options, &domain, process, config.write_batch, registry.clone());
+        let engine = Arc::new(Self {
+            lease: Lease::new(config.ttl, clock.clone()),
+            recovered_at: AtomicI64::new(clock.local()),
+            clock,
+            config,
+            domain,
+            process,
+            pool: pool(&options, RECOVERY_CONNECTIONS),
+            lookups: pool(&options, LOOKUP_CONNECTIONS),
+            ops_pool: pool(&options, OPS_CONNECTIONS),
+            store,
+            reachability: Reachability::default(),
+            registry,
+            draining: AtomicBool::new(false),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            crash: CancellationToken::new(),
+        });
+        for writer in writers {
+            let (stop, crash) = (engine.stop.clone(), engine.crash.clone());
+            engine.tasks.spawn(async move {
+                tokio::select! {
+                    () = crash.cancelled() => {}
+                    () = writer.run(stop) => {}
+                }
+            });
+        }
+        engine.supervise("heartbeat", move |engine| engine.heartbeats(options.clone()));
+        engine.supervise("recovery", Self::recovery);
+        engine.supervise("probes", Self::probes);
+        engine.supervise("releases", Self::releases);
+        engine.supervise("bulk_replays", Self::bulk_replays);
+        engine.supervise("samples", Self::samples);
+        engine
+    }
+
+    /// Runs a background task until the engine stops. One that panics, or ends, is counted and started again: none of them takes
+    /// another along.
+    fn supervise<F>(self: &Arc<Self>, name: &'static str, work: impl Fn(Arc<Self>) -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let engine = self.clone();
+        let supervised = async move {
+            loop {
+                let ended = AssertUnwindSafe(work(engine.clone())).catch_unwind().await;
+                if engine.is_draining() {
+                    return;
+                }
+                counter!("background_restarts_total", "task" => name).increment(1);
+                tracing::error!(
+                    task = name,
+                    panicked = ended.is_err(),
+                    "a background task ended; started again"
+                );
+                tokio::time::sleep(RESTART_PAUSE).await;
+            }
+        };
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = supervised => {}
+            }
+        });
+    }
+
+    async fn heartbeats(self: Arc<Self>, options: PgConnectOptions) {
+        let mut heart =
+            Heart { options, process: self.process, name: self.config.name.clone(), connection: None };
+        loop {
+            match heart.beat(&self.lease, self.config.ttl).await {
+                Ok(()) => self.store.reachable(),
+                Err(error) => tracing::warn!(%error, "heartbeat failed"),
+            }
+            gauge!("saga_in_memory").set(f64::from(u32::try_from(self.registry.len()).unwrap_or(u32::MAX)));
+            tokio::time::sleep(self.config.heartbeat).await;
+        }
+    }
+
+    async fn probes(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(PROBE_EVERY).await;
+            let probes = self.reachability.silent().into_iter().map(|participant| self.probe(participant));
+            futures_util::future::join_all(probes).await;
+        }
+    }
+
+    async fn probe(&self, participant: String) {
+        let answered = tokio::time::timeout(PROBE_EVERY, self.domain.probe(&participant)).await;
+        if answered.unwrap_or(false) {
+            tracing::info!(participant, "participant answers again");
+            self.reachability.answered(&participant);
+        } else {
+            self.reachability.failed(&participant);
+        }
+    }
+
+    async fn releases(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(TICK).await;
+            self.reachability.release();
+        }
+    }
+
+    /// Stops in order: takes nothing new, gives what runs a moment to end, hands the rest over at once.
+    pub async fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+        let grace = Instant::now() + self.config.drain_grace;
+        while self.registry.len() > 0 && Instant::now() < grace {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.stop.cancel();
+        self.registry.stop_all();
+        self.tasks.close();
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.tasks.wait()).await;
+        match recovery::hand_over(&self.pool, self.process).await {
+            Ok(sagas) => tracing::info!(sagas, "handed over what was still running"),
+            Err(error) => tracing::warn!(%error, "could not hand over; another process claims after one TTL"),
+        }
+    }
+}
+
+fn pool(options: &PgConnectOptions, connections: u32) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(Duration::from_secs(1))
+        .connect_lazy_with(options.clone())
+}

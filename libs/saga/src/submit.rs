@@ -1,0 +1,104 @@
+//! Handing in a new saga.
+
+use std::sync::Arc;
+
+use fail::fail_point;
+use metrics::counter;
+use tokio::sync::oneshot;
+
+use crate::{
+    domain::{Begin, Domain, NewSaga, Response, Saga},
+    engine::Engine,
+    error::StoreError,
+    machine::{Kind, State},
+    reachability::Unanswered,
+    registry::RunGuard,
+    row::Loaded,
+    task::Run,
+    write::{Write, Written},
+};
+
+/// What came of handing in a new saga.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Submitted {
+    /// It is durable and runs: [`Engine::wait`] for it.
+    Running,
+    /// It ended at once, and this answer is durable under its key.
+    Refused(Response),
+    /// It is durable and over: a key that was cancelled before it was used.
+    Cancelled,
+    /// The key was used before: [`Engine::find`] what is stored. Nothing is found if only its legs are taken, see
+    /// [`Engine::is_taken_back`].
+    KeyTaken,
+    /// What it was planned on has changed: plan again.
+    Stale,
+}
+
+impl<D: Domain> Engine<D> {
+    /// Writes a new saga and, once that is durable, runs it in a task of its own: the caller may go away.
+    ///
+    /// # Errors
+    /// [`StoreError`]; only `Unknown` may have been written.
+    pub async fn submit(self: &Arc<Self>, new: NewSaga<D>) -> Result<Submitted, StoreError> {
+        // The bounds are for new work; cancels and returns of what exists are always taken.
+        let is_new_work = matches!(new.begin, Begin::Run) && new.kind == Kind::Compensable;
+        if !self.is_ready() || (is_new_work && !self.has_room(&new.plan)) {
+            return Err(StoreError::Unavailable);
+        }
+        let legs = self.expect_legs(&new.plan);
+        let guard = self.registry.enter(new.id);
+        let (tx, rx) = oneshot::channel();
+        let (id, run, engine) = (new.id, guard.run(), self.clone());
+        let task = self.tasks.spawn(async move { engine.insert_and_run(new, guard, legs, tx).await });
+        self.registry.carry(id, run, task.abort_handle());
+        rx.await.unwrap_or(Err(StoreError::Unknown))
+    }
+
+    fn has_room(&self, plan: &D::Plan) -> bool {
+        let has_room = |leg| !self.is_full_for(self.domain.participant(plan, leg));
+        !self.is_full() && (0..self.domain.legs(plan)).all(has_room)
+    }
+
+    async fn insert_and_run(
+        self: Arc<Self>,
+        new: NewSaga<D>,
+        guard: RunGuard,
+        legs: Vec<Option<Unanswered>>,
+        tx: oneshot::Sender<Result<Submitted, StoreError>>,
+    ) {
+        let runs = matches!(new.begin, Begin::Run);
+        let (plan, key, trace_id) = (new.plan.clone(), new.key.clone(), new.trace_id.clone());
+        let (id, kind, legs_id, parent_id) = (new.id, new.kind, new.legs_id, new.parent_id);
+        let written = self.store.write(Write::Insert(Box::new(new))).await;
+        let submitted = match written {
+            Ok(Written::Inserted { created_at, deadline_at }) if runs => {
+                counter!("saga_started_total", "kind" => if kind == Kind::Compensable { "compensable" } else { "forward_only" }).increment(1);
+                let saga = Saga {
+                    id,
+                    key,
+                    kind,
+                    legs_id,
+                    parent_id,
+                    plan,
+                    epoch: 1,
+                    deadline_at,
+                    created_at,
+                    trace_id,
+                };
+                let row =
+                    Loaded { saga, state: State::Running, turned: None, poison: 0, budget_from: created_at };
+                fail_point!("saga::inserted");
+                let _ = tx.send(Ok(Submitted::Running));
+                Run::new(self, row, guard, legs, false).run().await;
+                return;
+            }
+            Ok(Written::Inserted { .. }) => Ok(Submitted::Cancelled),
+            Ok(Written::Refused(response)) => Ok(Submitted::Refused(response)),
+            Ok(Written::Stale) => Ok(Submitted::Stale),
+            Ok(Written::KeyTaken | Written::Moved { .. } | Written::Missed) => Ok(Submitted::KeyTaken),
+            Err(error) => Err(error),
+        };
+        drop(guard);
+        let _ = tx.send(submitted);
+    }
+}

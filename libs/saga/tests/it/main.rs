@@ -1,0 +1,8 @@
+//! The engine with a toy domain, on a real database.
+
+mod admission;
+mod names;
+mod parking;
+mod store;
+mod toy;
+mod versions;

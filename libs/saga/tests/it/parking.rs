@@ -1,0 +1,105 @@
+//! A saga that cannot go on becomes a dead letter, whatever the database refuses of the domain's part.
+
+use saga::{
+    Config,
+    ops::{Order, Remedy},
+};
+use uuid::Uuid;
+
+use crate::toy::{Does, Process, World, quick};
+
+/// Cancels that are never confirmed use their budget up at once.
+fn impatient() -> Config {
+    let mut config = quick();
+    config.limits.unreachable_for = 300;
+    config
+}
+
+const FORBID: &str = "ALTER TABLE toy.thing ALTER COLUMN forbidden SET DEFAULT 'parked'";
+
+async fn stuck_on_its_way_back(world: &World, process: &Process<false>) {
+    world.execute(FORBID).await;
+    process.domain.set("a", Does::Declines);
+    process.domain.set("b", Does::HangsOnCancel);
+    process.submit("k", 1, &["a", "b"]).await.1.expect("written");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_park_that_the_domain_cannot_record_is_a_dead_letter_all_the_same() {
+    let world = World::start().await;
+    let process = world.process::<false>(impatient()).await;
+    stuck_on_its_way_back(&world, &process).await;
+    world.until("SELECT count(*) = 1 FROM saga.dead_letter WHERE closed_at IS NULL").await;
+    assert_eq!(world.sql::<i16>("SELECT state FROM saga.saga").await, 4);
+    assert_eq!(world.sql::<String>("SELECT code FROM saga.dead_letter").await, "participant_silent");
+    assert_eq!(world.sql::<String>("SELECT status FROM toy.thing").await, "going back", "what it was before");
+    let told = "SELECT detail -> 'detail' ->> 'refused' LIKE '%thing_is_allowed%' FROM saga.saga_event WHERE event = 'dead_letter'";
+    assert!(world.sql::<bool>(told).await, "the history says what was refused");
+    // It rests: nobody takes it up again by itself.
+    let epoch = world.sql::<i64>("SELECT epoch FROM saga.saga").await;
+    tokio::time::sleep(std::time::Duration::from_millis(600)).await;
+    assert_eq!(world.sql::<i64>("SELECT epoch FROM saga.saga").await, epoch);
+    assert_eq!(world.sql::<i64>("SELECT count(*) FROM saga.dead_letter").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_parked_alone_can_be_replayed() {
+    let world = World::start().await;
+    let process = world.process::<false>(impatient()).await;
+    stuck_on_its_way_back(&world, &process).await;
+    world.until("SELECT count(*) = 1 FROM saga.dead_letter WHERE closed_at IS NULL").await;
+    process.domain.set("b", Does::Applies);
+    let letter = world.sql::<Uuid>("SELECT dead_letter_id FROM saga.dead_letter").await;
+    let order = Order {
+        business_id: "demo".to_owned(),
+        actor: "op".to_owned(),
+        operation_id: "o".to_owned(),
+        reason: "b is back".to_owned(),
+        reference: None,
+        dry_run: false,
+    };
+    process.engine.remedy(letter, Remedy::Replay, order).await.expect("a database");
+    world.until("SELECT state = 3 FROM saga.saga").await;
+    assert_eq!(world.sql::<String>("SELECT status FROM toy.thing").await, "back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_cannot_be_recorded_is_parked_even_if_parking_cannot_be_recorded_either() {
+    let world = World::start().await;
+    world
+        .execute("ALTER TABLE toy.thing ADD CONSTRAINT neither CHECK (status NOT IN ('completed', 'parked'))")
+        .await;
+    let process = world.process::<false>(quick()).await;
+    process.submit("k", 1, &["a"]).await.1.expect("written");
+    world.until("SELECT state = 4 FROM saga.saga").await;
+    assert_eq!(world.sql::<String>("SELECT code FROM saga.dead_letter").await, "unwritable");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_note_that_the_database_cannot_store_stops_nothing() {
+    let world = World::start().await;
+    let mut config = quick();
+    config.limits.wrong_answers = 2;
+    let process = world.process::<false>(config).await;
+    process.domain.set("a", Does::Nonsense);
+    process.submit("k", 1, &["a"]).await.1.expect("written");
+    world.until("SELECT state = 4 FROM saga.saga").await;
+    assert_eq!(world.sql::<String>("SELECT code FROM saga.dead_letter").await, "wrong_answers");
+    let kept = "SELECT detail -> 'attempts' -> 0 ->> 'note' FROM saga.dead_letter";
+    assert_eq!(world.sql::<String>(kept).await, "a \u{fffd}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_domain_that_refuses_later_only_does_not_matter_to_what_is_parked() {
+    let world = World::start().await;
+    let process = world.process::<false>(impatient()).await;
+    process.domain.set("a", Does::Declines);
+    process.domain.set("b", Does::HangsOnCancel);
+    process.submit("k", 1, &["a", "b"]).await.1.expect("written");
+    world.until("SELECT state = 4 FROM saga.saga").await;
+    assert_eq!(
+        world.sql::<String>("SELECT status FROM toy.thing").await,
+        "parked",
+        "with the domain's part where it can be"
+    );
+}

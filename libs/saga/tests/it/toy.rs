@@ -1,0 +1,286 @@
+//! A domain whose participants do what a test tells them, and whose one row a saga is what its state means.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use saga::{
+    Admission, Begin, Call, Conclusion, Config, DatabaseClock, Domain, Ending, Engine, Key, NewSaga, Replied,
+    Response, Saga, SagaId, StoreError, Submitted, Waited,
+    machine::{Kind, Reply, Way},
+};
+use serde::{Deserialize, Serialize};
+use sqlx::{Connection, PgConnection};
+use testkit::TestDatabase;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+/// What a participant does with attempts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Does {
+    Applies,
+    Declines,
+    /// Never answers.
+    Hangs,
+    /// Takes everything back but never confirms it.
+    HangsOnCancel,
+    /// Answers what the protocol does not allow.
+    Nonsense,
+}
+
+/// One leg a participant; a version of its own, as a release that knows more variants would have.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Plan {
+    pub version: i16,
+    pub legs: Vec<String>,
+}
+
+/// A release of the domain that reads version 1, and 2 if it is new.
+#[derive(Debug)]
+pub struct Toy<const NEW: bool> {
+    does: Mutex<HashMap<String, Does>>,
+    /// How many attempts there were.
+    pub attempts: Mutex<HashMap<String, usize>>,
+}
+
+/// What the domain's row becomes.
+pub type Change = &'static str;
+
+impl<const NEW: bool> Default for Toy<NEW> {
+    fn default() -> Self {
+        Self { does: Mutex::default(), attempts: Mutex::default() }
+    }
+}
+
+impl<const NEW: bool> Toy<NEW> {
+    pub fn set(&self, participant: &str, does: Does) {
+        self.does.lock().expect("a lock").insert(participant.to_owned(), does);
+    }
+
+    fn does(&self, participant: &str) -> Does {
+        self.does.lock().expect("a lock").get(participant).copied().unwrap_or(Does::Applies)
+    }
+
+    pub fn attempts(&self, participant: &str) -> usize {
+        self.attempts.lock().expect("a lock").get(participant).copied().unwrap_or_default()
+    }
+}
+
+fn answered(reply: Reply) -> Replied<String> {
+    Replied { reply, answer: Some(format!("{reply:?}")), note: None }
+}
+
+impl<const NEW: bool> Domain for Toy<NEW> {
+    type Plan = Plan;
+    type Answer = String;
+    type Change = Change;
+
+    const VERSIONS: &'static [i16] = if NEW { &[1, 2] } else { &[1] };
+
+    fn version(plan: &Plan) -> i16 {
+        plan.version
+    }
+
+    fn legs(&self, plan: &Plan) -> usize {
+        plan.legs.len()
+    }
+
+    fn participant<'a>(&self, plan: &'a Plan, leg: usize) -> &'a str {
+        &plan.legs[leg]
+    }
+
+    async fn send(&self, call: Call<'_, Plan>) -> Replied<String> {
+        let participant = &call.saga.plan.legs[call.leg];
+        *self.attempts.lock().expect("a lock").entry(participant.clone()).or_default() += 1;
+        match (self.does(participant), call.way) {
+            (Does::Hangs, _) | (Does::HangsOnCancel, Way::Cancel) => std::future::pending().await,
+            (Does::Declines, Way::Forward) => answered(Reply::Refused),
+            (Does::Nonsense, _) => {
+                Replied { reply: Reply::Wrong, answer: None, note: Some("a \u{0}".to_owned()) }
+            }
+            _ => answered(Reply::Done),
+        }
+    }
+
+    async fn probe(&self, participant: &str) -> bool {
+        self.does(participant) != Does::Hangs
+    }
+
+    fn conclude(&self, saga: &Saga<Plan>, ending: Ending<'_, String>) -> Conclusion<Change> {
+        let (status, change) = match ending {
+            Ending::Completed(_) => (Some(201), "completed"),
+            Ending::TurnedBack(_) => (Some(422), "going back"),
+            Ending::Undone(..) => (Some(422), "back"),
+            Ending::Parked => (None, "parked"),
+            Ending::Reopened(_) => (None, "reopened"),
+            Ending::Resolved => (None, "resolved"),
+        };
+        let body = format!("{} {change}", saga.key.key).into_bytes();
+        Conclusion { response: status.map(|status| Response { status, body }), change: Some(change) }
+    }
+
+    fn set_aside(&self, _: SagaId, is_resolved: bool) -> Option<Change> {
+        Some(if is_resolved { "resolved" } else { "parked" })
+    }
+
+    async fn admit(
+        &self,
+        _: &mut PgConnection,
+        new: &[&NewSaga<Self>],
+    ) -> sqlx::Result<Vec<Admission<Change>>> {
+        Ok(new.iter().map(|_| Admission::Admitted).collect())
+    }
+
+    async fn record(&self, conn: &mut PgConnection, changes: &[(SagaId, Change)]) -> sqlx::Result<()> {
+        for (id, change) in changes {
+            sqlx::query(
+                "INSERT INTO toy.thing (saga_id, status) VALUES ($1, $2) ON CONFLICT (saga_id) DO UPDATE SET status = excluded.status",
+            )
+            .bind(id)
+            .bind(*change)
+            .execute(&mut *conn)
+            .await?;
+        }
+        Ok(())
+    }
+}
+
+/// A database with the toy's table.
+pub struct World {
+    pub database: TestDatabase,
+}
+
+impl World {
+    pub async fn start() -> Self {
+        let database = TestDatabase::create(schema::Database::Wallet).await;
+        let world = Self { database };
+        world
+            .execute(
+                "CREATE SCHEMA toy; GRANT USAGE ON SCHEMA toy TO wallet_writer;
+                 CREATE TABLE toy.thing (saga_id uuid PRIMARY KEY, status text NOT NULL, forbidden text,
+                     CONSTRAINT thing_is_allowed CHECK (status IS DISTINCT FROM forbidden));
+                 GRANT SELECT, INSERT, UPDATE ON toy.thing TO wallet_writer",
+            )
+            .await;
+        world
+    }
+
+    /// Runs statements as the owner of the database.
+    pub async fn execute(&self, sql: &'static str) {
+        let mut connection = PgConnection::connect_with(&self.database.admin()).await.expect("a connection");
+        sqlx::raw_sql(sql).execute(&mut connection).await.expect("done");
+        connection.close().await.expect("closed");
+    }
+
+    pub async fn sql<T>(&self, sql: &'static str) -> T
+    where
+        T: Send + Unpin + for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
+    {
+        let mut connection = PgConnection::connect_with(&self.database.admin()).await.expect("a connection");
+        let value = sqlx::query_scalar(sql).fetch_one(&mut connection).await.expect(sql);
+        connection.close().await.expect("closed");
+        value
+    }
+
+    pub async fn until(&self, sql: &'static str) {
+        for _ in 0..400 {
+            if self.sql::<Option<bool>>(sql).await == Some(true) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        panic!("never true: {sql}");
+    }
+
+    pub async fn process<const NEW: bool>(&self, config: Config) -> Process<NEW> {
+        let options = service::db::connect_options(&self.database.url(), "toy").expect("a URL");
+        let domain = Arc::new(Toy::default());
+        let options = service::db::for_executor(options);
+        let engine = Engine::start(config, domain.clone(), options, DatabaseClock::default());
+        while !engine.is_ready() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Process { engine, domain }
+    }
+}
+
+/// One process of a release.
+pub struct Process<const NEW: bool> {
+    pub engine: Arc<Engine<Toy<NEW>>>,
+    pub domain: Arc<Toy<NEW>>,
+}
+
+impl<const NEW: bool> Drop for Process<NEW> {
+    fn drop(&mut self) {
+        self.engine.crash();
+    }
+}
+
+impl<const NEW: bool> Process<NEW> {
+    pub async fn submit(
+        &self,
+        key: &str,
+        version: i16,
+        legs: &[&str],
+    ) -> (SagaId, Result<Submitted, StoreError>) {
+        let id = SagaId::fresh();
+        (id, self.submit_as(id, key, version, legs).await)
+    }
+
+    pub async fn submit_as(
+        &self,
+        id: SagaId,
+        key: &str,
+        version: i16,
+        legs: &[&str],
+    ) -> Result<Submitted, StoreError> {
+        let key = Key {
+            business_id: "demo".to_owned(),
+            operation: "toy".to_owned(),
+            scope: String::new(),
+            key: key.to_owned(),
+        };
+        let new = NewSaga {
+            id,
+            key,
+            request_hash: vec![1],
+            kind: Kind::Compensable,
+            legs_id: Uuid::new_v4(),
+            parent_id: None,
+            plan: Arc::new(Plan { version, legs: legs.iter().map(|leg| (*leg).to_owned()).collect() }),
+            deadline: Duration::from_secs(10),
+            trace_id: None,
+            change: Some("begun"),
+            begin: Begin::Run,
+            cancel_parent_key: false,
+        };
+        self.engine.submit(new).await
+    }
+
+    /// Submits a saga of version 1 and waits for its answer.
+    pub async fn run(&self, key: &str, legs: &[&str]) -> Option<u16> {
+        let (id, submitted) = self.submit(key, 1, legs).await;
+        assert_eq!(submitted, Ok(Submitted::Running));
+        match self.engine.wait(id, Instant::now() + Duration::from_secs(10)).await.expect("a database") {
+            Waited::Answered(response) => Some(response.status),
+            Waited::KeyCancelled | Waited::Pending(_) => None,
+        }
+    }
+}
+
+/// Limits with which nothing takes long.
+pub fn quick() -> Config {
+    let mut config = Config {
+        heartbeat: Duration::from_millis(100),
+        ttl: Duration::from_millis(600),
+        scan: Duration::from_millis(100),
+        forward_timeout: Duration::from_millis(300),
+        cancel_timeout: Duration::from_millis(300),
+        ..Config::default()
+    };
+    config.forward_retry.cap = Duration::from_millis(100);
+    config.cancel_retry.cap = Duration::from_millis(100);
+    config
+}

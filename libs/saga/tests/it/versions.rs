@@ -1,0 +1,59 @@
+//! Two releases on one database: each runs the sagas that it can read, and leaves the others alone.
+
+use std::time::Duration;
+
+use saga::{Reason, StoreError, Submitted};
+
+use crate::toy::{Does, World, quick};
+
+const LETTERS: &str = "SELECT count(*) FROM saga.dead_letter";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_of_the_next_release_waits_for_a_process_that_reads_it() {
+    let world = World::start().await;
+    let old = world.process::<false>(quick()).await;
+    let new = world.process::<true>(quick()).await;
+    new.domain.set("a", Does::Hangs);
+    let (id, submitted) = new.submit("k", 2, &["a"]).await;
+    assert_eq!(submitted, Ok(Submitted::Running));
+    // The new release is rolled back: it hands over in order.
+    new.engine.drain().await;
+    assert!(world.sql::<bool>("SELECT owner IS NULL AND state IN (0, 1) FROM saga.saga").await);
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    assert_eq!(world.sql::<i64>(LETTERS).await, 0, "no dead letter because an old process saw it");
+    assert!(world.sql::<bool>("SELECT owner IS NULL AND epoch = 2 FROM saga.saga").await, "nobody took it");
+    assert_eq!(old.domain.attempts("a"), 0);
+    // A cancel that meets the old release is told to come again, not that anything is broken.
+    let stored = old.engine.find_by_id(id).await.expect("a database").expect("a saga");
+    let turned = old.engine.turn_back(&stored, Reason::Cancelled, true).await;
+    assert_eq!(turned, Err(StoreError::Unavailable));
+    // Rolled forward again.
+    let next = world.process::<true>(quick()).await;
+    world.until("SELECT state = 2 FROM saga.saga").await;
+    assert!(next.domain.attempts("a") > 0);
+    assert_eq!(world.sql::<i64>(LETTERS).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_reads_more_takes_over_what_an_old_one_left() {
+    let world = World::start().await;
+    let old = world.process::<false>(quick()).await;
+    old.domain.set("a", Does::Hangs);
+    old.submit("k", 1, &["a"]).await.1.expect("written");
+    old.engine.crash();
+    let _new = world.process::<true>(quick()).await;
+    world.until("SELECT state = 2 FROM saga.saga").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_its_own_release_cannot_read_is_parked() {
+    let world = World::start().await;
+    let process = world.process::<false>(quick()).await;
+    process.domain.set("a", Does::Hangs);
+    process.submit("k", 1, &["a"]).await.1.expect("written");
+    process.engine.crash();
+    world.execute("UPDATE saga.saga SET plan = '{\"version\": 1}'").await;
+    let _next = world.process::<false>(quick()).await;
+    world.until("SELECT state = 4 FROM saga.saga").await;
+    assert_eq!(world.sql::<String>("SELECT code FROM saga.dead_letter").await, "unreadable");
+}
