@@ -62,8 +62,8 @@ FROM saga.saga
 WHERE answer_given AND response IS NULL;
 
 -- check: redemption_fits_its_saga
--- I12: What a redemption is shown as is what its saga came to.
-SELECT r.redemption_id, r.status, r.reversal, s.state
+-- I12: What a redemption is shown as is what its saga came to, and parked on its way back it holds no sequence.
+SELECT r.redemption_id, r.status, r.reversal, s.state, s.backward
 FROM wallet.redemption r
 LEFT JOIN saga.saga s ON s.saga_id = r.redemption_id
 WHERE s.saga_id IS NULL
@@ -72,30 +72,49 @@ WHERE s.saga_id IS NULL
        WHEN 1 THEN r.status = 'declined' AND r.reversal = 'pending'
        WHEN 2 THEN r.status NOT IN ('pending', 'declined')
        WHEN 3 THEN r.status = 'declined' AND r.reversal = 'done'
-       WHEN 4 THEN r.status = 'under_review'
+       WHEN 4 THEN r.status = 'under_review' AND (r.reversal IS NOT NULL) = s.backward
        WHEN 5 THEN r.status = 'resolved'
    END;
 
+-- check: redemption_follows_what_moves_it
+-- I12: While a saga takes a redemption further, that is what the redemption is shown as; once the saga is parked, as under review.
+SELECT r.redemption_id, r.status, r.reversal, s.saga_id, s.state, s.plan ->> 'type' AS work
+FROM saga.saga s
+JOIN wallet.redemption r ON r.redemption_id = s.parent_id
+WHERE s.kind = 1 AND s.state IN (0, 4)
+  AND NOT CASE
+      WHEN s.state = 4 THEN r.status = 'under_review' AND (r.reversal IS NOT NULL) = (s.plan ->> 'type' = 'return')
+      WHEN s.plan ->> 'type' = 'capture' THEN r.status = 'capturing'
+      ELSE r.status = 'reversing'
+  END;
+
 -- check: legs_sum_to_redeemed
--- I17: What a redemption covers is the sum of what its legs gave.
-SELECT r.redemption_id, r.status, r.redeemed, legs.total
+-- I17: What a redemption covers is what its legs gave, leg by leg.
+SELECT r.redemption_id, r.status, r.leg_taken, legs.given
 FROM wallet.redemption r
 CROSS JOIN LATERAL (
-    SELECT coalesce(sum((leg ->> 'amount')::bigint), 0) AS total FROM jsonb_array_elements(r.tenders) AS leg
+    SELECT jsonb_object_agg(leg ->> 'leg', (leg ->> 'amount')::bigint) FILTER (WHERE (leg ->> 'amount')::bigint > 0) AS given
+    FROM jsonb_array_elements(r.tenders) AS leg
 ) legs
-WHERE r.redeemed <> legs.total;
+CROSS JOIN LATERAL (
+    SELECT jsonb_object_agg((number - 1)::text, amount) FILTER (WHERE amount > 0) AS taken
+    FROM unnest(r.leg_taken) WITH ORDINALITY AS t(amount, number)
+) legs_taken
+WHERE legs.given IS DISTINCT FROM legs_taken.taken;
 
 -- check: returned_within_redeemed
--- I6: No redemption gives back more than it took.
-SELECT redemption_id, redeemed, returned
+-- I6: No leg of a redemption gives back more than it took.
+SELECT redemption_id, leg_taken, leg_returned
 FROM wallet.redemption
-WHERE returned > redeemed;
+WHERE EXISTS (
+    SELECT FROM unnest(leg_taken, leg_returned) AS leg(taken, returned)
+    WHERE coalesce(returned, 0) > coalesce(taken, 0));
 
 -- check: reversed_means_all_is_returned
--- I8: A redemption that was reversed, voided or has expired has given back everything.
-SELECT redemption_id, status, redeemed, returned
+-- I8: A redemption that was reversed, voided or has expired has given back everything, and one on that way has reserved it.
+SELECT redemption_id, status, leg_taken, leg_returned
 FROM wallet.redemption
-WHERE status IN ('reversed', 'voided', 'expired', 'refunded') AND returned <> redeemed;
+WHERE status IN ('reversing', 'reversed', 'voided', 'expired', 'refunded') AND returned <> redeemed;
 
 -- check: children_are_in_their_redemptions_bucket
 -- I7: What takes a redemption further is in its bucket: where the redemption is, there is all that may move it.

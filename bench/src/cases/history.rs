@@ -217,10 +217,10 @@ SELECT (lpad(to_hex(1700000000000 + n), 12, '0') || '7000' || '8000' || lpad(to_
 FROM generate_series($FROM, $TO) AS n, LATERAL (SELECT to_timestamp((1700000000000 + n) / 1000.0) AS at) AS t"#;
 
 const REDEMPTIONS: &str = r#"
-INSERT INTO wallet.redemption (redemption_id, business_id, customer_id, order_id, currency, amount, redeemed, status, tenders,
+INSERT INTO wallet.redemption (redemption_id, business_id, customer_id, order_id, currency, amount, leg_taken, status, tenders,
                                created_at, completed_at, reversal)
 SELECT (lpad(to_hex(1700000000000 + n), 12, '0') || '7000' || '8000' || lpad(to_hex(n), 12, '0'))::uuid, 'bench',
-       'customer-' || n % 100000, md5('key' || n)::uuid, 'USD', 1, CASE WHEN n % 1000 = 0 THEN 0 ELSE 1 END,
+       'customer-' || n % 100000, md5('key' || n)::uuid, 'USD', 1, CASE WHEN n % 1000 = 0 THEN '{}' ELSE '{1}' END::bigint[],
        CASE WHEN n % 1000 = 0 THEN 'declined' ELSE 'completed' END,
        '[{"leg": 0, "type": "store_credit", "status": "applied", "amount": 1, "lots": [
          {"lot_id": "9e107d9d-372b-4b68-a6bc-4c9bbf3c9a1f", "amount": 1}]}]',

@@ -283,6 +283,9 @@ pub struct LegPage {
     /// Where the next page begins; absent at the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_cursor: Option<String>,
+    /// When it was read, by the tender's database clock, which also dates the legs; absent on an empty page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<DateTime<Utc>>,
 }
 
 /// A leg that is applied or held.

@@ -11,6 +11,7 @@ pub mod legs;
 pub mod live;
 pub mod ops;
 pub mod problem;
+mod redemption;
 pub mod rewards;
 mod schema;
 pub mod tender;

@@ -10,6 +10,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+pub use crate::redemption::{RedemptionStatus, Reversal};
 use crate::{CurrencyCode, CustomerId};
 
 /// How long a hold lasts, in seconds, unless the request says.
@@ -187,7 +188,7 @@ pub struct Redemption {
     /// Its id.
     pub id: Uuid,
     /// Where it stands.
-    pub status: String,
+    pub status: RedemptionStatus,
     /// Whose wallet.
     pub customer_id: String,
     /// Which order.
@@ -200,9 +201,9 @@ pub struct Redemption {
     pub redeemed: i64,
     /// What is left to pay otherwise, in minor units.
     pub amount_due: i64,
-    /// Of a declined one: `pending` while value is on its way back, then `done`.
+    /// Of a declined one, and of one under review whose value was on its way back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reversal: Option<String>,
+    pub reversal: Option<Reversal>,
     /// Until when held value is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold_expires_at: Option<DateTime<Utc>>,

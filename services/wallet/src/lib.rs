@@ -7,11 +7,12 @@
 //! | [`planning`] | pure: which tender covers how much |
 //! | [`live`] | balances that were read a moment ago, and who hears of what changes |
 //! | [`plan`] | what a saga set out to do |
-//! | [`sagas`] | how legs reach tenders, what endings mean, the redemption's rows |
+//! | [`sagas`] | how legs reach tenders, and what endings mean |
+//! | [`redemption`] | where a redemption stands, what moves it, its rows |
 //! | [`returning`] | giving a whole redemption back |
 //! | [`paused`] | tenders that a business has taken out of service |
 //! | [`tenders`] | clients: lanes, breaker |
-//! | [`reconcile`] | legs without a saga |
+//! | [`reconcile`] | legs without a saga, and holds that outlived theirs |
 
 pub mod app;
 pub mod http;
@@ -20,6 +21,7 @@ pub mod paused;
 pub mod plan;
 pub mod planning;
 pub mod reconcile;
+pub mod redemption;
 pub mod returning;
 pub mod sagas;
 pub mod tenders;

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use chrono::TimeDelta;
 use clap::Parser;
 use events::{Outbox, Relay};
 use saga::{Config as SagaConfig, DatabaseClock, Engine};
@@ -17,7 +18,7 @@ use tokio::sync::Notify;
 use wallet::{
     App, http,
     live::{self, ClientLimits, Live, cache::Cache, origin::Origins},
-    reconcile, returning,
+    reconcile, redemption, returning,
     sagas::Sagas,
     tenders::{Addresses, Tenders},
 };
@@ -101,6 +102,10 @@ struct SagaArgs {
     /// Milliseconds between comparisons of tenders' legs with sagas.
     #[arg(long, env = "RECONCILE_EVERY_MS", default_value_t = 30_000)]
     reconcile_every_ms: u64,
+    /// Seconds that tenders keep a hold longer than the wallet, which alone ends it. What is held past that is lost, and given
+    /// back.
+    #[arg(long, env = "HOLD_MARGIN_S", default_value_t = 86_400, value_parser = clap::value_parser!(i64).range(1..=2_592_000))]
+    hold_margin_s: i64,
 }
 
 impl SagaArgs {
@@ -155,7 +160,8 @@ async fn main() -> anyhow::Result<()> {
     let origins = Origins::parse(&cli.live.allowed_origins);
     let live = live(&process, live::Options { redis, clients, origins }, cache, &tenders);
     let written = Arc::new(Notify::new());
-    let sagas = Sagas::new(tenders.clone(), written.clone());
+    let hold_margin = TimeDelta::seconds(cli.saga.hold_margin_s);
+    let sagas = Sagas::new(tenders.clone(), written.clone()).with_hold_margin(hold_margin);
     let engine = Engine::start(cli.saga.config()?, Arc::new(sagas), options, clock);
     let app = App::new(engine.clone(), tenders, pool.clone(), live);
     let options = db::for_executor(db::connect_options(&url, "wallet-relay")?);
@@ -200,6 +206,10 @@ fn supervise_background(process: &Process, app: &App, reconcile_every: Duration)
     supervisor.supervise("sweep", move || returning::sweep(swept.clone()));
     let reconciled = app.clone();
     supervisor.supervise("reconcile", move || reconcile::compare_legs(reconciled.clone(), reconcile_every));
+    let held = app.clone();
+    supervisor.supervise("lost_holds", move || reconcile::end_lost_holds(held.clone(), reconcile_every));
+    let followed = app.clone();
+    supervisor.supervise("redemptions_follow", move || redemption::follow::follow(followed.clone()));
     let paused = app.clone();
     supervisor.supervise("pauses", move || paused.paused.clone().follow(paused.pool.clone()));
 }

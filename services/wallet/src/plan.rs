@@ -120,7 +120,7 @@ pub struct CaptureLeg {
 }
 
 /// Why a redemption is returned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReturnReason {
     /// Its key was cancelled after it was completed.

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use api::{
     BusinessId, LegsId,
     derive::{Bucket, fresh_id},
+    wallet::RedemptionStatus,
 };
 use metrics::counter;
 use saga::{Begin, Key, NewSaga, SagaId, Submitted, machine::Kind};
@@ -15,7 +16,8 @@ use uuid::Uuid;
 use crate::{
     app::App,
     plan::{Plan, ReturnPlan, ReturnReason},
-    sagas::{Change, Moved, Sagas},
+    redemption::{Change, status::read_status},
+    sagas::Sagas,
 };
 
 /// A forward-only saga is never turned back, so its deadline is nobody's.
@@ -35,7 +37,7 @@ pub struct Returnable {
     /// Whose.
     pub business_id: BusinessId,
     /// Where it stands.
-    pub status: String,
+    pub status: RedemptionStatus,
     /// What made it.
     pub plan: Plan,
     /// Under which id tenders know its legs.
@@ -74,7 +76,7 @@ fn read(row: &PgRow) -> sqlx::Result<Returnable> {
         id: row.try_get(0)?,
         business_id: BusinessId::try_from(row.try_get::<String, _>(1)?)
             .map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
-        status: row.try_get(2)?,
+        status: read_status(row.try_get(2)?)?,
         plan: serde_json::from_value(row.try_get(3)?)
             .map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
         legs_id: row.try_get(4)?,
@@ -98,8 +100,13 @@ pub fn saga(redemption: &Returnable, why: ReturnReason) -> NewSaga<Sagas> {
         scope: redemption.id.to_string(),
         key: redemption.key.clone(),
     };
-    let plan =
-        ReturnPlan { redemption_id: redemption.id, why, of: LegsId(redemption.legs_id), legs, answer: None };
+    let plan = Plan::Return(ReturnPlan {
+        redemption_id: redemption.id,
+        why,
+        of: LegsId(redemption.legs_id),
+        legs,
+        answer: None,
+    });
     NewSaga {
         id: SagaId(fresh_id(Bucket::of_id(redemption.id))),
         request_hash: None,
@@ -108,14 +115,10 @@ pub fn saga(redemption: &Returnable, why: ReturnReason) -> NewSaga<Sagas> {
         legs_id: LegsId::of_child(&redemption.business_id, OPERATION, redemption.id, &key.key).0,
         key,
         parent_id: Some(SagaId(redemption.id)),
-        plan: Arc::new(Plan::Return(plan)),
+        change: Change::started_by(&plan),
+        plan: Arc::new(plan),
         deadline: DEADLINE,
         trace_id: trace::current().map(|trace| trace.id()),
-        change: Some(Change::Moved(Moved {
-            redemption_id: redemption.id,
-            status: "reversing",
-            ..Moved::default()
-        })),
         begin: Begin::Run,
         // A hold that ran out leaves its key as it is: the till's retry still hears what it was told.
         cancel_parent_key: why != ReturnReason::HoldExpired,
@@ -151,8 +154,8 @@ pub async fn sweep(app: App) {
 
 async fn give_back(app: &App, due: Vec<(Returnable, bool)>) {
     for (redemption, is_requested) in due {
-        let why = match (is_requested, redemption.status.as_str()) {
-            (true, "authorized") => ReturnReason::Void,
+        let why = match (is_requested, redemption.status) {
+            (true, RedemptionStatus::Authorized) => ReturnReason::Void,
             (true, _) => ReturnReason::Reversal,
             (false, _) => ReturnReason::HoldExpired,
         };

@@ -76,7 +76,10 @@ fn of_redemption(saga: &Saga, redemption: &Redemption) -> Vec<Violation> {
     let fits = match saga.state {
         state::COMPLETED => !matches!(status.as_str(), "pending" | "declined"),
         state::COMPENSATED => status == "declined" && reversal.as_deref() == Some("done"),
-        state::DEAD_LETTER => status == "under_review",
+        // Parked on its way back, it holds no sequence of its till.
+        state::DEAD_LETTER => {
+            status == "under_review" && reversal.as_deref() == saga.backward.then_some("pending")
+        }
         state::RESOLVED => status == "resolved",
         _ => true,
     };

@@ -42,8 +42,9 @@ pub async fn list_legs(
     let limit = page_size(list.limit)?;
     let mut legs = operations::in_force(&app.pool, place(list.after.as_deref())?, limit + 1).await?;
     let next_cursor = cut(&mut legs, limit, |leg| (leg.created_at, leg.operation_id));
+    let at = legs.first().map(|leg| leg.read_at);
     let data = legs.into_iter().map(view).collect::<Result<_, _>>()?;
-    Ok(Json(LegPage { data, next_cursor }))
+    Ok(Json(LegPage { data, next_cursor, at }))
 }
 
 /// A page of holds of all businesses. The tender judges by its database's clock, and ends none of them by itself.

@@ -15,6 +15,7 @@ LIMIT 1";
 
 const IN_FORCE: &str = "
 SELECT o.operation_id, o.legs_id, o.leg, a.business_id, a.owner, a.asset, o.state, o.created_at,
+       clock_timestamp() AS read_at,
        coalesce((SELECT sum(p.amount - p.reversed) FROM tender.allocation p
                  WHERE p.operation_id = o.operation_id), 0)::bigint AS amount
 FROM tender.operation o
@@ -100,6 +101,8 @@ pub struct StoredLeg {
     pub created_at: DateTime<Utc>,
     /// Units not given back.
     pub amount: i64,
+    /// When it was read.
+    pub read_at: DateTime<Utc>,
 }
 
 /// Legs in force after this place, oldest first.

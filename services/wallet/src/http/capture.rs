@@ -3,7 +3,7 @@
 use api::{
     Code, LegsId, Problem,
     derive::requests,
-    wallet::{Redemption, TenderKind},
+    wallet::{Redemption, RedemptionStatus, TenderKind},
 };
 use axum::{extract::State, response::Response};
 use money::{PointValue, Rounding};
@@ -55,8 +55,7 @@ pub(super) async fn capture_redemption(
         return Err(Failure::of_the_call(Problem::invalid("/amount", "must be at least 1").into()));
     }
     let plan = |held: &Returnable, shown| plan(held, shown, amount);
-    held.answer(key, requests::capture(amount), Step { operation: "capture", working: "capturing", plan })
-        .await
+    held.answer(key, requests::capture(amount), Step { operation: "capture", plan }).await
 }
 
 /// Takes `amount` from the legs in request order. Points that cover a part are rounded up, as they are when they take the
@@ -97,7 +96,7 @@ fn plan(held: &Returnable, shown: Redemption, amount: Option<i64>) -> Result<Pla
         }
     }
     let answer = Redemption {
-        status: "completed".to_owned(),
+        status: RedemptionStatus::Completed,
         redeemed: amount,
         amount_due: shown.amount.saturating_sub(amount),
         hold_expires_at: None,

@@ -22,8 +22,9 @@ use super::{
 use crate::{
     app::App,
     plan::Plan,
+    redemption::Change,
     returning::{self, Returnable},
-    sagas::{Change, Moved, Sagas, declined_response},
+    sagas::{Sagas, declined_response},
 };
 
 /// How long the caller waits before it hears 202, less what every call under a key leaves to spare.
@@ -42,8 +43,6 @@ pub(super) struct Held {
 pub(super) struct Step<P> {
     /// The operation's name in keys and paths.
     pub operation: &'static str,
-    /// The redemption's status meanwhile.
-    pub working: &'static str,
     /// The plan for the redemption as it is.
     pub plan: P,
 }
@@ -147,8 +146,8 @@ impl<P> Moving<P> {
     fn saga(&self, call: &Call, id: SagaId, planned: Result<Plan, Box<Problem>>) -> NewSaga<Sagas> {
         let (kind, plan, begin, change) = match planned {
             Ok(plan) => {
-                let moved = Moved { redemption_id: self.id, status: self.step.working, ..Moved::default() };
-                (Kind::ForwardOnly, plan, Begin::Run, Some(Change::Moved(moved)))
+                let change = Change::started_by(&plan);
+                (Kind::ForwardOnly, plan, Begin::Run, change)
             }
             Err(mut problem) => {
                 problem.redemption_id = Some(self.id);

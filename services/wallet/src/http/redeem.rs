@@ -14,7 +14,7 @@ use api::{
     derive::requests,
     rewards::Resolve,
     tender::{AccountStatus, AccountView, Owner},
-    wallet::{Links, OnDeadline, RedeemRequest, Redemption, TenderKind},
+    wallet::{Links, OnDeadline, RedeemRequest, Redemption, RedemptionStatus, TenderKind},
 };
 use axum::{extract::State, http::StatusCode, response::Response};
 use fail::fail_point;
@@ -34,7 +34,8 @@ use crate::{
     app::App,
     plan::{Plan, RedeemPlan},
     planning::{self, Needs, Refusal, SpendableLot, Tender, Wallet},
-    sagas::{Change, Opening, REDEEM_PATH as PATH, Sagas, declined_response, link},
+    redemption::{Change, Opening, Standing},
+    sagas::{REDEEM_PATH as PATH, Sagas, declined_response, link},
 };
 
 /// The operation's name in keys.
@@ -160,7 +161,7 @@ impl Operation for Redeem {
         let request = &self.request;
         Redemption {
             id: id.0,
-            status: "pending".to_owned(),
+            status: RedemptionStatus::Pending,
             customer_id: request.customer_id.as_str().to_owned(),
             order_id: request.order_id.clone(),
             currency: request.currency.code().to_owned(),
@@ -241,21 +242,21 @@ impl Redeem {
     }
 
     fn saga(&self, call: &Call, id: SagaId, planned: Result<RedeemPlan, Refusal>) -> NewSaga<Sagas> {
-        let opening = |status| Some(Change::Opened(Box::new(self.opening(status))));
+        let opening = |standing| Some(Change::Opened(Box::new(self.opening(standing))));
         let (plan, begin, change) = match planned {
-            Ok(plan) => (Plan::Redeem(plan), Begin::Run, opening("pending")),
+            Ok(plan) => (Plan::Redeem(plan), Begin::Run, opening(Standing::on(RedemptionStatus::Pending))),
             Err(mut problem) => {
                 problem.redemption_id = Some(id.0);
                 let trace_id = trace::current().map(|trace| trace.id());
                 let response = declined_response(*problem, PATH, trace_id);
-                (Plan::Nothing, Begin::Refused(response), opening("declined"))
+                (Plan::Nothing, Begin::Refused(response), opening(Standing::DECLINED))
             }
         };
         let (kind, parent_id, deadline) = (Kind::Compensable, None, SAGA_DEADLINE);
         call.saga(id, Draft { kind, plan, begin, change, parent_id, deadline })
     }
 
-    fn opening(&self, status: &'static str) -> Opening {
+    fn opening(&self, standing: Standing) -> Opening {
         let request = &self.request;
         Opening {
             business_id: self.caller.business_id.as_str().to_owned(),
@@ -267,7 +268,7 @@ impl Redeem {
             sequence: request.sequence,
             currency: request.currency.code().to_owned(),
             amount: request.amount,
-            status,
+            standing,
             metadata: serde_json::to_string(&request.metadata).unwrap_or_else(|_| "{}".to_owned()),
         }
     }

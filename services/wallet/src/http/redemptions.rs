@@ -3,7 +3,7 @@
 use api::{
     BusinessId, CustomerId, Problem,
     tender::Page,
-    wallet::{Links, Redemption, TenderResult},
+    wallet::{Links, Redemption, RedemptionStatus as Status, TenderResult},
 };
 use axum::{Json, extract::State};
 use saga::SagaId;
@@ -13,12 +13,16 @@ use service::{
     auth::{Allow, Caller, Read},
     extract::{Path, Query, page_size},
 };
-use sqlx::{PgPool, QueryBuilder, Row, postgres::PgRow};
+use sqlx::{PgPool, Postgres, QueryBuilder, Row, postgres::PgRow};
 use utoipa::IntoParams;
 use uuid::Uuid;
 
 use super::{listing, redeem::OPERATION};
-use crate::{app::App, sagas::link};
+use crate::{
+    app::App,
+    redemption::status::{read_reversal, read_status},
+    sagas::link,
+};
 
 /// The columns of a redemption named `r`.
 macro_rules! columns {
@@ -27,22 +31,6 @@ macro_rules! columns {
          r.hold_expires_at, r.tenders, r.metadata, r.created_at, r.completed_at"
     };
 }
-
-/// What a redemption can be.
-const STATUSES: [&str; 12] = [
-    "pending",
-    "completed",
-    "authorized",
-    "partially_refunded",
-    "refunded",
-    "voided",
-    "expired",
-    "declined",
-    "reversing",
-    "reversed",
-    "under_review",
-    "resolved",
-];
 
 /// Filters of the list; at least one.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -104,55 +92,93 @@ pub(super) async fn list_redemptions(
         )
         .into());
     }
-    let mut sql =
-        QueryBuilder::new(concat!("SELECT ", columns!(), " FROM wallet.redemption r WHERE r.business_id = "));
-    // Only what is asked for is named, and a status as a literal: the planner then knows which of the partial indexes serves.
-    sql.push_bind(caller.business_id.as_str());
-    if let Some(customer) = own.as_ref().or(filters.customer_id.as_ref()) {
-        sql.push(" AND r.customer_id = ").push_bind(customer);
-    }
-    if let Some(locations) = &caller.location_ids {
-        sql.push(" AND r.location_id = ANY(").push_bind(locations).push(")");
-    }
-    if let Some(order) = &filters.order_id {
-        sql.push(" AND r.order_id = ").push_bind(order);
-    }
-    if let Some(status) = status {
-        sql.push(" AND r.status = '").push(status).push("'");
-    }
-    if let Some(key) = &filters.idempotency_key {
-        // At most one saga, which is found first: as a join, it would be looked for in every redemption that there is.
-        sql.push(" AND r.redemption_id = (SELECT s.saga_id FROM saga.saga s WHERE s.business_id = ");
-        sql.push_bind(caller.business_id.as_str());
-        sql.push(" AND s.operation = ").push_bind(OPERATION);
-        sql.push(" AND s.scope = ").push_bind(own.as_deref().unwrap_or_default());
-        sql.push(" AND s.key = ").push_bind(key).push(")");
-    }
-    if let Some(cursor) = filters.cursor {
-        sql.push(" AND r.redemption_id < ").push_bind(cursor);
-    }
-    sql.push(" ORDER BY r.redemption_id DESC LIMIT ").push_bind(limit + 1);
+    let listed = Listed { caller: &caller, own: own.as_deref(), filters: &filters, limit: limit + 1 };
+    let mut sql = listed.sql(status);
     let rows = sql.build().fetch_all(&app.pool).await?;
     let data = rows.iter().map(read).collect::<sqlx::Result<Vec<_>>>()?;
     Ok(Json(listing(data, limit, |redemption| redemption.id)))
 }
 
-fn status_of(name: &str) -> Result<&'static str, ApiError> {
-    let status = STATUSES.into_iter().find(|status| *status == name);
+/// One page of the list.
+struct Listed<'a> {
+    caller: &'a Caller,
+    own: Option<&'a str>,
+    filters: &'a Filters,
+    limit: i64,
+}
+
+impl Listed<'_> {
+    /// The page's rows. A status that stands for several in rows has a branch for each: every branch reads its index from its
+    /// end, no further than a page, and the newest of all of them are the page.
+    fn sql(&self, status: Option<Status>) -> QueryBuilder<Postgres> {
+        let Some(status) = status else {
+            let mut sql = QueryBuilder::new("");
+            self.branch(&mut sql, None);
+            return sql;
+        };
+        let mut sql = QueryBuilder::new("SELECT * FROM (");
+        let stored = Status::ALL.into_iter().filter(|stored| stored.shown() == status);
+        for (position, stored) in stored.enumerate() {
+            sql.push(if position == 0 { "(" } else { ") UNION ALL (" });
+            self.branch(&mut sql, Some(stored));
+        }
+        sql.push(")) AS r ORDER BY r.redemption_id DESC LIMIT ").push_bind(self.limit);
+        sql
+    }
+
+    /// Only what is asked for is named, and a status as a literal: the planner then knows which of the partial indexes serves.
+    fn branch(&self, sql: &mut QueryBuilder<Postgres>, status: Option<Status>) {
+        sql.push(concat!("SELECT ", columns!(), " FROM wallet.redemption r WHERE r.business_id = "));
+        sql.push_bind(self.caller.business_id.as_str().to_owned());
+        if let Some(locations) = &self.caller.location_ids {
+            sql.push(" AND r.location_id = ANY(").push_bind(locations.clone()).push(")");
+        }
+        if let Some(customer) = self.own.or(self.filters.customer_id.as_deref()) {
+            sql.push(" AND r.customer_id = ").push_bind(customer.to_owned());
+        }
+        if let Some(order) = &self.filters.order_id {
+            sql.push(" AND r.order_id = ").push_bind(order.clone());
+        }
+        if let Some(status) = status {
+            sql.push(" AND r.status = '").push(status.as_str()).push("'");
+        }
+        if let Some(key) = &self.filters.idempotency_key {
+            // At most one saga, which is found first: as a join, it would be looked for in every redemption that there is.
+            sql.push(" AND r.redemption_id = (SELECT s.saga_id FROM saga.saga s WHERE s.business_id = ");
+            sql.push_bind(self.caller.business_id.as_str().to_owned());
+            sql.push(" AND s.operation = ").push_bind(OPERATION);
+            sql.push(" AND s.scope = ").push_bind(self.own.unwrap_or_default().to_owned());
+            sql.push(" AND s.key = ").push_bind(key.clone()).push(")");
+        }
+        if let Some(cursor) = self.filters.cursor {
+            sql.push(" AND r.redemption_id < ").push_bind(cursor);
+        }
+        sql.push(" ORDER BY r.redemption_id DESC LIMIT ").push_bind(self.limit);
+    }
+}
+
+/// A status that callers see, and may ask for.
+fn status_of(name: &str) -> Result<Status, ApiError> {
+    let status = Status::parse(name).filter(|status| status.shown() == *status);
     status.ok_or_else(|| Problem::invalid("status", "is no status of a redemption").into())
 }
 
-/// The ids of all redemptions of a customer.
+/// The newest redemptions of a customer before `before`, at most so many: their ids, newest first.
 pub(super) async fn of_customer(
     pool: &PgPool,
     business: &BusinessId,
     customer: &CustomerId,
+    before: Option<Uuid>,
+    most: usize,
 ) -> sqlx::Result<Vec<SagaId>> {
     sqlx::query_scalar(
-        "SELECT redemption_id FROM wallet.redemption WHERE business_id = $1 AND customer_id = $2",
+        "SELECT redemption_id FROM wallet.redemption
+         WHERE business_id = $1 AND customer_id = $2 AND redemption_id < $3 ORDER BY redemption_id DESC LIMIT $4",
     )
     .bind(business.as_str())
     .bind(customer.as_str())
+    .bind(before.unwrap_or(Uuid::max()))
+    .bind(i64::try_from(most).unwrap_or(i64::MAX))
     .fetch_all(pool)
     .await
 }
@@ -200,9 +226,8 @@ async fn find(
 fn read(row: &PgRow) -> sqlx::Result<Redemption> {
     let decode = |error: serde_json::Error| sqlx::Error::Decode(Box::new(error));
     let id: Uuid = row.try_get("redemption_id")?;
-    let status: String = row.try_get("status")?;
-    let is_held = ["authorized", "capturing"].contains(&status.as_str());
-    let is_back = ["reversed", "voided", "expired"].contains(&status.as_str());
+    let status = read_status(row.try_get("status")?)?.shown();
+    let is_back = matches!(status, Status::Reversed | Status::Voided | Status::Expired);
     let mut tenders: Vec<TenderResult> = serde_json::from_value(row.try_get("tenders")?).map_err(decode)?;
     for tender in tenders.iter_mut().filter(|_| is_back) {
         "reversed".clone_into(&mut tender.status);
@@ -210,24 +235,19 @@ fn read(row: &PgRow) -> sqlx::Result<Redemption> {
     let (amount, redeemed): (i64, i64) = (row.try_get("amount")?, row.try_get("redeemed")?);
     Ok(Redemption {
         id,
-        status: shown(status),
+        status,
         customer_id: row.try_get("customer_id")?,
         order_id: row.try_get("order_id")?,
         currency: row.try_get("currency")?,
         amount,
         redeemed,
         amount_due: amount.saturating_sub(redeemed),
-        reversal: row.try_get("reversal")?,
-        hold_expires_at: if is_held { row.try_get("hold_expires_at")? } else { None },
+        reversal: read_reversal(row.try_get("reversal")?)?,
+        hold_expires_at: if status == Status::Authorized { row.try_get("hold_expires_at")? } else { None },
         tenders,
         metadata: serde_json::from_value(row.try_get("metadata")?).map_err(decode)?,
         created_at: row.try_get("created_at")?,
         completed_at: row.try_get("completed_at")?,
         links: Links { own: link(id) },
     })
-}
-
-/// A capture in progress is no status of its own: until it is done, the redemption is authorized.
-fn shown(status: String) -> String {
-    if status == "capturing" { "authorized".to_owned() } else { status }
 }

@@ -41,7 +41,7 @@ pub(super) async fn void_redemption(
 ) -> Result<Response, Failure> {
     let held = Held::find(&app, caller.into_caller(), id).await?;
     body.map_err(Failure::of_the_call)?;
-    held.answer(key, requests::void(), Step { operation: "void", working: "reversing", plan }).await
+    held.answer(key, requests::void(), Step { operation: "void", plan }).await
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "what a step's plan is")]

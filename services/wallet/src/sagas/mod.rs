@@ -1,5 +1,6 @@
 //! The wallet's sagas: how legs reach their tenders, and what an ending means for the redemption.
 
+mod answer;
 mod forward;
 mod redeem;
 mod rows;
@@ -28,10 +29,10 @@ use tracing::Instrument as _;
 
 pub(crate) use redeem::link;
 pub use redeem::{REDEEM_PATH, declined_response};
-pub use rows::{Change, Moved, Opening};
 
 use crate::{
     plan::{self, CaptureLeg, Plan, PlannedLeg, RedeemPlan, ReturnLeg, ReturnPlan},
+    redemption::{Change, Event, Moved, record},
     tenders::Tenders,
 };
 
@@ -39,8 +40,8 @@ use crate::{
 const NOT_AFTER_SLACK: TimeDelta = TimeDelta::seconds(2);
 /// Databases whose clocks differ by more are not sent a time to judge by.
 const SKEW_MAX_MS: i64 = 5_000;
-/// Tenders keep a hold this much longer than the wallet, which alone decides when it ends.
-const HOLD_SLACK: TimeDelta = TimeDelta::hours(24);
+/// Tenders keep a hold this much longer than the wallet, which alone decides when it ends, unless configured otherwise.
+pub const HOLD_MARGIN: TimeDelta = TimeDelta::hours(24);
 
 /// The wallet's side of the saga engine.
 #[derive(Debug)]
@@ -48,13 +49,21 @@ pub struct Sagas {
     tenders: Tenders,
     outbox: Arc<Notify>,
     clock: Clock,
+    hold_margin: TimeDelta,
 }
 
 impl Sagas {
     /// The wallet's sagas over these tenders; `outbox` is notified of events.
     #[must_use]
     pub fn new(tenders: Tenders, outbox: Arc<Notify>) -> Self {
-        Self { tenders, outbox, clock: Clock }
+        Self { tenders, outbox, clock: Clock, hold_margin: HOLD_MARGIN }
+    }
+
+    /// Has tenders keep a hold this much longer than the wallet. A hold that is older belongs to no saga that would still end
+    /// it, so this is also how long a lost one waits.
+    #[must_use]
+    pub fn with_hold_margin(self, hold_margin: TimeDelta) -> Self {
+        Self { hold_margin, ..self }
     }
 
     fn command(&self, saga: &Saga<Plan>, leg: usize, way: Way) -> Option<(TenderKind, LegCommand)> {
@@ -92,7 +101,7 @@ impl Sagas {
         let is_hold = plan.capture == Capture::Manual;
         // Without a word of the tender's clock, or where the two databases differ too much, no time is sent to judge by.
         let skew = self.tenders.get(leg.tender).skew_ms();
-        let hold = TimeDelta::seconds(plan.hold_ttl_s) + HOLD_SLACK;
+        let hold = TimeDelta::seconds(plan.hold_ttl_s) + self.hold_margin;
         Forward {
             mode: if is_hold { Mode::Hold } else { Mode::Debit },
             amount: leg.units,
@@ -167,13 +176,17 @@ impl Domain for Sagas {
 
     fn conclude(&self, saga: &Saga<Plan>, ending: Ending<'_, LegAnswer>) -> Conclusion<Change> {
         let mut conclusion = match &*saga.plan {
-            Plan::Redeem(plan) => redeem::conclude(saga, plan, &ending, self.clock.now()),
+            Plan::Redeem(plan) => {
+                redeem::conclude(saga, plan, &ending, self.clock.now()).unwrap_or_else(|error| {
+                    let why = format!("what the tenders answered cannot be valued: {error}");
+                    Conclusion { response: None, change: Some(Change::Contradiction(why)) }
+                })
+            }
             Plan::Return(plan) => forward::returned(plan, &ending),
             Plan::Capture(plan) => forward::captured(plan, &ending, self.clock.now()),
             Plan::Nothing | Plan::Orphan(_) => Conclusion { response: None, change: None },
         };
         if let Some(Change::Moved(moved)) = &mut conclusion.change {
-            moved.event = event(&saga.plan, moved.status, &ending);
             moved.trace_id.clone_from(&saga.trace_id);
         }
         conclusion
@@ -181,9 +194,8 @@ impl Domain for Sagas {
 
     /// A redemption has its saga's id, and is the parent of the sagas that take it further.
     fn set_aside(&self, subject: SagaId, is_resolved: bool) -> Option<Change> {
-        let status = if is_resolved { "resolved" } else { "under_review" };
-        let event = Some(status);
-        Some(Change::Moved(Moved { redemption_id: subject.0, status, event, ..Moved::default() }))
+        let event = if is_resolved { Event::Resolved } else { Event::Parked };
+        Some(Change::Moved(Moved::by(subject.0, event)))
     }
 
     async fn admit(
@@ -195,7 +207,7 @@ impl Domain for Sagas {
     }
 
     async fn record(&self, conn: &mut PgConnection, changes: &[(SagaId, Change)]) -> sqlx::Result<()> {
-        rows::record(conn, changes).await?;
+        record::record(conn, changes).await?;
         // The transaction is about to commit; the relay waits a moment before it looks, and looks again every second.
         self.outbox.notify_one();
         Ok(())
@@ -215,16 +227,6 @@ fn replied(answer: Result<LegAnswer, CallError>, is_cancel: bool) -> Replied<Leg
         Err(CallError::Rejected(problem)) => (Reply::Wrong, Some(problem.code.into_owned())),
     };
     Replied { reply, answer: None, note }
-}
-
-/// What the outbox tells of a redemption that reached this status.
-fn event(plan: &Plan, status: &'static str, ending: &Ending<'_, LegAnswer>) -> Option<&'static str> {
-    match ending {
-        // Taken up again by an operator: what comes of it will be told.
-        Ending::Reopened(_) => None,
-        Ending::Completed(_) if matches!(plan, Plan::Capture(_)) => Some("captured"),
-        _ => Some(status),
-    }
 }
 
 /// What an answer means to the saga. A cancel is done whatever state it found.

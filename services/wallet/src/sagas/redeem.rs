@@ -3,68 +3,55 @@
 use api::{
     Code, Problem,
     legs::{LegAnswer, LegState, LotPart},
-    wallet::{BalanceAfter, Capture, Links, LotResult, Redemption, Returned, TenderKind, TenderResult},
+    wallet::{
+        BalanceAfter, Capture, Links, LotResult, Redemption, RedemptionStatus, Returned, Reversal,
+        TenderKind, TenderResult,
+    },
 };
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
-use money::{PointValue, Rounding};
+use money::{MoneyError, PointValue, Rounding};
 use saga::{Conclusion, Ending, Reason, Response, Saga, Turned};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::rows::{Change, Moved};
-use crate::plan::{Plan, PlannedLeg, RedeemPlan};
+use super::answer::{as_json, stored};
+use crate::{
+    plan::{Plan, PlannedLeg, RedeemPlan},
+    redemption::{Change, Event, Moved, Work, legs},
+};
 
 /// Where redemptions are asked for.
 pub const REDEEM_PATH: &str = "/api/v1/wallet/redeem";
 
-/// What an ending means for a redemption and for whoever waits for it.
+/// What an ending means for a redemption and for the call that waits for it.
+///
+/// # Errors
+/// If what the tenders answered cannot be valued.
 pub(super) fn conclude(
     saga: &Saga<Plan>,
     plan: &RedeemPlan,
     ending: &Ending<'_, LegAnswer>,
     now: DateTime<Utc>,
-) -> Conclusion<Change> {
-    let id = saga.id.0;
-    let moved = |status: &'static str, reversal: Option<&'static str>| Moved {
-        redemption_id: id,
-        status,
-        reversal,
-        ..Moved::default()
-    };
-    match ending {
-        Ending::Completed(answers) => completed(saga, plan, answers, now),
+) -> Result<Conclusion<Change>, MoneyError> {
+    let (response, event) = match ending {
+        Ending::Completed(answers) => return completed(saga, plan, answers, now),
         Ending::TurnedBack(turned) => {
-            let body = Declined { saga, plan, turned, returned: &[], reversal: "pending" };
-            Conclusion {
-                response: Some(body.response()),
-                change: Some(Change::Moved(moved("declined", Some("pending")))),
-            }
+            let body = Declined { saga, plan, turned, returned: &[], reversal: Reversal::Pending };
+            (Some(body.response()), Event::Compensating)
         }
         Ending::Undone(turned, answers) => {
-            let returned: Vec<_> = plan
-                .legs
-                .iter()
-                .zip(answers.iter())
-                .filter_map(|(leg, a)| given_back(leg, plan, a.as_ref()?))
-                .collect();
-            let body = Declined { saga, plan, turned, returned: &returned, reversal: "done" };
-            Conclusion {
-                response: Some(body.response()),
-                change: Some(Change::Moved(moved("declined", Some("done")))),
-            }
+            let given_back = plan.legs.iter().zip(answers.iter());
+            let given_back =
+                given_back.filter_map(|(leg, a)| given_back_by(leg, plan, a.as_ref()?).transpose());
+            let returned = given_back.collect::<Result<Vec<_>, _>>()?;
+            let body = Declined { saga, plan, turned, returned: &returned, reversal: Reversal::Done };
+            (Some(body.response()), Event::Compensated)
         }
-        Ending::Parked => {
-            Conclusion { response: None, change: Some(Change::Moved(moved("under_review", None))) }
-        }
-        Ending::Reopened(true) => {
-            Conclusion { response: None, change: Some(Change::Moved(moved("declined", Some("pending")))) }
-        }
-        Ending::Reopened(false) => {
-            Conclusion { response: None, change: Some(Change::Moved(moved("pending", None))) }
-        }
-        Ending::Resolved => {
-            Conclusion { response: None, change: Some(Change::Moved(moved("resolved", None))) }
-        }
-    }
+        Ending::Parked => (None, Event::Parked),
+        Ending::Reopened(true) => (None, Event::Reopened(Work::Compensation)),
+        Ending::Reopened(false) => (None, Event::Reopened(Work::Redeem)),
+        Ending::Resolved => (None, Event::Resolved),
+    };
+    Ok(Conclusion { response, change: Some(Change::Moved(Moved::by(saga.id.0, event))) })
 }
 
 fn completed(
@@ -72,18 +59,22 @@ fn completed(
     plan: &RedeemPlan,
     answers: &[LegAnswer],
     now: DateTime<Utc>,
-) -> Conclusion<Change> {
-    let tenders: Vec<_> =
-        plan.legs.iter().zip(answers).map(|(leg, answer)| applied(leg, plan, answer)).collect();
+) -> Result<Conclusion<Change>, MoneyError> {
+    let tenders = plan.legs.iter().zip(answers).map(|(leg, answer)| applied(leg, plan, answer));
+    let tenders = tenders.collect::<Result<Vec<_>, _>>()?;
     let redeemed = tenders.iter().fold(0_i64, |sum, tender| sum.saturating_add(tender.amount));
     let is_hold = plan.capture == Capture::Manual;
-    let status = if is_hold { "authorized" } else { "completed" };
+    let (status, event) = if is_hold {
+        (RedemptionStatus::Authorized, Event::Authorized)
+    } else {
+        (RedemptionStatus::Completed, Event::Completed)
+    };
     let hold_expires_at = is_hold.then(|| saga.created_at + TimeDelta::seconds(plan.hold_ttl_s));
     // As precise as the database keeps it, so that the answer and a later look-up are the same bytes.
     let at = now.trunc_subsecs(6).max(saga.created_at);
     let redemption = Redemption {
         id: saga.id.0,
-        status: status.to_owned(),
+        status,
         customer_id: plan.customer_id.clone(),
         order_id: plan.order_id.clone(),
         currency: plan.currency.code().to_owned(),
@@ -98,17 +89,14 @@ fn completed(
         completed_at: Some(at),
         links: Links { own: link(saga.id.0) },
     };
-    let body = serde_json::to_vec(&redemption).unwrap_or_default();
-    let change = Moved {
-        redemption_id: saga.id.0,
-        status,
-        redeemed: Some(redeemed),
-        tenders: serde_json::to_string(&redemption.tenders).ok(),
+    let moved = Moved {
+        taken: Some(legs::taken(&redemption.tenders)),
+        tenders: Some(as_json(&redemption.tenders)),
         completed_at: Some(at),
         hold_expires_at,
-        ..Moved::default()
+        ..Moved::by(saga.id.0, event)
     };
-    Conclusion { response: Some(Response { status: 201, body }), change: Some(Change::Moved(change)) }
+    Ok(Conclusion { response: Some(stored(201, &redemption)), change: Some(Change::Moved(moved)) })
 }
 
 /// Where a redemption is looked up.
@@ -116,35 +104,35 @@ pub(crate) fn link(id: uuid::Uuid) -> String {
     format!("/api/v1/wallet/redemptions/{id}")
 }
 
-fn applied(leg: &PlannedLeg, plan: &RedeemPlan, answer: &LegAnswer) -> TenderResult {
+fn applied(leg: &PlannedLeg, plan: &RedeemPlan, answer: &LegAnswer) -> Result<TenderResult, MoneyError> {
     let is_points = leg.tender == TenderKind::Points;
     let available = answer.after.map(|after| after.available);
-    TenderResult {
+    Ok(TenderResult {
         leg: leg.leg,
         kind: leg.tender,
         status: if answer.state == LegState::Held { "held" } else { "applied" }.to_owned(),
         points: is_points.then_some(answer.amount),
         reward_id: leg.reward_id,
         last_four: leg.last_four.clone(),
-        amount: worth(leg, plan, answer.amount),
+        amount: worth(leg, plan, answer.amount)?,
         rate: leg.rate,
         lots: lots(&answer.lots, is_points),
         balance_after: available.map(|available| BalanceAfter {
             points: is_points.then_some(available),
             amount: (!is_points).then_some(available),
         }),
-    }
+    })
 }
 
 /// What a leg's units cover in minor units: as planned if all of them were taken, else by the rate, rounded down.
-fn worth(leg: &PlannedLeg, plan: &RedeemPlan, units: i64) -> i64 {
+fn worth(leg: &PlannedLeg, plan: &RedeemPlan, units: i64) -> Result<i64, MoneyError> {
     match leg.rate {
-        _ if units == leg.units => leg.amount,
-        None => units,
-        Some(rate) => PointValue::try_new(rate, plan.currency)
-            .and_then(|value| value.minor_units(units, Rounding::Down))
-            .unwrap_or(0)
-            .min(leg.amount),
+        _ if units == leg.units => Ok(leg.amount),
+        None => Ok(units),
+        Some(rate) => {
+            let value = PointValue::try_new(rate, plan.currency)?.minor_units(units, Rounding::Down)?;
+            Ok(value.min(leg.amount))
+        }
     }
 }
 
@@ -159,15 +147,22 @@ fn lots(parts: &[LotPart], is_points: bool) -> Vec<LotResult> {
 }
 
 /// What a cancel gave back; nothing where nothing had been taken.
-fn given_back(leg: &PlannedLeg, plan: &RedeemPlan, answer: &LegAnswer) -> Option<Returned> {
+fn given_back_by(
+    leg: &PlannedLeg,
+    plan: &RedeemPlan,
+    answer: &LegAnswer,
+) -> Result<Option<Returned>, MoneyError> {
+    if answer.state != LegState::Reversed || answer.amount == 0 {
+        return Ok(None);
+    }
     let is_points = leg.tender == TenderKind::Points;
-    (answer.state == LegState::Reversed && answer.amount > 0).then(|| Returned {
+    Ok(Some(Returned {
         leg: leg.leg,
         kind: leg.tender,
         points: is_points.then_some(answer.amount),
-        amount: worth(leg, plan, answer.amount),
+        amount: worth(leg, plan, answer.amount)?,
         lots: lots(&answer.lots, is_points),
-    })
+    }))
 }
 
 struct Declined<'a> {
@@ -175,7 +170,7 @@ struct Declined<'a> {
     plan: &'a RedeemPlan,
     turned: &'a Turned<LegAnswer>,
     returned: &'a [Returned],
-    reversal: &'static str,
+    reversal: Reversal,
 }
 
 impl Declined<'_> {
@@ -187,9 +182,7 @@ impl Declined<'_> {
             problem.extra.insert("leg".to_owned(), json!(leg.leg));
             problem.extra.insert("tender".to_owned(), json!(leg.tender));
         }
-        problem
-            .extra
-            .insert("returned".to_owned(), serde_json::to_value(self.returned).unwrap_or(Value::Null));
+        problem.extra.insert("returned".to_owned(), json!(self.returned));
         problem.extra.insert("reversal".to_owned(), json!(self.reversal));
         declined_response(problem, REDEEM_PATH, self.saga.trace_id.clone())
     }
@@ -242,5 +235,26 @@ pub fn declined_response(mut problem: Problem, path: &str, trace_id: Option<Stri
     problem.detail = format!("{} This answer is stored: use a new key to try again.", problem.detail).into();
     problem.instance = Some(path.to_owned());
     problem.trace_id = trace_id;
-    Response { status: problem.status, body: serde_json::to_vec(&problem).unwrap_or_default() }
+    stored(problem.status, &problem)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_without_a_value_are_an_error_and_never_worth_nothing() {
+        let account = json!({ "business_id": "b", "customer_id": "c", "asset": "points" });
+        let plan: RedeemPlan = serde_json::from_value(json!({
+            "customer_id": "c", "order_id": "o", "currency": "USD", "amount": 100, "capture": "automatic", "hold_ttl_s": 1,
+            "legs": [{ "leg": 0, "tender": "points", "account": account, "units": 100, "amount": 100, "take": "at_most",
+                "step": 1, "rate": "0.01" }],
+        }))
+        .unwrap();
+        let mut leg = plan.legs[0].clone();
+        assert_eq!(worth(&leg, &plan, 40), Ok(40));
+        leg.rate = Some(rust_decimal::Decimal::ZERO);
+        assert_eq!(worth(&leg, &plan, 40), Err(MoneyError::InvalidRate));
+        assert_eq!(worth(&leg, &plan, 100), Ok(100), "as planned");
+    }
 }

@@ -12,7 +12,7 @@ use api::{
     BusinessId, Problem,
     client::CallError,
     history::Place,
-    legs::{Account, LegAnswer, LegCommand, LegPage},
+    legs::{Account, HoldPage, LegAnswer, LegCommand, LegPage},
     rewards::{Resolve, Resolved},
     tender::{AccountView, EntryView, Page, Versions, VersionsRequest},
     wallet::TenderKind,
@@ -185,12 +185,15 @@ impl Tender {
     /// # Errors
     /// [`CallError`].
     pub async fn legs_in_force(&self, after: Option<&str>, limit: u32) -> Result<LegPage, CallError> {
-        let mut url = self.inner.address(&["legs"])?;
-        url.query_pairs_mut().append_pair("limit", &limit.to_string());
-        if let Some(after) = after {
-            url.query_pairs_mut().append_pair("after", after);
-        }
-        self.inner.read(self.inner.http.get(url)).await
+        self.inner.page(&["legs"], after, limit).await
+    }
+
+    /// A page of holds whose end has passed by the tender's database clock.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn holds_past_end(&self, after: Option<&str>, limit: u32) -> Result<HoldPage, CallError> {
+        self.inner.page(&["holds-past-end"], after, limit).await
     }
 }
 
@@ -205,6 +208,20 @@ impl Inner {
             .extend(["internal", "v1"])
             .extend(segments);
         Ok(url)
+    }
+
+    async fn page<T: DeserializeOwned>(
+        &self,
+        segments: &[&str],
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<T, CallError> {
+        let mut url = self.address(segments)?;
+        url.query_pairs_mut().append_pair("limit", &limit.to_string());
+        if let Some(after) = after {
+            url.query_pairs_mut().append_pair("after", after);
+        }
+        self.read(self.http.get(url)).await
     }
 
     async fn read<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, CallError> {

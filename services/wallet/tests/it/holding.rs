@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection, PgPool};
 use testkit::Mode;
 
-use crate::support::{Answer, System, Wallet, order};
+use crate::support::{Answer, System, Wallet, order, until};
 
 async fn authorize(system: &System, wallet: &Wallet, key: &str, reward: &str) -> String {
     let mut body = order("c", reward);
@@ -73,6 +73,47 @@ async fn a_part_is_captured_in_request_order_and_the_rest_released() {
         captured.json()["tenders"].as_array().expect("tenders").iter().map(|t| t["amount"].clone()).collect();
     assert_eq!(amounts, [json!(500), json!(500)]);
     assert_eq!(system.balances(&wallet, "c").await, (120, 5000, 1750));
+    let legs = "SELECT leg_taken::text || leg_returned::text FROM wallet.redemption";
+    assert_eq!(system.sql::<String>(legs).await, "{500,500}{}");
+    system.cancel(&wallet, "k").await;
+    system.until_status(&wallet, "k", "reversed").await;
+    assert_eq!(system.sql::<String>(legs).await, "{500,500}{500,500}", "reserved leg by leg, and given back");
+}
+
+/// A capture that is under way is shown as authorized, so a list of what is authorized has it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_by_status_has_what_is_shown_with_that_status() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    let reward = system.fund("c", 6200, 50000, 22500).await;
+    let mut ids = Vec::new();
+    for key in ["a", "b", "c"] {
+        ids.push(authorize(&system, &wallet, key, &reward).await);
+    }
+    system.credit.proxy.set(Mode::HoldRequests);
+    let path = format!("{}/api/v1/wallet/redemptions/{}/capture", wallet.url, ids[1]);
+    let call = system.client.post(path).bearer_auth(system.tokens.staff("demo", "pos"));
+    let call = call.header("idempotency-key", "capture").json(&json!({}));
+    let call = tokio_util::task::TaskTracker::new().spawn(call.send());
+    until(&system, "SELECT EXISTS (SELECT 1 FROM wallet.redemption WHERE status = 'capturing')").await;
+    let mut listed = Vec::new();
+    let mut path = "/wallet/redemptions?status=authorized&limit=2".to_owned();
+    loop {
+        let page = system.get(&wallet, &path).await.json();
+        for line in page["data"].as_array().expect("redemptions") {
+            assert_eq!(line["status"], "authorized");
+            assert!(line["hold_expires_at"].is_string(), "until when it is held is told: {line}");
+            listed.push(line["id"].as_str().expect("an id").to_owned());
+        }
+        let Some(cursor) = page["next_cursor"].as_str() else { break };
+        path = format!("/wallet/redemptions?status=authorized&limit=2&cursor={cursor}");
+    }
+    ids.reverse();
+    assert_eq!(listed, ids, "newest first, each once");
+    assert_eq!(system.get(&wallet, "/wallet/redemptions?status=capturing").await.status, 400);
+    system.credit.proxy.set(Mode::Pass);
+    system.until_status(&wallet, "b", "completed").await;
+    drop(call.await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -263,3 +263,60 @@ async fn a_leg_that_commits_late_is_compared_as_well() {
         "it began a moment before the cursor, and committed a moment after"
     );
 }
+
+async fn authorize(system: &System, wallet: &Wallet, key: &str, ttl: i64) -> String {
+    let reward = system.fund("c", 620, 5000, 2250).await;
+    let mut body = order("c", &reward);
+    body["capture"] = json!("manual");
+    body["hold_ttl_s"] = json!(ttl);
+    let held = system.redeem(wallet, key, &body).await;
+    assert_eq!(held.status, 201, "{}", held.text());
+    assert_eq!(system.balances(wallet, "c").await, (120, 3500, 0));
+    held.json()["id"].as_str().expect("an id").to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c17_a_hold_whose_saga_is_lost_is_given_back_once_it_has_ended() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    authorize(&system, &wallet, "k", 2).await;
+    lose_tail(&system).await;
+    let ending = TaskTracker::new()
+        .spawn(wallet::reconcile::end_lost_holds(wallet.app.clone(), Duration::from_millis(50)));
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(system.balances(&wallet, "c").await, (120, 3500, 0), "not before its end and the margin");
+    until(&system, "SELECT count(*) = 3 AND bool_and(state = 3) FROM saga.saga WHERE operation = 'orphan'")
+        .await;
+    assert_eq!(system.balances(&wallet, "c").await, (620, 5000, 2250));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    ending.abort();
+    let done =
+        "SELECT count(*) FROM saga.operator_action WHERE actor = 'wallet' AND action = 'replay' AND accepted";
+    assert_eq!(system.sql::<i64>(done).await, 3, "each leg once, on record");
+    assert_eq!(system.sql::<i64>("SELECT count(*) FROM saga.dead_letter WHERE closed_at IS NULL").await, 0);
+}
+
+/// Tenders keep holds for longer than the wallet; here their clocks run ahead, or the wallet is late.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hold_past_its_end_is_left_to_the_saga_that_knows_it() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    let id = authorize(&system, &wallet, "k", 600).await;
+    for tender in [&system.points, &system.credit, &system.rewards] {
+        let pool = sqlx::PgPool::connect_with(tender.tender.database.admin()).await.expect("a pool");
+        let past = "UPDATE tender.operation SET hold_until = now() - interval '1 s' WHERE state = 'held'";
+        assert_eq!(sqlx::query(past).execute(&pool).await.expect("done").rows_affected(), 1);
+        pool.close().await;
+    }
+    let ending = TaskTracker::new()
+        .spawn(wallet::reconcile::end_lost_holds(wallet.app.clone(), Duration::from_millis(50)));
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(system.balances(&wallet, "c").await, (120, 3500, 0), "it is authorized");
+    let path = format!("/wallet/redemptions/{id}/capture");
+    let captured = system.call(&wallet, "pos", Method::POST, &path, Some("c"), Some(&json!({}))).await;
+    assert_eq!(captured.status, 200, "{}", captured.text());
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    ending.abort();
+    assert_eq!(system.balances(&wallet, "c").await, (120, 3500, 0), "it is taken");
+    assert_eq!(system.sql::<i64>("SELECT count(*) FROM saga.saga WHERE operation = 'orphan'").await, 0);
+}

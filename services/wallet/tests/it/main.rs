@@ -30,5 +30,6 @@ mod recovery;
 mod redeeming;
 mod rounding;
 mod sequences;
+mod standing;
 mod support;
 mod tenancy;

@@ -7,7 +7,8 @@ use serde_json::json;
 use sqlx::{Connection, PgConnection};
 use wallet::{
     plan::Plan,
-    sagas::{Change, Opening, Sagas},
+    redemption::{Change, Opening, Standing},
+    sagas::Sagas,
 };
 
 use crate::support::{BUSINESS, System, order};
@@ -24,7 +25,7 @@ fn new(sequence: i64) -> NewSaga<Sagas> {
         sequence: Some(sequence),
         currency: "USD".to_owned(),
         amount: 100,
-        status: "pending",
+        standing: Standing::on(api::wallet::RedemptionStatus::Pending),
         metadata: "{}".to_owned(),
     };
     let id = SagaId(uuid::Uuid::now_v7());

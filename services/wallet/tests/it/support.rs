@@ -27,6 +27,9 @@ use wallet::{
 
 pub const BUSINESS: &str = "demo";
 
+/// How much longer than the wallet tenders keep a hold here.
+const HOLD_MARGIN: chrono::TimeDelta = chrono::TimeDelta::seconds(1);
+
 /// Quick heartbeats, so that takeovers take a second in the place of four.
 pub fn quick() -> Config {
     Config {
@@ -153,7 +156,7 @@ impl System {
         let live = live::Options { redis, ..live::Options::default() };
         let live = Live::start(live, cache, tenders.clone(), &supervisor, stop.child_token());
         let written = Arc::new(Notify::new());
-        let sagas = Sagas::new(tenders.clone(), written.clone());
+        let sagas = Sagas::new(tenders.clone(), written.clone()).with_hold_margin(HOLD_MARGIN);
         let engine = Engine::start(config, Arc::new(sagas), db::for_executor(options.clone()), clock);
         let app = App::new(engine.clone(), tenders, db::pool(options.clone(), 4), live);
         let redis_url = self.redis_url.as_deref();
@@ -164,6 +167,8 @@ impl System {
         let routes = http::finish(wallet::http::routes(app.clone()), self.tokens.public_verifier());
         let sweep = stop.clone().run_until_cancelled_owned(wallet::returning::sweep(app.clone()));
         TaskTracker::new().spawn(sweep);
+        let follow = stop.clone().run_until_cancelled_owned(wallet::redemption::follow::follow(app.clone()));
+        TaskTracker::new().spawn(follow);
         let pauses = stop.clone().run_until_cancelled_owned(app.paused.clone().follow(app.pool.clone()));
         TaskTracker::new().spawn(pauses);
         TaskTracker::new().spawn(accept::serve(listener, routes, Limits::default(), stop.clone()));

@@ -42,11 +42,7 @@ use super::{
     redemptions,
     same::{kept, require_same},
 };
-use crate::{
-    app::App,
-    plan::Plan,
-    sagas::{Change, Sagas},
-};
+use crate::{app::App, plan::Plan, redemption::Change, sagas::Sagas};
 
 /// The answer leaves this much before the caller gives up.
 const MARGIN: Duration = Duration::from_millis(100);

@@ -27,6 +27,9 @@ use crate::{
     http::{listing, redemptions},
 };
 
+/// A page looks at no more redemptions of a customer than these.
+const CUSTOMERS_REDEMPTIONS: usize = 1_000;
+
 /// Filters of the list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -65,14 +68,26 @@ pub(super) async fn list_sagas(
     if filters.code.as_deref().is_some_and(|code| !is_reason(code) && Code::parse(code).is_none()) {
         return Err(Problem::invalid("code", "is no code of a dead letter, and none of a decline").into());
     }
+    let among = match &filters.customer {
+        Some(customer) => {
+            let of = redemptions::of_customer(
+                &app.pool,
+                &caller.business_id,
+                customer,
+                filters.cursor,
+                CUSTOMERS_REDEMPTIONS,
+            );
+            Some(of.await?)
+        }
+        None => None,
+    };
+    let looked_at = among.as_ref().filter(|among| among.len() == CUSTOMERS_REDEMPTIONS);
+    let last_looked_at = looked_at.and_then(|among| among.last()).copied();
     let filter = SagaFilter {
         state: filters.status.as_deref().map(state_of).transpose()?,
         older_than_s: filters.older_than,
         plan_contains: plan_filter(filters.customer.as_ref(), filters.tender),
-        among: match &filters.customer {
-            Some(customer) => Some(redemptions::of_customer(&app.pool, &caller.business_id, customer).await?),
-            None => None,
-        },
+        among,
         code: filters.code,
         key: filters.key,
     };
@@ -80,7 +95,10 @@ pub(super) async fn list_sagas(
     let page = Page { after: filters.cursor.map(SagaId), limit: limit + 1 };
     let sagas = app.engine.list_sagas(caller.business_id.as_str(), &filter, &page).await?;
     let lines = sagas.into_iter().map(views::saga_line).collect();
-    Ok(Json(listing(lines, limit, |line: &SagaLine| line.saga_id)))
+    let mut page = listing(lines, limit, |line: &SagaLine| line.saga_id);
+    // What was not looked at may be on the next page, also where this one is not full.
+    page.next_cursor = page.next_cursor.or_else(|| last_looked_at.map(|id| id.to_string()));
+    Ok(Json(page))
 }
 
 /// A saga with its plan, its legs and its story.
