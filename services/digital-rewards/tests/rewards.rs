@@ -204,9 +204,9 @@ async fn a_pepper_is_replaced_and_what_it_made_is_as_good_as_before() {
     // As the first pepper made it, before there was a second one.
     let mut admin = PgConnection::connect_with(&server.tender.database.admin()).await.unwrap();
     let first = Pepper::try_new(FIRST).unwrap();
-    let operation: uuid::Uuid =
-        sqlx::query_scalar("SELECT operation_id FROM tender.operation").fetch_one(&mut admin).await.unwrap();
-    let code = first.code(operation);
+    let reward_id: uuid::Uuid =
+        sqlx::query_scalar("SELECT reward_id FROM tender.reward_code").fetch_one(&mut admin).await.unwrap();
+    let code = first.code(reward_id);
     Peppers::from(first.clone()).record(server.tender.app.pool()).await.unwrap_err();
     let recorded = Peppers::read(BOTH, AppEnv::Production).unwrap();
     recorded.record(server.tender.app.pool()).await.unwrap();

@@ -208,7 +208,7 @@ fn supervise_background(process: &Process, app: &App, reconcile_every: Duration)
     supervisor.supervise("reconcile", move || reconcile::compare_legs(reconciled.clone(), reconcile_every));
     let held = app.clone();
     supervisor.supervise("lost_holds", move || reconcile::end_lost_holds(held.clone(), reconcile_every));
-    let followed = app.clone();
+    let followed = app.pool.clone();
     supervisor.supervise("redemptions_follow", move || redemption::follow::follow(followed.clone()));
     let paused = app.clone();
     supervisor.supervise("pauses", move || paused.paused.clone().follow(paused.pool.clone()));

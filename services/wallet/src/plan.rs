@@ -10,6 +10,9 @@ use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+/// The name of the redeem operation in keys.
+pub const REDEEM: &str = "redeem";
+
 /// The versions of [`Plan`] that this release reads. Each variant has a number of its own, and so has each later format of one:
 /// a release that does not know a number leaves its sagas to those that do. A number is never used again.
 pub const VERSIONS: &[i16] = &[1, 2, 3, 4, 5];

@@ -162,21 +162,22 @@ fn list(business_id: &str, filter: &ActionFilter, page: &Page<i64>) -> QueryBuil
     let mut sql = QueryBuilder::new(
         "SELECT action_id, at, operation_id, actor, action, dead_letter_id, saga_id, participant, reason, reference,
              accepted, before, after
-         FROM saga.operator_action WHERE business_id = ",
+         FROM ",
     );
-    sql.push_bind(business_id);
+    match filter.dead_letter_id {
+        // Few, and looked up first, by themselves: else the planner may walk all actions of the business in search of them.
+        Some(dead_letter_id) => sql
+            .push("(SELECT * FROM saga.operator_action WHERE dead_letter_id = ")
+            .push_bind(dead_letter_id)
+            .push(" OFFSET 0) AS action"),
+        None => sql.push("saga.operator_action"),
+    };
+    sql.push(" WHERE business_id = ").push_bind(business_id);
     if let Some(actor) = &filter.actor {
         sql.push(" AND actor = ").push_bind(actor);
     }
     if let Some(action) = &filter.action {
         sql.push(" AND action = ").push_bind(action);
-    }
-    if let Some(dead_letter_id) = filter.dead_letter_id {
-        // Few, and looked up first: else the planner may walk all actions of the business in search of them.
-        sql.push(
-            " AND action_id = ANY (ARRAY(SELECT action_id FROM saga.operator_action WHERE dead_letter_id = ",
-        );
-        sql.push_bind(dead_letter_id).push("))");
     }
     if let Some(saga_id) = filter.saga_id {
         sql.push(" AND saga_id = ").push_bind(saga_id);

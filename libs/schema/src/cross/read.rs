@@ -6,7 +6,7 @@ use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
 use sqlx::{AssertSqlSafe, FromRow, PgConnection, Postgres, postgres::PgArguments, postgres::PgRow};
 use uuid::Uuid;
 
-use super::rules::{Leg, Saga};
+use super::rules::{Keyed, Leg, Saga};
 
 /// The tenders' names, with a connection to each.
 pub(super) type Tenders<'c> = Vec<(&'static str, &'c mut PgConnection)>;
@@ -109,11 +109,6 @@ async fn estimate(connection: &mut PgConnection, table: &str) -> sqlx::Result<i6
         .bind(table)
         .fetch_one(connection)
         .await
-}
-
-/// A row that belongs to an id.
-pub(super) trait Keyed {
-    fn legs_id(&self) -> Uuid;
 }
 
 /// A stream in the order of `legs_id`, of which the next row is known.

@@ -4,8 +4,6 @@ use serde_json::{Value, json};
 use sqlx::FromRow;
 use uuid::Uuid;
 
-use super::read::Keyed;
-
 /// State of a leg that was given back as a whole.
 const REVERSED: &str = "reversed";
 
@@ -33,6 +31,11 @@ pub(super) struct Leg {
     pub leg: i32,
     pub state: String,
     pub in_force: i64,
+}
+
+/// A row that belongs to an id.
+pub(super) trait Keyed {
+    fn legs_id(&self) -> Uuid;
 }
 
 impl Keyed for Saga {

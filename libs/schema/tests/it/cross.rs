@@ -37,7 +37,9 @@ impl World {
                      SELECT md5('leg' || i)::uuid, 'b', 1, 'debit', 'applied', 5, '{{}}', md5(i::text)::uuid, {leg}, now(), now()
                      FROM generate_series(1, {SAGAS}) i;
                      INSERT INTO tender.allocation (operation_id, position, lot_id, amount)
-                     SELECT operation_id, 0, gen_random_uuid(), 5 FROM tender.operation",
+                     SELECT operation_id, 0, gen_random_uuid(), 5 FROM tender.operation;
+                     -- What no service could write: the test does.
+                     ALTER TABLE tender.operation DISABLE TRIGGER operation_state_guarded",
                     leg = connections.len() - 1
                 ),
             };

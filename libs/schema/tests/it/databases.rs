@@ -165,8 +165,16 @@ async fn the_databases_refuse_what_must_not_be_there_twice_or_below_zero() {
              SELECT operation_id, business_id, account_no, kind, state, amount, response, created_at, updated_at FROM tender.operation",
             "operation_pkey",
         ),
-        ("UPDATE tender.operation SET hash_version = 1", "operation_hash_has_version"),
-        ("UPDATE tender.operation SET request_hash = 'x', hash_version = 1", "operation_hash_is_whole"),
+        (
+            "INSERT INTO tender.operation (operation_id, business_id, account_no, kind, state, amount, response, created_at, updated_at, request_hash, hash_version)
+              SELECT gen_random_uuid(), business_id, account_no, kind, state, amount, response, created_at, updated_at, NULL, 1 FROM tender.operation",
+            "operation_hash_has_version",
+        ),
+        (
+            "INSERT INTO tender.operation (operation_id, business_id, account_no, kind, state, amount, response, created_at, updated_at, request_hash, hash_version)
+              SELECT gen_random_uuid(), business_id, account_no, kind, state, amount, response, created_at, updated_at, 'x', 1 FROM tender.operation",
+            "operation_hash_is_whole",
+        ),
         ("INSERT INTO tender.entry SELECT * FROM tender.entry WHERE account_no = 1", "entry_version_once"),
         (
             "INSERT INTO tender.credit_reference VALUES ('b', 'earn', 'r', gen_random_uuid()), ('b', 'earn', 'r', gen_random_uuid())",

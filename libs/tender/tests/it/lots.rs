@@ -23,9 +23,9 @@ async fn fill(admin: &mut PgConnection, owner: &str, lapsed: i64, good: i64) {
          SELECT account_no, gen_random_uuid(), 10, 10, CASE WHEN n <= $2 THEN now() - n * interval '1 s' END, 'paid', 'earn',
                 md5(owner)::uuid, now()
          FROM tender.account CROSS JOIN generate_series(1, $2 + $3) n WHERE owner = $1",
-        "INSERT INTO tender.operation (operation_id, business_id, account_no, kind, state, amount, request_hash, response,
+        "INSERT INTO tender.operation (operation_id, business_id, account_no, kind, state, amount, request_hash, hash_version, response,
                                        created_at, updated_at)
-         SELECT md5(owner)::uuid, 'demo', account_no, 'credit', 'applied', 10 * ($2 + $3), sha256('x'), '{}', now(), now()
+         SELECT md5(owner)::uuid, 'demo', account_no, 'credit', 'applied', 10 * ($2 + $3), sha256('x'), 1, '{}', now(), now()
          FROM tender.account WHERE owner = $1",
         "INSERT INTO tender.entry
          SELECT md5(owner)::uuid, 'demo', 'points', 'credit', s.amount, s.account_no, s.version, s.balance, s.held, s.contra, now()

@@ -21,10 +21,10 @@ use service::{
     trace,
 };
 
-use super::{keyed::Failure, redeem::OPERATION, redemptions};
+use super::{keyed::Failure, redemptions};
 use crate::{
     app::App,
-    plan::{Plan, ReturnReason},
+    plan::{Plan, REDEEM, ReturnReason},
     returning,
     sagas::Sagas,
 };
@@ -53,7 +53,7 @@ pub(super) async fn cancel_by_key(
     }
     let key = Key {
         business_id: caller.business_id.as_str().to_owned(),
-        operation: OPERATION.to_owned(),
+        operation: REDEEM.to_owned(),
         scope: String::new(),
         key,
     };
@@ -169,7 +169,7 @@ fn is_tombstone(stored: &Stored) -> bool {
 }
 
 fn tombstone(business: &BusinessId, key: &Key) -> NewSaga<Sagas> {
-    let legs_id = LegsId::derive(business, OPERATION, &key.scope, &key.key);
+    let legs_id = LegsId::derive(business, REDEEM, &key.scope, &key.key);
     NewSaga {
         id: SagaId(fresh_id(Bucket::of_key(legs_id))),
         key: key.clone(),

@@ -9,7 +9,6 @@ mod keyed;
 mod ops;
 mod redeem;
 mod redemptions;
-mod same;
 mod session;
 mod stream;
 mod transactions;

@@ -32,14 +32,12 @@ use uuid::Uuid;
 use super::keyed::{Call, Draft, Failure, Operation, Refused, Unplanned};
 use crate::{
     app::App,
-    plan::{Plan, RedeemPlan},
+    plan::{Plan, REDEEM, RedeemPlan},
     planning::{self, Needs, Refusal, SpendableLot, Tender, Wallet},
     redemption::{Change, Opening, Standing},
     sagas::{REDEEM_PATH as PATH, Sagas, declined_response, link},
 };
 
-/// The operation's name in keys.
-pub(super) const OPERATION: &str = "redeem";
 /// A saga's own deadline, whatever its caller's.
 const SAGA_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -64,7 +62,7 @@ pub(super) async fn redeem(
     let deadline = began + Duration::from_millis(planning::deadline_ms(&request));
     let caller = caller.into_caller();
     let (business, key) = (caller.business_id.clone(), saga_key(&caller, key));
-    let key_id = LegsId::derive(&business, OPERATION, &key.scope, &key.key);
+    let key_id = LegsId::derive(&business, REDEEM, &key.scope, &key.key);
     let mut call = Call::new(app.clone(), business, (key, key_id), requests::redeem(&request), deadline);
     if request.on_deadline == OnDeadline::Cancel {
         call = call.cancelled_on_deadline();
@@ -97,7 +95,7 @@ fn authorize(caller: &Caller, request: &RedeemRequest) -> Result<(), ApiError> {
 fn saga_key(caller: &Caller, key: String) -> Key {
     Key {
         business_id: caller.business_id.as_str().to_owned(),
-        operation: OPERATION.to_owned(),
+        operation: REDEEM.to_owned(),
         scope: caller.own_customer.as_ref().map_or_else(String::new, |c| c.as_str().to_owned()),
         key,
     }

@@ -17,9 +17,10 @@ use sqlx::{PgPool, Postgres, QueryBuilder, Row, postgres::PgRow};
 use utoipa::IntoParams;
 use uuid::Uuid;
 
-use super::{listing, redeem::OPERATION};
+use super::listing;
 use crate::{
     app::App,
+    plan::REDEEM,
     redemption::status::{read_reversal, read_status},
     sagas::link,
 };
@@ -146,7 +147,7 @@ impl Listed<'_> {
             // At most one saga, which is found first: as a join, it would be looked for in every redemption that there is.
             sql.push(" AND r.redemption_id = (SELECT s.saga_id FROM saga.saga s WHERE s.business_id = ");
             sql.push_bind(self.caller.business_id.as_str().to_owned());
-            sql.push(" AND s.operation = ").push_bind(OPERATION);
+            sql.push(" AND s.operation = ").push_bind(REDEEM);
             sql.push(" AND s.scope = ").push_bind(self.own.unwrap_or_default().to_owned());
             sql.push(" AND s.key = ").push_bind(key.clone()).push(")");
         }

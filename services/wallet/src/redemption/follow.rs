@@ -23,7 +23,6 @@ use super::{
     record::{Change, Moved, record},
     transition::Event,
 };
-use crate::app::App;
 
 /// Pause between two passes.
 const EVERY: Duration = Duration::from_secs(1);
@@ -54,11 +53,11 @@ LEFT JOIN LATERAL (
 ORDER BY d.opened_at DESC, d.dead_letter_id DESC";
 
 /// Brings redemptions after their sagas, for ever.
-pub async fn follow(app: App) {
+pub async fn follow(pool: PgPool) {
     let mut walk = Walk::default();
     loop {
         tokio::time::sleep(EVERY).await;
-        if let Err(error) = walk.pass(&app.pool).await {
+        if let Err(error) = walk.pass(&pool).await {
             tracing::warn!(%error, "could not look for redemptions that were not parked with their saga");
         }
     }

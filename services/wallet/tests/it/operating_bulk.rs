@@ -14,6 +14,8 @@ use crate::support::{System, Wallet, quick, until};
 /// An engine that parks a saga after one attempt to take it back, but takes as many as come before it has.
 fn parking() -> Config {
     Config {
+        // Until the first cancel times out nothing says that store credit is silent, and nobody is refused at the door.
+        forward_timeout: Duration::from_secs(20),
         cancel_timeout: Duration::from_secs(6),
         limits: Limits { unreachable_for: 500, ..Config::default().limits },
         ..quick()

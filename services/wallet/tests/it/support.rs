@@ -167,7 +167,8 @@ impl System {
         let routes = http::finish(wallet::http::routes(app.clone()), self.tokens.public_verifier());
         let sweep = stop.clone().run_until_cancelled_owned(wallet::returning::sweep(app.clone()));
         TaskTracker::new().spawn(sweep);
-        let follow = stop.clone().run_until_cancelled_owned(wallet::redemption::follow::follow(app.clone()));
+        let follow =
+            stop.clone().run_until_cancelled_owned(wallet::redemption::follow::follow(app.pool.clone()));
         TaskTracker::new().spawn(follow);
         let pauses = stop.clone().run_until_cancelled_owned(app.paused.clone().follow(app.pool.clone()));
         TaskTracker::new().spawn(pauses);

@@ -12,6 +12,7 @@
 //! otherwise 503 `unknown`. From then on nothing is inserted for it any more (`libs/saga/src/pending.rs`).
 
 mod failure;
+pub(super) mod same;
 
 use std::{
     sync::{Arc, OnceLock},
@@ -38,10 +39,9 @@ use uuid::Uuid;
 
 pub(super) use failure::{Failure, Refused};
 
-use super::{
-    redemptions,
-    same::{kept, require_same},
-};
+use same::{kept, require_same};
+
+use super::redemptions;
 use crate::{app::App, plan::Plan, redemption::Change, sagas::Sagas};
 
 /// The answer leaves this much before the caller gives up.

@@ -24,9 +24,9 @@ use service::{
 
 use utoipa::ToSchema;
 
-use super::super::same::{is_same, kept, not_known};
 use super::{check_age, check_dead_letter_code, check_order, plan_filter, reused, unsure, views};
 use crate::app::App;
+use crate::http::keyed::same::{is_same, kept, not_known};
 
 /// What [`replay_dead_letters`] answers 200 with.
 #[derive(ToSchema)]

@@ -8,10 +8,10 @@ use metrics::counter;
 use saga::Stored;
 use service::ApiError;
 
-use super::keyed::Failure;
+use super::failure::Failure;
 
 /// A request's hash, as the saga store keeps it.
-pub(super) fn kept(form: &RequestForm) -> saga::RequestHash {
+pub(in crate::http) fn kept(form: &RequestForm) -> saga::RequestHash {
     let RequestHash { version, bytes } = form.hash();
     saga::RequestHash { version, bytes }
 }
@@ -20,7 +20,7 @@ pub(super) fn kept(form: &RequestForm) -> saga::RequestHash {
 ///
 /// # Errors
 /// 422 `idempotency_key_reused`; 503 with outcome `unknown` if the stored version is not known here.
-pub(super) fn require_same(form: &RequestForm, stored: &Stored) -> Result<(), Failure> {
+pub(in crate::http) fn require_same(form: &RequestForm, stored: &Stored) -> Result<(), Failure> {
     match stored.request_hash.map_or(Ok(false), |hash| is_same(form, hash)) {
         Ok(true) => Ok(()),
         Ok(false) => Err(Failure::key_reused()),
@@ -29,13 +29,16 @@ pub(super) fn require_same(form: &RequestForm, stored: &Stored) -> Result<(), Fa
 }
 
 /// Whether this is the request whose hash is stored.
-pub(super) fn is_same(form: &RequestForm, stored: saga::RequestHash) -> Result<bool, UnknownHashVersion> {
+pub(in crate::http) fn is_same(
+    form: &RequestForm,
+    stored: saga::RequestHash,
+) -> Result<bool, UnknownHashVersion> {
     let saga::RequestHash { version, bytes } = stored;
     form.is_same_as(RequestHash { version, bytes })
 }
 
 /// While versions are mixed: another instance can say it.
-pub(super) fn not_known() -> ApiError {
+pub(in crate::http) fn not_known() -> ApiError {
     counter!("request_hash_version_unknown_total").increment(1);
     tracing::error!("a key was used under a version of request hashes that is not known here");
     let detail = "This key was used through a newer version of this service, which alone can tell a retry. Ask again \
