@@ -214,7 +214,6 @@ fn book(units: i64) -> Book {
 fn fill(book: &mut Book, units: i64) {
     let Some(account) = book.accounts.get_mut(&key()).filter(|_| units > 0) else { return };
     account.balance = Balance::try_new(units, 0, 1).unwrap_or_default();
-    account.available = units;
     account.insert(Lot {
         lot_id: Uuid::from_u128(1),
         original: units,
@@ -222,6 +221,7 @@ fn fill(book: &mut Book, units: i64) {
         held: 0,
         expires_at: None,
         grace_until: None,
+        times_expired: 0,
         funding: Funding::Promo,
         kind: "earn".to_owned(),
         operation_id: Uuid::from_u128(2),

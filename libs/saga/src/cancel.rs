@@ -46,7 +46,7 @@ impl<D: Domain> Engine<D> {
         cancel_key: bool,
     ) -> Result<TurnBack, StoreError> {
         let unavailable = |_| StoreError::Unavailable;
-        let Some(raw) = row::by_id(&self.pool, id).await.map_err(unavailable)? else {
+        let Some(raw) = row::by_id(&self.lookups, id).await.map_err(unavailable)? else {
             return Ok(TurnBack::Moved);
         };
         if raw.stored.state != State::Running
@@ -99,17 +99,21 @@ impl<D: Domain> Engine<D> {
     /// # Errors
     /// Of the database.
     pub async fn cancel_key(&self, seen: &Stored) -> sqlx::Result<bool> {
-        let done = sqlx::query(
-            "WITH cancelled AS (
-                 UPDATE saga.saga SET key_cancelled = true WHERE saga_id = $1 AND state = $2 RETURNING saga_id, epoch
-             )
-             INSERT INTO saga.saga_event (saga_id, epoch, owner, event) SELECT saga_id, epoch, $3, 'key_cancelled' FROM cancelled",
-        )
-        .bind(seen.id)
-        .bind(seen.state.code())
-        .bind(self.process)
-        .execute(&self.pool)
-        .await?;
-        Ok(done.rows_affected() == 1)
+        let (pool, id, state, process) = (self.lookups.clone(), seen.id, seen.state, self.process);
+        let cancelling = async move {
+            sqlx::query(
+                "WITH cancelled AS (
+                     UPDATE saga.saga SET key_cancelled = true WHERE saga_id = $1 AND state = $2 RETURNING saga_id, epoch
+                 )
+                 INSERT INTO saga.saga_event (saga_id, epoch, owner, event)
+                 SELECT saga_id, epoch, $3, 'key_cancelled' FROM cancelled",
+            )
+            .bind(id)
+            .bind(state.code())
+            .bind(process)
+            .execute(&pool)
+            .await
+        };
+        Ok(self.to_its_end(cancelling).await?.rows_affected() == 1)
     }
 }

@@ -259,6 +259,9 @@ impl Machine {
     }
 
     fn send_all(&mut self) -> Vec<Action> {
+        if self.legs.is_empty() {
+            return self.decide(); // nothing will answer
+        }
         let way = self.way();
         (0..self.legs.len())
             .map(|leg| {

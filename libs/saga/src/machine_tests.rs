@@ -42,6 +42,17 @@ fn the_happy_path_is_one_write_after_all_legs() {
 }
 
 #[test]
+fn without_legs_it_is_decided_at_once() {
+    let mut taken_further = machine(Kind::ForwardOnly, 0);
+    assert_eq!(taken_further.on(Event::Start, 0), Ok(write(State::Running, State::Completed, None)));
+    let mut redeem = machine(Kind::Compensable, 0);
+    let cause = Some(Cause::TookNothing);
+    assert_eq!(redeem.on(Event::Start, 0), Ok(write(State::Running, State::Compensated, cause)));
+    let mut going_back = recovered(State::Compensating, 0);
+    assert_eq!(going_back.on(Event::Start, 0), Ok(write(State::Compensating, State::Compensated, None)));
+}
+
+#[test]
 fn a_refusal_turns_back_and_cancels_every_leg_only_once_that_is_durable() {
     let mut m = machine(Kind::Compensable, 3);
     m.on(Event::Start, 0).expect("legal");

@@ -14,6 +14,8 @@ use crate::{
 pub(crate) const ORPHAN: &str = "orphan";
 /// The operation of rows under which legs are known that an operator has had taken back.
 const TAKEN_BACK: &str = "taken_back";
+/// The scope of the key of stubs whose effect has outlived the saga to which it belonged.
+const OUTLIVED: &str = "outlived";
 
 /// An effect without a saga.
 #[derive(Debug)]
@@ -26,6 +28,8 @@ pub struct Orphan<P> {
     pub name: String,
     /// Under which id the participant knows the legs.
     pub legs_id: Uuid,
+    /// Whether a saga knows the legs and is over, and the effect is there all the same: replayed, it is taken back beside that saga.
+    pub has_outlived: bool,
     /// Who holds it.
     pub participant: String,
     /// What going back would take back.
@@ -60,7 +64,7 @@ impl<D: Domain> Engine<D> {
         let pool = self.lookups.clone();
         self.to_its_end(async move {
             let mut connection = pool.acquire().await?;
-            Ok(whose(&mut connection, legs_id).await?.as_deref() == Some(TAKEN_BACK))
+            Ok(whose(&mut connection, legs_id).await?.is_some_and(|(operation, _)| operation == TAKEN_BACK))
         })
         .await
     }
@@ -77,7 +81,7 @@ impl<D: Domain> Engine<D> {
             "WITH stub AS (
                  INSERT INTO saga.saga (saga_id, business_id, operation, scope, key, request_hash, kind, version, legs_id,
                      plan, state, backward, epoch, deadline_at, budget_from, due_at)
-                 VALUES ($1, $2, $9, '', $3, '', 0, $4, $10, $5, 4, true, 1,
+                 VALUES ($1, $2, $9, $11, $3, '', 0, $4, $10, $5, 4, true, 1,
                      clock_timestamp(), clock_timestamp(), clock_timestamp())
                  ON CONFLICT ON CONSTRAINT saga_key DO NOTHING RETURNING saga_id
              ), letter AS (
@@ -96,6 +100,7 @@ impl<D: Domain> Engine<D> {
         .bind(&orphan.detail)
         .bind(ORPHAN)
         .bind(orphan.legs_id)
+        .bind(if orphan.has_outlived { OUTLIVED } else { "" })
         .execute(&self.pool)
         .await?;
         Ok(parked.rows_affected() == 1)
@@ -109,18 +114,23 @@ fn beside(SagaId(id): SagaId) -> SagaId {
     SagaId(Uuid::from_bytes(bytes))
 }
 
-/// The operation of the saga to which legs belong.
-async fn whose(connection: &mut PgConnection, legs_id: Uuid) -> sqlx::Result<Option<String>> {
-    sqlx::query_scalar("SELECT operation FROM saga.saga WHERE legs_id = $1 AND operation <> 'orphan'")
-        .bind(legs_id)
-        .fetch_optional(connection)
-        .await
+/// The operation of the saga to which legs belong, and whether it is over.
+async fn whose(connection: &mut PgConnection, legs_id: Uuid) -> sqlx::Result<Option<(String, bool)>> {
+    sqlx::query_as(
+        "SELECT operation, state IN (2, 3, 5) FROM saga.saga WHERE legs_id = $1 AND operation <> 'orphan'",
+    )
+    .bind(legs_id)
+    .fetch_optional(connection)
+    .await
 }
 
-/// Whether a saga has come back to the legs that an orphan stands for.
+/// Whether the legs that an orphan stands for are a saga's to end: one that has come back to them, or, of an effect that has outlived
+/// its saga, one that is not over.
 pub(crate) async fn has_saga<P>(connection: &mut PgConnection, orphan: &Saga<P>) -> sqlx::Result<bool> {
-    let operation = whose(connection, orphan.legs_id).await?;
-    Ok(operation.is_some_and(|operation| operation != TAKEN_BACK))
+    let owner = whose(connection, orphan.legs_id).await?;
+    Ok(owner.is_some_and(|(operation, is_over)| {
+        operation != TAKEN_BACK && !(is_over && orphan.key.scope == OUTLIVED)
+    }))
 }
 
 /// Makes the legs that an orphan stands for nobody's, inside the transaction that has them taken back. False if their saga has come

@@ -6,8 +6,9 @@
 //!
 //! - **Breaker**: after [`OPENS_AT`] attempts in a row without an answer new work is refused at the door. Legs of sagas that
 //!   exist, and above all cancels, are always sent.
-//! - **Release**: sagas back off on their own, up to a minute. When the participant answers again those that wait are let go
-//!   before their time, a few at first and twice as many each tick, for as long as no attempt fails.
+//! - **Release**: sagas back off on their own, up to a minute. When an answer closes the breaker those that wait are let go
+//!   before their time, a few at first and twice as many each tick, for as long as no attempt fails. While the breaker is
+//!   closed nobody is let go: who backs off from a participant that answers others has a reason of its own.
 //! - **Bulkhead**: legs without an answer are counted for each participant. At the bound new work that needs it is refused, so
 //!   that one silent participant never takes the room of the others.
 
@@ -32,7 +33,7 @@ struct Participant {
     failures: u32,
     /// Sagas that wait for it, the first first.
     waiting: VecDeque<oneshot::Sender<()>>,
-    /// How many are released next; 0 while it does not answer.
+    /// How many are released next; 0 unless it has just begun to answer again.
     release: usize,
     /// Legs without an answer.
     unanswered: usize,
@@ -80,8 +81,8 @@ impl Reachability {
     /// An attempt was answered, whatever the answer.
     pub(crate) fn answered(&self, participant: &str) {
         self.with(participant, |p| {
-            p.failures = 0;
-            if p.release == 0 {
+            // What backs off from a participant that answers has a reason of its own to wait.
+            if std::mem::take(&mut p.failures) >= OPENS_AT {
                 p.release = FIRST_RELEASE;
             }
         });
@@ -106,8 +107,7 @@ impl Reachability {
                 // One that woke by itself meanwhile takes nobody's turn.
                 left -= usize::from(waiting.send(()).is_ok());
             }
-            participant.release =
-                if participant.waiting.is_empty() { FIRST_RELEASE } else { participant.release * 2 };
+            participant.release = if participant.waiting.is_empty() { 0 } else { participant.release * 2 };
         }
     }
 
@@ -174,6 +174,12 @@ mod tests {
         assert_eq!(reachability.unanswered("points"), 0);
     }
 
+    fn open(reachability: &Reachability) {
+        for _ in 0..OPENS_AT {
+            reachability.failed("points");
+        }
+    }
+
     async fn waiting(reachability: &Reachability, sagas: usize) -> JoinSet<()> {
         let mut waits = JoinSet::new();
         for _ in 0..sagas {
@@ -198,6 +204,10 @@ mod tests {
         assert_eq!(still_waiting(&reachability), 100, "nobody before there is an answer");
         reachability.failed("points");
         reachability.answered("points");
+        reachability.release();
+        assert_eq!(still_waiting(&reachability), 100, "who backs off from one that answers others waits on");
+        open(&reachability);
+        reachability.answered("points");
         for left in [92, 76, 44, 0] {
             reachability.release();
             assert_eq!(still_waiting(&reachability), left);
@@ -209,9 +219,10 @@ mod tests {
     async fn a_failure_ends_the_release() {
         let reachability = Reachability::default();
         let waits = waiting(&reachability, 100).await;
+        open(&reachability);
         reachability.answered("points");
         reachability.release();
-        reachability.failed("points");
+        open(&reachability);
         reachability.release();
         assert_eq!(still_waiting(&reachability), 92);
         reachability.answered("points");

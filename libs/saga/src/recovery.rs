@@ -75,13 +75,17 @@ impl<D: Domain> Engine<D> {
             if !is_tidy {
                 is_tidy = forget_the_dead(&self.pool).await.is_ok();
             }
-            if let Err(error) = self.claim().await {
+            let claimed = self.claim().await;
+            if let Err(error) = &claimed {
                 tracing::warn!(%error, "could not look for sagas without an owner");
             }
-            if let Err(error) = self.rescan().await {
+            let rescanned = self.rescan().await;
+            if let Err(error) = &rescanned {
                 tracing::warn!(%error, "could not compare own sagas with memory");
             }
-            self.recovered_at.store(self.clock.local(), Ordering::Relaxed);
+            if claimed.is_ok() && rescanned.is_ok() {
+                self.recovered_at.store(self.clock.local(), Ordering::Relaxed);
+            }
         }
     }
 
@@ -124,7 +128,7 @@ impl<D: Domain> Engine<D> {
         for row in own {
             let (id, overdue): (SagaId, bool) = (row.try_get(0)?, row.try_get(1)?);
             let is_stuck = overdue && !self.registry.is_moving(id, stuck_after);
-            if is_stuck || !self.registry.contains(id) {
+            if is_stuck || !(self.registry.contains(id) || self.registry.rests(id)) {
                 lost.push(id.0);
             }
         }

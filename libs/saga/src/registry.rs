@@ -13,6 +13,13 @@ use tokio::{sync::watch, task::AbortHandle};
 
 use crate::domain::{Response, SagaId};
 
+/// Runs of a saga that may vanish before it rests.
+const LOST_AT_ONCE: i16 = 6;
+/// How long it rests then; each further one doubles it,
+const REST: Duration = Duration::from_secs(1);
+/// up to this.
+const REST_MAX: Duration = Duration::from_secs(300);
+
 /// What those who wait for a saga can see of it.
 #[derive(Debug, Clone)]
 pub(crate) enum Seen {
@@ -35,8 +42,8 @@ struct Entry {
 struct Inner {
     runs: u64,
     entries: HashMap<SagaId, Entry>,
-    /// Runs of a saga that vanished without an end, one after the other.
-    lost: HashMap<SagaId, i16>,
+    /// Runs of a saga that vanished without an end, one after the other, and when the last one did.
+    lost: HashMap<SagaId, (i16, Instant)>,
 }
 
 /// Cheap to clone.
@@ -101,9 +108,16 @@ impl Registry {
     /// Counts a run that vanished without an end; how many of this saga did so far.
     pub(crate) fn count_lost(&self, id: SagaId) -> i16 {
         let mut inner = self.lock();
-        let lost = inner.lost.entry(id).or_default();
-        *lost = lost.saturating_add(1);
+        let (lost, at) = inner.lost.entry(id).or_insert((0, Instant::now()));
+        (*lost, *at) = (lost.saturating_add(1), Instant::now());
         *lost
+    }
+
+    /// Whether a saga whose runs vanish is left alone for now: the first are taken up again at once, later ones after a pause that
+    /// doubles. What the database refuses of it, it refuses again.
+    pub(crate) fn rests(&self, id: SagaId) -> bool {
+        let lost = self.lock().lost.get(&id).copied();
+        lost.is_some_and(|(lost, at)| at.elapsed() < rest(lost))
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -137,6 +151,16 @@ impl Registry {
     }
 }
 
+/// How long a saga rests of which so many runs have vanished.
+fn rest(lost: i16) -> Duration {
+    let doubled = u32::try_from(lost.saturating_sub(LOST_AT_ONCE)).unwrap_or(0);
+    if doubled == 0 {
+        Duration::ZERO
+    } else {
+        REST.saturating_mul(2_u32.saturating_pow(doubled)).min(REST_MAX)
+    }
+}
+
 impl RunGuard {
     pub(crate) fn run(&self) -> u64 {
         self.run
@@ -161,8 +185,8 @@ impl RunGuard {
         }
     }
 
-    /// The run came to its end, or was left on purpose.
-    pub(crate) fn ended(&self) {
+    /// The run made its saga move, came to its end, or was left on purpose: it did not vanish.
+    pub(crate) fn not_lost(&self) {
         self.registry.lock().lost.remove(&self.id);
     }
 }
@@ -174,5 +198,27 @@ impl Drop for RunGuard {
         if inner.entries.get(&self.id).is_some_and(|entry| entry.run == self.run) {
             inner.entries.remove(&self.id);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_saga_whose_runs_vanish_rests_for_longer_and_longer() {
+        let registry = Registry::default();
+        let id = SagaId(uuid::Uuid::now_v7());
+        for lost in 1..=LOST_AT_ONCE {
+            assert!(!registry.rests(id), "{lost}");
+            assert_eq!(registry.count_lost(id), lost);
+        }
+        assert!(!registry.rests(id));
+        registry.count_lost(id);
+        assert!(registry.rests(id));
+        assert_eq!((rest(LOST_AT_ONCE + 1), rest(LOST_AT_ONCE + 2)), (REST * 2, REST * 4));
+        assert_eq!(rest(i16::MAX), REST_MAX);
+        registry.enter(id).not_lost();
+        assert!(!registry.rests(id), "a transition makes all of it forgotten");
     }
 }

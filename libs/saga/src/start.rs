@@ -12,7 +12,7 @@ use std::{
 use futures_util::FutureExt;
 use metrics::{counter, gauge};
 use sqlx::{
-    PgPool,
+    Connection as _, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 use tokio::time::Instant;
@@ -39,6 +39,8 @@ const RECOVERY_CONNECTIONS: u32 = 4;
 const LOOKUP_CONNECTIONS: u32 = 8;
 /// Connections for operators and replays of many.
 const OPS_CONNECTIONS: u32 = 4;
+/// A connection that was idle for longer is asked whether it works before it is used.
+const TRUSTED_FOR: Duration = Duration::from_secs(1);
 /// Pause before a background task that ended is started again.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
@@ -180,9 +182,20 @@ impl<D: Domain> Engine<D> {
     }
 }
 
+/// A pool that asks a connection whether it still works only after it was idle for a while: each look-up saves a round trip, and a
+/// caller who hangs up in the middle of that question costs no connection.
 fn pool(options: &PgConnectOptions, connections: u32) -> PgPool {
     PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(Duration::from_secs(1))
+        .test_before_acquire(false)
+        .before_acquire(|connection, known| {
+            Box::pin(async move {
+                if known.idle_for > TRUSTED_FOR {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
         .connect_lazy_with(options.clone())
 }

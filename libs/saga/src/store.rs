@@ -226,7 +226,10 @@ impl<D: Domain> Writer<D> {
                     counter!("saga_batch_rerun_total").increment(1);
                     tracing::debug!(%error, "the batch runs again");
                 }
-                Err(Failure::Slow(error)) if (attempt < SLOW_ATTEMPTS && writes.len() > 1) || unknown => {
+                // In doubt, a write that is alone waits for whatever is in the way.
+                Err(Failure::Slow(error))
+                    if (attempt < SLOW_ATTEMPTS && writes.len() > 1) || (unknown && writes.len() == 1) =>
+                {
                     counter!("saga_batch_rerun_total").increment(1);
                     tracing::warn!(%error, "the batch was slow; it runs again");
                 }
@@ -251,7 +254,7 @@ impl<D: Domain> Writer<D> {
     async fn write_singly(&mut self, batch: Vec<Request<D>>, unknown: bool) {
         let mut slow = 0;
         for request in batch {
-            if slow < SLOW_SINGLES {
+            if slow < SLOW_SINGLES || unknown {
                 slow += u32::from(Box::pin(self.write(vec![request], unknown)).await);
             } else {
                 request.caller.answer(Err(StoreError::Unavailable), unknown);

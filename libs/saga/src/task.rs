@@ -149,7 +149,7 @@ impl<D: Domain> Run<D> {
                 Action::Backoff(leg, way, nth) => self.back_off(leg, way, nth),
                 Action::Write(transition) => self.write(transition),
                 Action::Finish => {
-                    self.guard.ended();
+                    self.guard.not_lost();
                     let _ = self.guard.seen.send_replace(Seen::Ended(self.concluded.take()));
                     return true;
                 }
@@ -285,7 +285,7 @@ impl<D: Domain> Run<D> {
         }
         match happened {
             Happened::Lapsed => {
-                self.guard.ended(); // left on purpose, which is no sign of poison
+                self.guard.not_lost(); // left on purpose, which is no sign of poison
                 tracing::warn!("heartbeat overdue: this saga is left to whoever holds it");
                 Next::Stop
             }
@@ -346,6 +346,7 @@ impl<D: Domain> Run<D> {
     }
 
     fn written(&mut self, transition: Transition, answer_given: bool) {
+        self.guard.not_lost();
         if answer_given {
             self.concluded = None; // the stored answer is an earlier one
         }

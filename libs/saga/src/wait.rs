@@ -100,12 +100,16 @@ impl<D: Domain> Engine<D> {
     }
 
     async fn freeze(&self, id: SagaId) -> sqlx::Result<Response> {
-        let row: (i16, Vec<u8>) = sqlx::query_as(
-            "UPDATE saga.saga SET answer_given = true WHERE saga_id = $1 RETURNING response_status, response",
-        )
-        .bind(id)
-        .fetch_one(&self.pool)
-        .await?;
-        stored_response(Some(row.0), Some(row.1)).ok_or(sqlx::Error::RowNotFound)
+        let pool = self.lookups.clone();
+        let freezing = async move {
+            sqlx::query_as(
+                "UPDATE saga.saga SET answer_given = true WHERE saga_id = $1 RETURNING response_status, response",
+            )
+            .bind(id)
+            .fetch_one(&pool)
+            .await
+        };
+        let (status, body): (i16, Vec<u8>) = self.to_its_end(freezing).await?;
+        stored_response(Some(status), Some(body)).ok_or(sqlx::Error::RowNotFound)
     }
 }

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::{
     app::App,
-    plan::{Plan, ReturnPlan, ReturnReason},
+    plan::{Plan, ReturnPlan, ReturnReason, VERSIONS},
     redemption::{Change, status::read_status},
     sagas::Sagas,
 };
@@ -168,18 +168,22 @@ async fn give_back(app: &App, due: Vec<(Returnable, bool)>) {
 
 async fn due(pool: &PgPool) -> sqlx::Result<Vec<(Returnable, bool)>> {
     let rows = sqlx::query(concat!(
-        // Each half reads an index of its own from the beginning: together they would read every redemption there is.
+        // Each half reads an index of its own from the beginning: together they would read every redemption there is. What a newer
+        // release has planned is that release's to sweep, and must not fill the page.
         "WITH due AS MATERIALIZED (
-             (SELECT redemption_id FROM wallet.redemption
-              WHERE status = 'authorized' AND hold_expires_at < clock_timestamp() ORDER BY hold_expires_at LIMIT $1)
+             (SELECT r.redemption_id FROM wallet.redemption r JOIN saga.saga s ON s.saga_id = r.redemption_id
+              WHERE r.status = 'authorized' AND r.hold_expires_at < clock_timestamp() AND s.version = ANY ($2)
+              ORDER BY r.hold_expires_at LIMIT $1)
              UNION
-             (SELECT redemption_id FROM wallet.redemption
-              WHERE cancel_requested AND status IN ('authorized', 'completed', 'partially_refunded')
-              ORDER BY redemption_id LIMIT $1)) ",
+             (SELECT r.redemption_id FROM wallet.redemption r JOIN saga.saga s ON s.saga_id = r.redemption_id
+              WHERE r.cancel_requested AND r.status IN ('authorized', 'completed', 'partially_refunded')
+                AND s.version = ANY ($2)
+              ORDER BY r.redemption_id LIMIT $1)) ",
         returnable!(),
         "WHERE r.redemption_id = ANY (ARRAY(SELECT redemption_id FROM due)) ORDER BY r.redemption_id"
     ))
     .bind(SWEEP_MAX)
+    .bind(VERSIONS)
     .fetch_all(pool)
     .await?;
     let mut due = Vec::with_capacity(rows.len());

@@ -81,6 +81,7 @@ impl Desk {
                 business_id: "demo".to_owned(),
                 name: format!("orphan-{number}"),
                 legs_id: of.0,
+                has_outlived: false,
                 participant: "points".to_owned(),
                 plan: Plan::Orphan(OrphanPlan { of, legs: Vec::new() }),
                 detail: json!({}),

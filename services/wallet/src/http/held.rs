@@ -89,10 +89,12 @@ async fn load(app: &App, caller: &Caller, id: Uuid) -> Result<(Redemption, Retur
     }
     let (pool, caller) = (app.pool.clone(), caller.clone());
     let reads = async move {
-        let Some(shown) = redemptions::visible(&pool, &caller, id).await? else {
+        // What is planned on first, what is shown after it: the figures of a redemption that held value are there by then, and
+        // whether it still holds value is judged when the saga is written.
+        let Some(held) = returning::load(&pool, &caller.business_id, id).await? else {
             return Ok::<_, sqlx::Error>(None);
         };
-        Ok(returning::load(&pool, &caller.business_id, id).await?.map(|held| (shown, held)))
+        Ok(redemptions::visible(&pool, &caller, id).await?.map(|shown| (shown, held)))
     };
     let found = app.engine.to_its_end(reads).await;
     found.map_err(|error| Failure::read(&error))?.ok_or_else(Failure::not_found)

@@ -126,7 +126,8 @@ async fn redemptions(
     // Sagas that take a redemption further have its legs, and are its children.
     let rows = sqlx::query(
         "SELECT legs_id, saga_id FROM saga.saga
-         WHERE legs_id = ANY($1) AND operation <> 'orphan' AND business_id = $2 AND parent_id IS NULL",
+         WHERE legs_id = ANY($1) AND operation <> 'orphan' AND operation <> 'taken_back'
+           AND business_id = $2 AND parent_id IS NULL",
     )
     .bind(legs)
     .bind(business.as_str())

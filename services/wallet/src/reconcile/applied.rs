@@ -88,7 +88,7 @@ async fn park_orphans(app: &App, kind: TenderKind, legs: &[LegInForce]) -> anyho
     ids.dedup();
     let known = app.engine.known_legs(&ids).await?;
     for leg in applied().filter(|leg| !known.contains(&leg.key.legs_id.0)) {
-        Leg { tender: kind, key: leg.key, account: &leg.account }.park(app, leg).await?;
+        Leg { tender: kind, key: leg.key, account: &leg.account }.park(app, false, leg).await?;
     }
     Ok(())
 }

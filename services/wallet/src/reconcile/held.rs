@@ -10,7 +10,7 @@
 //! | one that runs, or is a dead letter | any | left to it, or to the operator |
 //! | all over | authorized, or being moved | left: the wallet's own sweep ends it |
 //! | all over | declined, voided, expired, reversed, refunded | given back: its tender has forgotten that it was |
-//! | all over | completed, settled by hand, or lost | parked for an operator |
+//! | all over | completed, settled by hand, or lost | parked for an operator, whose replay gives it back |
 //!
 //! **Why a lost hold goes back.** With its saga lost, a capture of it would have answered 404, and a capture that was lost as well
 //! cannot have been told as done: a capture is answered after every leg is captured, and a captured leg is not held any more. So
@@ -134,14 +134,14 @@ async fn carry_out(app: &App, leg: &Leg<'_>, hold: &HoldPastEnd, verdict: Verdic
     let is_done = match verdict {
         Verdict::Leave => return Ok(()),
         Verdict::GiveBackOrphan => {
-            leg.park(app, hold).await?;
+            leg.park(app, false, hold).await?;
             replay(app, leg).await?
         }
         Verdict::GiveBack => {
             cancel(app, leg).await?;
             true
         }
-        Verdict::Park => leg.park(app, hold).await?,
+        Verdict::Park => leg.park(app, true, hold).await?,
     };
     if is_done {
         let done = if verdict == Verdict::Park { "parked" } else { "given_back" };

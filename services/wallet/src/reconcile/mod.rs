@@ -45,8 +45,9 @@ impl Leg<'_> {
         orphan_key(self.tender.as_str(), self.key.legs_id, self.key.leg)
     }
 
-    /// Parks it as a dead letter whose replay gives it back; `told` is what its tender tells of it. False if it is parked already.
-    async fn park(&self, app: &App, told: &impl Serialize) -> anyhow::Result<bool> {
+    /// Parks it as a dead letter whose replay gives it back; `told` is what its tender tells of it, `has_outlived` that
+    /// sagas know it and are all over. False if it is parked already.
+    async fn park(&self, app: &App, has_outlived: bool, told: &impl Serialize) -> anyhow::Result<bool> {
         let Self { tender, key, account } = *self;
         let legs = vec![ReturnLeg { leg: key.leg, tender, account: account.clone() }];
         let orphan = Orphan {
@@ -54,6 +55,7 @@ impl Leg<'_> {
             business_id: self.business().to_owned(),
             name: self.name(),
             legs_id: key.legs_id.0,
+            has_outlived,
             participant: tender.as_str().to_owned(),
             plan: Plan::Orphan(OrphanPlan { of: key.legs_id, legs }),
             detail: serde_json::to_value(told)?,

@@ -323,6 +323,35 @@ async fn a_hold_past_its_end_is_left_to_the_saga_that_knows_it() {
     assert_eq!(system.sql::<i64>("SELECT count(*) FROM saga.saga WHERE operation = 'orphan'").await, 0);
 }
 
+/// An operator settled an authorisation by hand; its hold is nobody's to end but an operator's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hold_that_outlived_its_saga_is_parked_and_its_replay_gives_it_back() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    authorize(&system, &wallet, "k", 2).await;
+    system
+        .execute(
+            "UPDATE wallet.redemption SET status = 'resolved', hold_expires_at = NULL;
+             ALTER TABLE saga.saga DISABLE TRIGGER USER;
+             UPDATE saga.saga SET state = 5",
+        )
+        .await;
+    let ending = TaskTracker::new()
+        .spawn(wallet::reconcile::end_lost_holds(wallet.app.clone(), Duration::from_millis(50)));
+    until(&system, "SELECT count(*) = 3 FROM saga.dead_letter WHERE closed_at IS NULL").await;
+    ending.abort();
+    assert_eq!(system.balances(&wallet, "c").await, (120, 3500, 0), "nothing goes back by itself");
+    let letters = system.ops(&wallet, Method::GET, "/ops/dead-letters", None).await.json();
+    for letter in letters["data"].as_array().expect("letters") {
+        let path = format!("/ops/dead-letters/{}/replay", letter["dead_letter_id"].as_str().expect("id"));
+        let body = json!({ "operation_id": "o", "reason": "it was paid in cash" });
+        let replay = system.ops(&wallet, Method::POST, &path, Some(&body)).await;
+        assert_eq!(replay.json()["result"], "done", "{}", replay.text());
+    }
+    until(&system, "SELECT count(*) = 3 FROM saga.saga WHERE operation = 'orphan' AND state = 3").await;
+    assert_eq!(system.balances(&wallet, "c").await, (620, 5000, 2250));
+}
+
 /// Lets the test write what no service could: an operation with another time.
 async fn unguard(tender: &sqlx::PgPool) {
     sqlx::query("ALTER TABLE tender.operation DISABLE TRIGGER operation_state_guarded")

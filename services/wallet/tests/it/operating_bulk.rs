@@ -158,6 +158,7 @@ async fn orphan(wallet: &Wallet) {
         business_id: "demo".to_owned(),
         name: "orphan-1".to_owned(),
         legs_id: of.0,
+        has_outlived: false,
         participant: "points".to_owned(),
         plan: Plan::Orphan(OrphanPlan { of, legs: Vec::new() }),
         detail: json!({}),

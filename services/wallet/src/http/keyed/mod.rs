@@ -244,7 +244,9 @@ impl Call {
             return Err(Failure::key_cancelled());
         }
         require_same(&self.form, stored)?;
-        let _ = self.written.set(stored.id);
+        if !matches!(stored.state, SagaState::Completed | SagaState::Compensated | SagaState::Resolved) {
+            let _ = self.written.set(stored.id);
+        }
         self.wait(operation, stored.id, true).await
     }
 
