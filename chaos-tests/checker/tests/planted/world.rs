@@ -22,6 +22,7 @@ const STEP: u64 = 1_000;
 struct Purse {
     number: i64,
     posted: i64,
+    held: i64,
     version: i64,
     lot: String,
     allocated: i64,
@@ -54,13 +55,19 @@ pub fn sound() -> World {
     world.redeem("annex", "k1", "ann", 5);
     world.redeem("shop", "k2", "bob", 2);
     world.decline("shop", "k3", "ann", 4);
+    world.seen_open(&["saga-shop-k3"]);
     world.mark("healed");
     world.mark("ready");
+    world.seen_open(&[]);
     world.look_back();
     world.redeem("shop", "k4", "ann", 1);
     world.give_back("shop", "k4", "ann", 1);
     world.park_and_replay("shop", "k2");
     world.replay("shop", "k1");
+    world.hold("shop", "k5", "bob", 4);
+    world.capture("shop", "k5", "bob", [4, 1, 0]);
+    world.hold("shop", "k6", "bob", 2);
+    world.void("shop", "k6", "bob", 2);
     for customer in ["ann", "bob"] {
         world.read("shop", customer);
     }
@@ -121,8 +128,7 @@ impl World {
 
     fn mark(&mut self, what: &str) {
         let at = self.tick();
-        let db_us = MIDNIGHT + i64::try_from(at).unwrap();
-        self.push("marks.jsonl", json!({ "at": at, "db_us": db_us, "what": what }));
+        self.push("marks.jsonl", json!({ "at": at, "what": what }));
     }
 
     fn call(&mut self, call: &Value, work: impl FnOnce(&mut Self) -> (u16, String)) {
@@ -152,7 +158,7 @@ impl World {
         let purse = self.purses.get_mut(&of).unwrap();
         purse.posted += amount;
         purse.version += 1;
-        let (number, version, posted) = (purse.number, purse.version, purse.posted);
+        let (number, version, posted, held) = (purse.number, purse.version, purse.posted, purse.held);
         let entry = json!({ "operation_id": operation, "business_id": of.1, "asset": asset, "kind": kind, "created_at": time });
         let with = |fields: Value| {
             let mut entry = entry.clone();
@@ -160,9 +166,11 @@ impl World {
             entry
         };
         let table = format!("{database}/entry");
-        self.row(&table, with(json!({ "amount": amount, "account_no": number, "version": version, "balance_after": posted, "held_after": 0 })));
-        self.row(&table, with(json!({ "amount": -amount, "contra": "redeemed" })));
-        posted
+        self.row(&table, with(json!({ "amount": amount, "account_no": number, "version": version, "balance_after": posted, "held_after": held })));
+        if amount != 0 {
+            self.row(&table, with(json!({ "amount": -amount, "contra": "redeemed" })));
+        }
+        posted - held
     }
 
     fn fund(&mut self, business: &'static str, customer: &'static str) {
@@ -224,21 +232,128 @@ impl World {
         left
     }
 
+    /// Everything that a redemption sets aside, at all tenders.
+    fn hold(&mut self, business: &'static str, key: &str, customer: &'static str, units: i64) {
+        let mut call = Self::asking(business, key, customer, [units; 3]);
+        (call["hold"], call["place"]) = (json!(true), json!(format!("till/{key}")));
+        self.call(&call, |world| {
+            let tenders: Vec<Value> = (0..3)
+                .map(|leg| {
+                    let (tender, database, _) = TENDERS[leg];
+                    let (of, id) = ((tender, business, customer), format!("op-{business}-{key}-{leg}"));
+                    let purse = world.purses.get_mut(&of).unwrap();
+                    purse.held += units;
+                    purse.allocated += units;
+                    let (number, lot) = (purse.number, purse.lot.clone());
+                    let left = world.post(of, &id, "hold", 0);
+                    world.row(
+                        &format!("{database}/allocation"),
+                        json!({ "operation_id": id, "position": 0, "lot_id": lot, "amount": units, "reversed": 0 }),
+                    );
+                    world.row(
+                        &format!("{database}/operation"),
+                        json!({ "operation_id": id, "account_no": number, "kind": "hold", "state": "held", "legs_id": format!("legs-{business}-{key}"), "leg": leg }),
+                    );
+                    json!({ "leg": leg, "type": tender, "amount": units, "balance_after": { "amount": left } })
+                })
+                .collect();
+            let body = json!({ "id": format!("saga-{business}-{key}"), "amount": 3 * units, "redeemed": 3 * units, "amount_due": 0,
+                "status": "authorized", "order_id": format!("canary-of-{business}"), "tenders": tenders });
+            world.saga(business, key, units, 2, Some(&body.to_string()));
+            let id = format!("saga-{business}-{key}");
+            world.line("dumps/2/wallet/saga.jsonl", &id)["plan"]["capture"] = json!("manual");
+            world.row(
+                "wallet/redemption",
+                json!({ "redemption_id": id, "redeemed": 3 * units, "status": "authorized", "tenders": tenders }),
+            );
+            (201, body.to_string())
+        });
+        self.event(business, key, "authorized", None);
+        self.balance(business, customer);
+    }
+
+    /// So much of what each leg has set aside is taken, and the rest is free again; the operation, its new state, and units.
+    fn end_hold(&mut self, of: (&'static str, &'static str, &'static str), id: &str, taken: i64) {
+        let (_, database, _) = TENDERS.into_iter().find(|tender| tender.0 == of.0).unwrap();
+        let allocation = self.line(&format!("dumps/2/{database}/allocation.jsonl"), id);
+        let rest = allocation["amount"].as_i64().unwrap() - taken;
+        allocation["reversed"] = json!(rest);
+        let state = if taken > 0 { "applied" } else { "reversed" };
+        self.line(&format!("dumps/2/{database}/operation.jsonl"), id)["state"] = json!(state);
+        if rest > 0 {
+            let row = json!({ "operation_id": id, "position": 0, "amount": rest });
+            self.row(&format!("{database}/allocation_reversal"), row);
+        }
+        let purse = self.purses.get_mut(&of).unwrap();
+        purse.held -= taken + rest;
+        purse.allocated -= rest;
+        self.post(of, id, if taken > 0 { "capture" } else { "release" }, -taken);
+    }
+
+    /// A saga that takes a redemption further, as a copy of the redemption's own.
+    fn further(&mut self, business: &str, key: &str, operation: &str, plan: &Value) {
+        let parent = format!("saga-{business}-{key}");
+        let mut saga = self.line("dumps/2/wallet/saga.jsonl", &parent).clone();
+        (saga["saga_id"], saga["key"]) =
+            (json!(format!("{operation}-{key}")), json!(format!("{key}-settled")));
+        (saga["operation"], saga["parent_id"]) = (json!(operation), json!(parent));
+        saga["legs_id"] = json!(format!("legs-{operation}-{key}"));
+        (saga["plan"], saga["response"]) = (plan.clone(), Value::Null);
+        self.row("wallet/saga", saga);
+    }
+
+    fn capture(&mut self, business: &'static str, key: &str, customer: &'static str, units: [i64; 3]) {
+        let amount: i64 = units.iter().sum();
+        let call = json!({ "f": "capture", "business": business, "key": format!("{key}-settled"), "of": key, "amount": amount });
+        let id = format!("saga-{business}-{key}");
+        self.call(&call, |world| {
+            let mut legs = Vec::new();
+            let mut tenders = Vec::new();
+            for (leg, ((tender, ..), units)) in TENDERS.into_iter().zip(units).enumerate() {
+                world.end_hold((tender, business, customer), &format!("op-{business}-{key}-{leg}"), units);
+                legs.push(json!({ "leg": leg, "tender": tender, "units": units }));
+                if units > 0 {
+                    tenders.push(json!({ "leg": leg, "type": tender, "amount": units }));
+                }
+            }
+            world.further(business, key, "capture", &json!({ "legs": legs }));
+            let redemption = world.line("dumps/2/wallet/redemption.jsonl", &id);
+            (redemption["status"], redemption["redeemed"]) = (json!("completed"), json!(amount));
+            redemption["tenders"] = json!(tenders);
+            let whole = json!({ "id": id, "amount": 12, "redeemed": amount, "amount_due": 12 - amount, "tenders": tenders });
+            (201, whole.to_string())
+        });
+        self.event(business, key, "captured", None);
+        self.balance(business, customer);
+    }
+
+    fn void(&mut self, business: &'static str, key: &str, customer: &'static str, units: i64) {
+        let call = json!({ "f": "void", "business": business, "key": format!("{key}-settled"), "of": key });
+        self.call(&call, |world| {
+            let mut legs = Vec::new();
+            for (leg, (tender, ..)) in TENDERS.into_iter().enumerate() {
+                world.end_hold((tender, business, customer), &format!("op-{business}-{key}-{leg}"), 0);
+                legs.push(json!({ "leg": leg, "tender": tender, "units": units }));
+            }
+            world.further(business, key, "void", &json!({ "why": "void", "legs": legs }));
+            let id = format!("saga-{business}-{key}");
+            world.line("dumps/2/wallet/redemption.jsonl", &id)["status"] = json!("voided");
+            (201, "{}".to_owned())
+        });
+        self.event(business, key, "voided", None);
+        self.balance(business, customer);
+    }
+
     fn saga(&mut self, business: &str, key: &str, units: i64, state: i64, answer: Option<&str>) {
         let hexadecimal: String =
             answer.unwrap_or_default().bytes().map(|byte| format!("{byte:02x}")).collect();
         let legs: Vec<Value> =
             (0..3).map(|leg| json!({ "leg": leg, "tender": TENDERS[leg].0, "units": units })).collect();
-        let (created, ended) = (self.time(), {
-            self.tick();
-            self.time()
-        });
         self.row(
             "wallet/saga",
             json!({ "saga_id": format!("saga-{business}-{key}"), "business_id": business, "operation": "redeem", "scope": "", "key": key,
                 "legs_id": format!("legs-{business}-{key}"), "plan": { "legs": legs }, "state": state, "backward": state == 3,
-                "epoch": 1, "key_cancelled": false, "response": answer.map(|_| format!("\\x{hexadecimal}")),
-                "created_at": created, "ended_at": ended }),
+                "epoch": 1, "key_cancelled": false, "response": answer.map(|_| format!("\\x{hexadecimal}")) }),
         );
     }
 
@@ -341,12 +456,16 @@ impl World {
             "wallet/operator_action",
             json!({ "action_id": 1, "business_id": business, "operation_id": "again", "dead_letter_id": "letter", "accepted": true }),
         );
+        self.seen_open(&[&saga]);
+        self.seen_open(&[]);
+    }
+
+    /// A view of the wallet's database, with sagas that are not over.
+    fn seen_open(&mut self, sagas: &[&str]) {
         let at = self.tick();
-        let open = json!({ "saga_id": saga, "state": 1, "epoch": 1, "beat_ago_ms": 200 });
-        self.push(
-            "snapshots.jsonl",
-            json!({ "from": at, "until": at, "database": "wallet", "sagas": [open] }),
-        );
+        let open = |saga: &&str| json!({ "saga_id": saga, "state": 1, "epoch": 1, "beat_ago_ms": 200 });
+        let open: Vec<Value> = sagas.iter().map(open).collect();
+        self.push("snapshots.jsonl", json!({ "from": at, "until": at, "database": "wallet", "sagas": open }));
     }
 
     /// The same is asked again, and answered as before.
@@ -365,7 +484,7 @@ impl World {
 
     fn balances(&self, business: &str, customer: &str) -> Vec<Value> {
         let own = self.purses.iter().filter(|((_, b, c), _)| (*b, *c) == (business, customer));
-        own.map(|((tender, ..), purse)| json!({ "tender": tender, "available": purse.posted, "version": purse.version }))
+        own.map(|((tender, ..), purse)| json!({ "tender": tender, "available": purse.posted - purse.held, "version": purse.version }))
             .collect()
     }
 
@@ -448,14 +567,14 @@ impl World {
     fn close(&mut self) {
         for ((tender, business, owner), purse) in std::mem::take(&mut self.purses) {
             let database = TENDERS.into_iter().find(|other| other.0 == tender).unwrap().1;
-            let Purse { number, posted, version, lot, allocated } = purse;
+            let Purse { number, posted, held, version, lot, allocated } = purse;
             self.row(
                 &format!("{database}/account"),
-                json!({ "account_no": number, "business_id": business, "owner": owner, "posted": posted, "held": 0, "version": version }),
+                json!({ "account_no": number, "business_id": business, "owner": owner, "posted": posted, "held": held, "version": version }),
             );
             self.row(
                 &format!("{database}/lot"),
-                json!({ "account_no": number, "lot_id": lot, "original": OPENING, "remaining": OPENING - allocated, "held": 0 }),
+                json!({ "account_no": number, "lot_id": lot, "original": OPENING, "remaining": OPENING - allocated, "held": held }),
             );
         }
     }
