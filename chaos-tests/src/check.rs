@@ -246,30 +246,29 @@ pub(crate) async fn replay_dead_letters(cluster: &Cluster, wallet: usize) -> boo
     any
 }
 
-/// What holds up: open sagas with their owners, what Postgres is doing, and what passed the proxies.
+/// What holds up: open sagas with their owners, what each database is doing, and what passed the proxies.
 async fn stuck(cluster: &Cluster, wallet: &mut PgConnection) -> String {
+    const SAGAS: &str = "
+        SELECT to_jsonb(s) - 'plan' - 'response' || jsonb_build_object('beat_at', p.beat_at) FROM saga.saga s
+        LEFT JOIN saga.process p ON p.process_id = s.owner WHERE s.state IN (0, 1, 4) LIMIT 5";
+    const EVENTS: &str = "
+        SELECT to_jsonb(e) FROM saga.saga_event e JOIN saga.saga s USING (saga_id) WHERE s.state IN (0, 1, 4)
+        ORDER BY e DESC LIMIT 10";
+    const ACTIVITY: &str = "
+        SELECT jsonb_build_object('database', datname, 'application', application_name, 'state', state, 'wait', wait_event,
+            'since', state_change, 'query', left(query, 120))
+        FROM pg_stat_activity WHERE datname = current_database() AND state <> 'idle'";
     let mut text = format!("sagas are not terminal {BOUND:?} after healing\n");
-    for (what, query) in [
-        (
-            "saga",
-            "SELECT to_jsonb(s) - 'plan' - 'response' || jsonb_build_object('beat_at', p.beat_at) FROM saga.saga s
-             LEFT JOIN saga.process p ON p.process_id = s.owner WHERE s.state IN (0, 1, 4) LIMIT 5",
-        ),
-        (
-            "event",
-            "SELECT to_jsonb(e) FROM saga.saga_event e JOIN saga.saga s USING (saga_id) WHERE s.state IN (0, 1, 4)
-             ORDER BY e DESC LIMIT 10",
-        ),
-        (
-            "activity",
-            "SELECT jsonb_build_object('database', datname, 'application', application_name, 'state', state, 'wait',
-             wait_event, 'since', state_change, 'query', left(query, 120)) FROM pg_stat_activity WHERE state <> 'idle'",
-        ),
-    ] {
-        let rows: Vec<serde_json::Value> = sqlx::query_scalar(query).fetch_all(&mut *wallet).await.unwrap_or_default();
-        for row in rows {
-            text.push_str(&format!("{what}: {row}\n"));
-        }
+    text.push_str(&rows(wallet, "saga", SAGAS).await);
+    text.push_str(&rows(wallet, "event", EVENTS).await);
+    for (_, connection) in &mut connect(cluster).await {
+        text.push_str(&rows(connection, "activity", ACTIVITY).await);
     }
     text + &cluster.links.state()
+}
+
+/// A line a row.
+async fn rows(connection: &mut PgConnection, what: &str, query: &'static str) -> String {
+    let rows = sqlx::query_scalar::<_, serde_json::Value>(query).fetch_all(connection).await;
+    rows.unwrap_or_default().into_iter().map(|row| format!("{what}: {row}\n")).collect()
 }
