@@ -30,8 +30,8 @@ const TOO_MUCH: i64 = 1_000_000;
 const LOOKS: usize = 3;
 /// Of so many sales of a till, the last says nothing of its terminal.
 const NUMBERED: usize = 4;
-/// Calls without an answer after which a till tries another key.
-const TRIES: u32 = 2;
+/// Calls without an answer after which a till rings again under another key.
+const TRIES: u32 = 1;
 /// A till that hangs up does so after less than this, in milliseconds.
 const HANGS_UP: u64 = 150;
 
@@ -166,9 +166,8 @@ impl<'a> Calls<'a> {
         &self.till.wallets[place % self.till.wallets.len()]
     }
 
-    /// Writes down how long a call took and what it came to; false if it has to be asked again.
-    async fn heard(&mut self, called: Instant, heard: Heard) -> bool {
-        self.sale.slowest = self.sale.slowest.max(called.elapsed());
+    /// Writes down what a call came to; false if it has to be asked again.
+    async fn heard(&mut self, heard: Heard) -> bool {
         match heard {
             Heard::Told(told) => {
                 self.sale.told = told;
@@ -207,7 +206,8 @@ impl<'a> Calls<'a> {
             let called = Instant::now();
             let (heard, redemption) = self.till.redeem_within(self.wallet(0), &self.sale, None).await;
             self.redemption = redemption.or(self.redemption.take());
-            if self.heard(called, heard).await {
+            self.sale.slowest = self.sale.slowest.max(called.elapsed());
+            if self.heard(heard).await {
                 return;
             }
         }
@@ -217,7 +217,8 @@ impl<'a> Calls<'a> {
         loop {
             let called = Instant::now();
             let heard = self.till.cancel(self.wallet(0), &self.sale.key).await;
-            if self.heard(called, heard).await {
+            self.sale.slowest = self.sale.slowest.max(called.elapsed());
+            if self.heard(heard).await {
                 return;
             }
         }
@@ -236,14 +237,13 @@ impl<'a> Calls<'a> {
             return;
         };
         loop {
-            let called = Instant::now();
             let heard = self.till.settle(self.wallet(0), &self.sale, &redemption, step).await;
             // Its redeem was told what it was told, whatever becomes of the hold.
             let heard = match heard {
                 Heard::Told(_) => Heard::Told(Told::Completed),
                 other => other,
             };
-            if self.heard(called, heard).await {
+            if self.heard(heard).await {
                 return;
             }
         }

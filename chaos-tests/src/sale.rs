@@ -33,7 +33,7 @@ pub struct Sale {
     pub request: Value,
     /// What the till was told.
     pub told: Told,
-    /// The longest that a single call took.
+    /// The longest that a redeem or a cancel took. A capture and a void have no deadline of the till's.
     pub slowest: Duration,
     /// Calls whose outcome the till had to ask for again.
     pub unknown: u32,
