@@ -9,16 +9,16 @@ use std::{
 use checker::{Counts, Healing, format};
 use schema::{Database, Finding};
 use serde_json::json;
-use sqlx::{PgConnection, Row};
+use sqlx::PgConnection;
 
 use crate::{
-    Cluster, Sale, Told,
-    cluster::BUSINESS,
+    business::{BUSINESS, OTHER},
+    cluster::Cluster,
     dumps::{What, dump, fingerprint},
-    evidence::OTHER,
-    load::Till,
+    sale::{Sale, Told},
     spent::Watch,
-    witnesses::{Witnesses, clock, connect},
+    till::Till,
+    witnesses::{Witnesses, connect},
 };
 
 /// After healing every saga is terminal within this.
@@ -73,8 +73,8 @@ pub enum Settle {
 pub(crate) struct Played<'a> {
     /// Begins every key and customer.
     pub(crate) tag: &'a str,
-    /// When it began.
-    pub(crate) since: &'a Moment,
+    /// What was there before it.
+    pub(crate) before: &'a Before,
     /// What was sold in it, to be asked for again.
     pub(crate) sales: &'a [Sale],
     /// Who asks again.
@@ -90,17 +90,16 @@ pub(crate) async fn check(cluster: &mut Cluster, played: &Played<'_>, witnesses:
     let mut watch = Watch::start();
     let mut connections = connect(cluster).await;
     let mut report = Report::default();
-    if let Err(stuck) = until_quiet(cluster, &mut connections[0].1, played.since).await {
+    if let Err(stuck) = until_quiet(cluster, &mut connections[0].1).await {
         report.violations.push(stuck);
     }
-    report.dead_letters = played.since.dead_letters(&mut connections[0].1).await;
+    report.dead_letters = played.before.dead_letters(&mut connections[0].1).await;
     let is_definite = |sale: &&Sale| matches!(sale.told, Told::Completed | Told::Declined);
     played.till.replay(played.sales.iter().rev().filter(is_definite).take(REPLAYS)).await;
     witnesses.finish(cluster, &mut connections).await.expect("room for evidence");
     report.quiet_after = watch.lap();
     let quiet = Instant::now();
-    let at = clock(&mut connections[0].1).await.ok();
-    cluster.evidence.mark(format::Moment::Quiet, at);
+    cluster.evidence.mark(format::Moment::Quiet);
     report.left = left(&mut connections, played.tag).await;
     dump_all(cluster, &mut connections, played).await;
     judge(cluster, &mut report).await;
@@ -183,42 +182,32 @@ pub async fn changed_since(cluster: &Cluster, all: &[&Left]) -> Vec<String> {
     changed
 }
 
-/// A moment by the database's clock, and how many dead letters there were.
+/// How many dead letters there were, ever, before a scenario.
 #[derive(Debug)]
-pub struct Moment {
-    pub(crate) at: String,
-    /// In microseconds since 1970.
-    pub(crate) at_us: i64,
-    letters: i64,
-}
+pub struct Before(i64);
 
-impl Moment {
+impl Before {
     /// Now.
     ///
     /// # Panics
     /// When the wallet's database cannot be read.
     pub async fn now(cluster: &Cluster) -> Self {
         let mut connections = connect(cluster).await;
-        let row = sqlx::query(
-            "SELECT now()::text, (extract(epoch FROM now()) * 1000000)::bigint, (SELECT count(*) FROM saga.dead_letter)",
-        )
-        .fetch_one(&mut connections[0].1)
-        .await
-        .expect("a clock");
-        Self { at: row.get(0), at_us: row.get(1), letters: row.get(2) }
+        Self(letters(&mut connections[0].1).await)
     }
 
     async fn dead_letters(&self, wallet: &mut PgConnection) -> i64 {
-        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM saga.dead_letter")
-            .fetch_one(wallet)
-            .await
-            .expect("a count");
-        count - self.letters
+        letters(wallet).await - self.0
     }
 }
 
+async fn letters(wallet: &mut PgConnection) -> i64 {
+    let count = sqlx::query_scalar("SELECT count(*) FROM saga.dead_letter");
+    count.fetch_one(wallet).await.expect("a count")
+}
+
 /// Waits until no saga is open and no dead letter is. What it says instead is for whoever finds out why.
-async fn until_quiet(cluster: &Cluster, wallet: &mut PgConnection, since: &Moment) -> Result<(), String> {
+async fn until_quiet(cluster: &Cluster, wallet: &mut PgConnection) -> Result<(), String> {
     let begun = Instant::now();
     loop {
         let (open, letters): (i64, i64) = sqlx::query_as(
@@ -232,7 +221,7 @@ async fn until_quiet(cluster: &Cluster, wallet: &mut PgConnection, since: &Momen
             return Ok(());
         }
         if begun.elapsed() > BOUND {
-            return Err(stuck(cluster, wallet, since).await);
+            return Err(stuck(cluster, wallet).await);
         }
         if letters > 0 {
             replay_dead_letters(cluster, 0).await;
@@ -257,30 +246,29 @@ pub(crate) async fn replay_dead_letters(cluster: &Cluster, wallet: usize) -> boo
     any
 }
 
-/// What holds up: open sagas with their owners, what Postgres is doing, and what passed the proxies.
-async fn stuck(cluster: &Cluster, wallet: &mut PgConnection, since: &Moment) -> String {
-    let mut text = format!("sagas are not terminal {BOUND:?} after healing (scenario began {})\n", since.at);
-    for (what, query) in [
-        (
-            "saga",
-            "SELECT to_jsonb(s) - 'plan' - 'response' || jsonb_build_object('beat_at', p.beat_at) FROM saga.saga s
-             LEFT JOIN saga.process p ON p.process_id = s.owner WHERE s.state IN (0, 1, 4) LIMIT 5",
-        ),
-        (
-            "event",
-            "SELECT to_jsonb(e) FROM saga.saga_event e JOIN saga.saga s USING (saga_id) WHERE s.state IN (0, 1, 4)
-             ORDER BY e DESC LIMIT 10",
-        ),
-        (
-            "activity",
-            "SELECT jsonb_build_object('database', datname, 'application', application_name, 'state', state, 'wait',
-             wait_event, 'since', state_change, 'query', left(query, 120)) FROM pg_stat_activity WHERE state <> 'idle'",
-        ),
-    ] {
-        let rows: Vec<serde_json::Value> = sqlx::query_scalar(query).fetch_all(&mut *wallet).await.unwrap_or_default();
-        for row in rows {
-            text.push_str(&format!("{what}: {row}\n"));
-        }
+/// What holds up: open sagas with their owners, what each database is doing, and what passed the proxies.
+async fn stuck(cluster: &Cluster, wallet: &mut PgConnection) -> String {
+    const SAGAS: &str = "
+        SELECT to_jsonb(s) - 'plan' - 'response' || jsonb_build_object('beat_at', p.beat_at) FROM saga.saga s
+        LEFT JOIN saga.process p ON p.process_id = s.owner WHERE s.state IN (0, 1, 4) LIMIT 5";
+    const EVENTS: &str = "
+        SELECT to_jsonb(e) FROM saga.saga_event e JOIN saga.saga s USING (saga_id) WHERE s.state IN (0, 1, 4)
+        ORDER BY e DESC LIMIT 10";
+    const ACTIVITY: &str = "
+        SELECT jsonb_build_object('database', datname, 'application', application_name, 'state', state, 'wait', wait_event,
+            'since', state_change, 'query', left(query, 120))
+        FROM pg_stat_activity WHERE datname = current_database() AND state <> 'idle'";
+    let mut text = format!("sagas are not terminal {BOUND:?} after healing\n");
+    text.push_str(&rows(wallet, "saga", SAGAS).await);
+    text.push_str(&rows(wallet, "event", EVENTS).await);
+    for (_, connection) in &mut connect(cluster).await {
+        text.push_str(&rows(connection, "activity", ACTIVITY).await);
     }
     text + &cluster.links.state()
+}
+
+/// A line a row.
+async fn rows(connection: &mut PgConnection, what: &str, query: &'static str) -> String {
+    let rows = sqlx::query_scalar::<_, serde_json::Value>(query).fetch_all(connection).await;
+    rows.unwrap_or_default().into_iter().map(|row| format!("{what}: {row}\n")).collect()
 }

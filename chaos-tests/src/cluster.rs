@@ -15,19 +15,19 @@ use schema::Database;
 use testkit::{TestDatabase, Tokens};
 
 use crate::{
-    Evidence, Links, Process,
-    fault::{WALLET, Who},
-    funding::fund,
+    business::PEPPER,
+    evidence::Evidence,
+    links::Links,
+    process::Process,
+    server::{Server, servers, url_for},
+    who::{WALLET, Who, older},
 };
 
-/// The business of every scenario.
-pub const BUSINESS: &str = "chaos";
-/// Every customer begins with so many units in each tender.
-pub const OPENING: i64 = 1_000;
-/// What codes of rewards are hashed with.
-pub(crate) const PEPPER: &str = "a pepper that only tests know";
 /// The tenders' binaries, in the order of [`Cluster::tenders`].
 const TENDERS: [&str; 3] = ["points", "store-credit", "digital-rewards"];
+
+/// Longest wait for a process's metrics.
+const METRICS_LIMIT: Duration = Duration::from_secs(6);
 
 /// A service's process.
 pub struct Node {
@@ -70,6 +70,8 @@ pub struct Cluster {
     pub client: reqwest::Client,
     /// Wallet, points, store credit, digital rewards.
     pub databases: Vec<(Database, TestDatabase)>,
+    /// The servers that they are on.
+    pub servers: Vec<Server>,
     /// Where what happens is written down.
     pub evidence: Evidence,
     /// Sagas that are not what their legs are, for ever, since a database has lost something.
@@ -78,14 +80,9 @@ pub struct Cluster {
     keeps_logs: bool,
 }
 
-/// Which processes are of the older version where two run side by side: store credit, and the second orchestrator.
-const OLDER: [Who; 2] = [1, WALLET + 1];
-
-/// `CHAOS_BESIDE` says where the binaries of an older version are, which have no fail points: their folder, if a process
-/// runs them.
-pub(crate) fn older(who: Who) -> Option<PathBuf> {
-    let folder = std::env::var_os("CHAOS_BESIDE")?;
-    OLDER.contains(&who).then(|| folder.into())
+/// The place of a process's database in [`Cluster::databases`].
+const fn database_of(who: Who) -> usize {
+    if who < WALLET { who + 1 } else { 0 }
 }
 
 /// Where one process listens.
@@ -115,21 +112,18 @@ impl Cluster {
         write_keys(&folder, &tokens);
         let mut databases = Vec::new();
         for database in Database::ALL {
-            databases.push((database, TestDatabase::create(database).await));
+            databases.push((database, TestDatabase::create_on(url_for(database), database).await));
         }
         let redis_port = free_port();
         let ports: Vec<Ports> =
             (0..5).map(|_| Ports { public: free_port(), internal: free_port() }).collect();
         let public: Vec<u16> = ports.iter().map(|ports| ports.public).collect();
         let internal: Vec<u16> = ports.iter().map(|ports| ports.internal).collect();
-        let postgres = databases[0].1.admin();
-        let links = Links::start(
-            &public[3..],
-            &internal[..3],
-            (postgres.get_host(), postgres.get_port()),
-            redis_port,
-        )
-        .await;
+        let places: Vec<(String, u16)> = (0..ports.len())
+            .map(|who| databases[database_of(who)].1.admin())
+            .map(|options| (options.get_host().to_owned(), options.get_port()))
+            .collect();
+        let links = Links::start(&public[WALLET..], &internal[..WALLET], &places, redis_port).await;
         let mut cluster = Self {
             wallets: Vec::new(),
             tenders: Vec::new(),
@@ -138,6 +132,7 @@ impl Cluster {
             links,
             tokens,
             client: client(Duration::from_secs(35)),
+            servers: servers(&databases),
             databases,
             evidence: Evidence::default(),
             lost: HashSet::new(),
@@ -146,7 +141,7 @@ impl Cluster {
         };
         for (index, ports) in ports.iter().enumerate() {
             let node = cluster.node(index, *ports, settings);
-            if index < 3 { cluster.tenders.push(node) } else { cluster.wallets.push(node) }
+            if index < WALLET { cluster.tenders.push(node) } else { cluster.wallets.push(node) }
         }
         cluster.until_all_ready().await;
         cluster
@@ -154,9 +149,9 @@ impl Cluster {
 
     /// The `index`th process: three tenders, then the orchestrators.
     fn node(&self, index: usize, ports: Ports, settings: &[(&str, &str)]) -> Node {
-        let wallet = index.checked_sub(3);
+        let wallet = index.checked_sub(WALLET);
         let file = |name: &str| self.folder.join(name).display().to_string();
-        let database = &self.databases[if wallet.is_some() { 0 } else { index + 1 }].1;
+        let database = &self.databases[database_of(index)].1;
         let direct = format!(":{}/", database.admin().get_port());
         let through = format!(":{}/", self.links.databases[index].port);
         let database = database.url().expose().replace(&direct, &through);
@@ -194,6 +189,20 @@ impl Cluster {
         }
     }
 
+    /// The process of this number.
+    pub fn node_mut(&mut self, who: Who) -> &mut Node {
+        if who < WALLET { &mut self.tenders[who] } else { &mut self.wallets[who - WALLET] }
+    }
+
+    /// The server of a database.
+    ///
+    /// # Panics
+    /// Never: every database is on one.
+    #[must_use]
+    pub fn server(&self, database: Database) -> &Server {
+        self.servers.iter().find(|server| server.has(database)).expect("a server")
+    }
+
     /// Tenders, then orchestrators.
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {
         self.tenders.iter().chain(&self.wallets)
@@ -217,6 +226,13 @@ impl Cluster {
     pub fn keep_logs(&mut self) -> &Path {
         self.keeps_logs = true;
         &self.folder
+    }
+
+    /// The metrics of a process; nothing if it gives none.
+    pub async fn metrics(&self, node: &Node) -> String {
+        let request = self.client.get(format!("{}/metrics", node.internal)).timeout(METRICS_LIMIT);
+        let text = async { request.send().await?.text().await };
+        text.await.unwrap_or_default()
     }
 
     /// Waits until every process is ready.
@@ -243,14 +259,6 @@ impl Cluster {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         panic!("{} did not become ready; logs are in {}", node.name, self.folder.display());
-    }
-
-    /// Gives a customer [`OPENING`] units in each tender; the reward's id.
-    ///
-    /// # Panics
-    /// When a tender refuses.
-    pub async fn fund(&self, customer: &str) -> String {
-        fund(self, BUSINESS, customer).await
     }
 
     /// Where a process logs: `wallet-1`, `points`…

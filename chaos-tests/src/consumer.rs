@@ -10,7 +10,7 @@ use redis::{
 };
 use tokio::time::{sleep, timeout};
 
-use crate::Evidence;
+use crate::evidence::Evidence;
 
 const STREAM: &str = "wallet:redemptions";
 /// Longest wait for news, in milliseconds.

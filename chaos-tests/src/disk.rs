@@ -1,16 +1,18 @@
-//! What can be done to the disk of the private Postgres.
+//! What can be done to the disk that all database servers are on.
 //!
-//! `script/chaos` gives it a file system of its own, if it may, and says in `CHAOS_DISK` where that is mounted.
+//! `script/chaos` gives them a file system of their own, if it may, and says in `CHAOS_DISK` where that is mounted.
 
 use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
+use futures_util::future::join_all;
+
 use crate::{
-    Cluster,
-    fault::{Armed, Undo},
-    postgres, server,
+    postgres,
+    scene::{Armed, Undo},
+    server::Server,
 };
 
 /// Harm to the disk.
@@ -24,7 +26,7 @@ pub enum Disk {
     SyncFails,
 }
 
-/// What Postgres writes to its log when it finds no room.
+/// What a server writes to its log when it finds no room.
 const FULL: &str = "No space left on device";
 
 impl Disk {
@@ -40,11 +42,11 @@ impl Disk {
         }
     }
 
-    pub(crate) async fn arm(&self, armed: &mut Armed) {
+    pub(crate) async fn arm(&self, servers: &[Server], armed: &mut Armed) {
         let mount = || mount().expect("CHAOS_DISK is not set: run script/chaos as root");
         match self {
             Self::Full => {
-                armed.before = server::logged(FULL);
+                armed.before = found_full(servers);
                 let ballast = mount().join("ballast");
                 fill(&ballast);
                 armed.undo.push(Undo::with(move || drop(std::fs::remove_dir_all(&ballast))));
@@ -54,18 +56,25 @@ impl Disk {
                 let thaw = move || run("fsfreeze", &["--unfreeze", &mount().display().to_string()]);
                 armed.undo.push(Undo::with(thaw));
             }
-            Self::SyncFails => armed.fired = server::fail_sync().await,
+            Self::SyncFails => {
+                armed.fired = join_all(servers.iter().map(Server::fail_sync)).await.into_iter().sum();
+            }
         }
     }
 
     /// Ends it, before it is undone; how often it hit something.
-    pub(crate) async fn heal(&self, cluster: &Cluster, armed: &Armed) -> u64 {
+    pub(crate) async fn heal(&self, servers: &[Server], armed: &Armed) -> u64 {
         match self {
-            Self::Full => server::logged(FULL) - armed.before,
-            Self::Frozen => postgres::waiting_for_disk(cluster).await,
+            Self::Full => found_full(servers) - armed.before,
+            Self::Frozen => join_all(servers.iter().map(postgres::waiting_for_disk)).await.into_iter().sum(),
             Self::SyncFails => armed.fired,
         }
     }
+}
+
+/// How often any server has found no room.
+fn found_full(servers: &[Server]) -> u64 {
+    servers.iter().map(|server| server.logged(FULL)).sum()
 }
 
 fn mount() -> Option<PathBuf> {

@@ -18,18 +18,7 @@ use checker::format::{
 };
 use serde::Serialize;
 
-use crate::cluster::BUSINESS;
-
-/// The other business, which must never hear of the first, nor the first of it. It uses the same keys and customers.
-pub const OTHER: &str = "annex";
-/// An e-mail address that tills send along, and that no log may show.
-pub const CONTACT: &str = "till@shop.example";
-
-/// A text that is in every order of a business.
-#[must_use]
-pub fn canary(business: &str) -> String {
-    format!("canary-of-{business}")
-}
+use crate::business::{BUSINESS, CONTACT, OTHER, PEPPER, canary};
 
 /// Where things are written down. Clones write to the same place; the default writes nowhere.
 #[derive(Debug, Clone, Default)]
@@ -72,7 +61,7 @@ impl Evidence {
         let business = |name: &str| Business { name: name.to_owned(), canary: canary(name) };
         let meta = Meta {
             businesses: [BUSINESS, OTHER].map(business).to_vec(),
-            secrets: vec![CONTACT.to_owned(), crate::cluster::PEPPER.to_owned()],
+            secrets: vec![CONTACT.to_owned(), PEPPER.to_owned()],
             redis_was_away,
             database_forgot,
         };
@@ -127,8 +116,8 @@ impl Evidence {
         }
     }
 
-    pub(crate) fn mark(&self, what: Moment, db_us: Option<i64>) {
-        self.write(|files| &files.marks, &Mark { at: self.now(), db_us, what });
+    pub(crate) fn mark(&self, what: Moment) {
+        self.write(|files| &files.marks, &Mark { at: self.now(), what });
     }
 
     pub(crate) fn snapshot(&self, snapshot: &Snapshot) {

@@ -2,19 +2,25 @@
 
 use std::time::{Duration, Instant};
 
-use sqlx::PgConnection;
-use testkit::{Dice, Mode, Strike, Weather};
+use schema::Database;
+use testkit::{Mode, Strike, Weather};
 
 use crate::{
-    Cluster, Load, Sale, Shop, cluster::older, disk::Disk, links::Way, machine::Machine, points, postgres,
-    races, redis, server,
+    apart,
+    cluster::Cluster,
+    disk::Disk,
+    links::Way,
+    load::Load,
+    machine::Machine,
+    outage::{Outage, Servers},
+    parking, points, postgres, races,
+    redis::RedisFault,
+    sale::Sale,
+    scene::{Armed, Scene},
+    server::faketime,
+    till::Shop,
+    who::{Who, older},
 };
-
-/// A process, from 0: points, store credit, digital rewards, wallet-1, wallet-2.
-pub type Who = usize;
-
-/// The first orchestrator.
-pub const WALLET: Who = 3;
 
 /// A fault.
 #[derive(Debug, Clone, Copy)]
@@ -45,42 +51,20 @@ pub enum Fault {
     Strike(Way, Strike, u32),
     /// So many requests are held on each way, and arrive after what came later.
     Late(Way, u32),
-    /// Postgres stops without a checkpoint and starts, so many times.
-    PostgresRestarts(u32),
-    /// One backend is killed, and takes all others with it.
-    PostgresBackendKilled,
-    /// Sessions are ended in the middle of what they do, so many times.
-    PostgresSessionsEnded(u32),
-    /// Statements are cancelled in the middle of what they do, so many times.
-    PostgresStatementsCancelled(u32),
-    /// Somebody else holds the locks of every account and every saga.
-    PostgresLocked,
-    /// Somebody else holds whole tables, as a migration does.
-    PostgresTablesLocked,
-    /// Somebody else takes the locks of accounts in the opposite order, so often.
-    PostgresDeadlocks(u32),
-    /// Its clock is off by each of these, one after the other, and right in the end.
-    PostgresClock(&'static [&'static str]),
-    /// The last half second of what it has acknowledged is lost, as in a failover: tills may have been told what is not so.
-    PostgresForgets,
-    /// Its databases may only be read, as on a standby.
-    PostgresReadOnly,
-    /// No connection is left.
-    PostgresExhausted,
-    /// All its backends are stopped.
-    PostgresFrozen,
-    /// Its disk.
+    /// Database servers.
+    Outage(Servers, Outage),
+    /// The clock of the server of one database alone is ahead by so many seconds, or behind.
+    Apart(Database, i64),
+    /// The accounts of one tender are locked, though its health is fine: what needs only the others goes on.
+    LegsHang(Database),
+    /// The wallet's database refuses to show a redemption as under review: sagas are parked all the same.
+    ParkingRefused,
+    /// The disk of the database servers.
     Disk(Disk),
     /// The machine under everything.
     Machine(Machine),
-    /// `kill -9` of Redis, which comes back empty.
-    RedisKilled,
-    /// Redis has no memory left for writes.
-    RedisFull,
-    /// Redis is stopped.
-    RedisFrozen,
-    /// Redis is told this every 100 ms: FLUSHALL, CLIENT KILL…
-    RedisTold(&'static str),
+    /// Redis.
+    Redis(RedisFault),
     /// So many more tills, each asking again after so many milliseconds.
     Burst(usize, u64),
     /// So many keys, each used at the same instant on both orchestrators.
@@ -91,38 +75,6 @@ pub enum Fault {
     Replays,
 }
 
-/// A fault that has begun.
-#[derive(Default)]
-pub struct Armed {
-    /// How often it has hit something so far.
-    pub(crate) fired: u64,
-    /// What was counted before it began.
-    pub(crate) before: u64,
-    /// What ends it when this is dropped.
-    pub(crate) undo: Vec<Undo>,
-    frozen: Vec<u32>,
-    taken: Vec<PgConnection>,
-    extra: Option<Load>,
-    sales: Vec<Sale>,
-}
-
-/// What has to be done even if the suite fails: it outlives no scenario.
-pub(crate) struct Undo(Option<Box<dyn FnOnce() + Send>>);
-
-impl Undo {
-    pub(crate) fn with(undo: impl FnOnce() + Send + 'static) -> Self {
-        Self(Some(Box::new(undo)))
-    }
-}
-
-impl Drop for Undo {
-    fn drop(&mut self) {
-        if let Some(undo) = self.0.take() {
-            undo();
-        }
-    }
-}
-
 /// What came of a fault.
 #[derive(Debug, Default)]
 pub struct Healed {
@@ -130,20 +82,8 @@ pub struct Healed {
     pub fired: u64,
     /// What tills that it brought along sold.
     pub sales: Vec<Sale>,
-}
-
-/// What a fault works on.
-pub struct Scene<'a> {
-    /// The system.
-    pub cluster: &'a mut Cluster,
-    /// The tills at work.
-    pub load: &'a Load,
-    /// The name of the scenario, and its customers.
-    pub name: &'a str,
-    /// Customers and the reward of each.
-    pub customers: &'a [(String, String)],
-    /// Decides what chance decides.
-    pub dice: &'a mut Dice,
+    /// What should not have been while it lasted.
+    pub complaints: Vec<String>,
 }
 
 /// Longest wait for a fail point to be hit, or for answers to come.
@@ -161,7 +101,8 @@ impl Fault {
             Self::Crash(who, ..) | Self::Point(who, ..) => {
                 older(*who).map(|_| "fail points, which an older version has not")
             }
-            Self::PostgresClock(_) => server::faketime().is_none().then_some("libfaketime"),
+            Self::Outage(_, outage) => outage.lacks(),
+            Self::Apart(..) => faketime().is_none().then_some("libfaketime"),
             _ => None,
         }
     }
@@ -171,7 +112,12 @@ impl Fault {
     pub const fn takes_its_time(&self) -> bool {
         matches!(
             self,
-            Self::Flap(..) | Self::PostgresClock(_) | Self::RedisFull | Self::RedisTold(_) | Self::Replays
+            Self::Flap(..)
+                | Self::Outage(_, Outage::ClockJumps(_))
+                | Self::Apart(..)
+                | Self::LegsHang(_)
+                | Self::Redis(RedisFault::Full | RedisFault::Told(_))
+                | Self::Replays
         )
     }
 
@@ -187,11 +133,11 @@ impl Fault {
             Self::Kill(who, times) => armed.fired = kill(scene, who, times).await,
             Self::KillAfterAnswers(who, answers) => armed.fired = kill_after(scene, who, answers).await,
             Self::Terminate(who) => {
-                node(scene.cluster, who).process.terminate();
+                scene.cluster.node_mut(who).process.terminate();
                 armed.fired = 1;
             }
             Self::Freeze(who) => {
-                who.iter().for_each(|who| node(scene.cluster, *who).process.stop());
+                who.iter().for_each(|who| scene.cluster.node_mut(*who).process.stop());
                 armed.fired = who.len() as u64;
             }
             Self::Crash(who, point, most) => {
@@ -200,7 +146,7 @@ impl Fault {
                 points::arm(scene.cluster, who, point, &format!("abort@{hit}")).await;
             }
             Self::Point(who, point, order) => points::arm(scene.cluster, who, point, order).await,
-            Self::Disk(disk) => disk.arm(&mut armed).await,
+            Self::Disk(disk) => disk.arm(&scene.cluster.servers, &mut armed).await,
             Self::Machine(machine) => machine.arm(scene, &mut armed).await,
             Self::Burst(tills, millis) => {
                 let name = format!("{}-burst", scene.name);
@@ -217,7 +163,16 @@ impl Fault {
                 armed.fired = armed.sales.len() as u64;
             }
             Self::Replays => armed.fired = races::replays(scene.cluster, hold).await,
-            _ => self.arm_server(scene, &mut armed, hold).await,
+            Self::Outage(named, outage) => return outage.arm(named, scene, hold).await,
+            Self::LegsHang(database) => return apart::legs_hang(scene, database, hold).await,
+            Self::ParkingRefused => {
+                let server = scene.cluster.server(Database::Wallet);
+                armed.before = parking::refusals(server);
+                parking::refuse(server).await;
+            }
+            Self::Apart(database, seconds) => return apart::apart(scene, database, seconds, hold).await,
+            Self::Redis(redis) => return redis.arm(scene, hold).await,
+            _ => {}
         }
         armed
     }
@@ -251,68 +206,6 @@ impl Fault {
         }
     }
 
-    async fn arm_server(&self, scene: &mut Scene<'_>, armed: &mut Armed, hold: Duration) {
-        match *self {
-            Self::PostgresRestarts(times) => {
-                for _ in 0..times {
-                    server::restart().await;
-                    armed.fired += 1;
-                    tokio::time::sleep(Duration::from_millis(1_000 + scene.dice.below(1_500))).await;
-                }
-            }
-            Self::PostgresBackendKilled => armed.fired = postgres::kill_backend(scene.cluster).await,
-            Self::PostgresSessionsEnded(times) => {
-                for _ in 0..times {
-                    armed.fired += postgres::terminate_sessions(scene.cluster).await;
-                    tokio::time::sleep(Duration::from_millis(100 + scene.dice.below(200))).await;
-                }
-            }
-            Self::PostgresStatementsCancelled(times) => {
-                for _ in 0..times {
-                    armed.fired += postgres::cancel_statements(scene.cluster).await;
-                    tokio::time::sleep(Duration::from_millis(20 + scene.dice.below(40))).await;
-                }
-            }
-            Self::PostgresLocked => (armed.taken, armed.fired) = postgres::lock(scene.cluster).await,
-            Self::PostgresTablesLocked => {
-                armed.taken = postgres::lock_tables(scene.cluster).await;
-                armed.fired = armed.taken.len() as u64;
-            }
-            Self::PostgresDeadlocks(times) => armed.fired = postgres::deadlock(scene.cluster, times).await,
-            Self::PostgresClock(offsets) => armed.fired = clock(scene.cluster, offsets, hold).await,
-            Self::PostgresForgets => armed.fired = postgres::forget(scene.cluster).await,
-            Self::PostgresReadOnly => armed.fired = postgres::set_read_only(scene.cluster, true).await,
-            Self::PostgresExhausted => {
-                armed.taken = postgres::exhaust(scene.cluster).await;
-                armed.fired = armed.taken.len() as u64;
-            }
-            Self::PostgresFrozen => {
-                armed.frozen = postgres::freeze(scene.cluster).await;
-                armed.fired = armed.frozen.len() as u64;
-            }
-            Self::RedisKilled => {
-                scene.cluster.redis.kill();
-                armed.fired = 1;
-            }
-            Self::RedisFrozen => {
-                scene.cluster.redis.stop();
-                armed.fired = 1;
-            }
-            Self::RedisFull => {
-                redis::tell(scene.cluster.redis_port, "CONFIG SET maxmemory 1").await;
-                armed.fired = redis::refusals(scene.cluster.redis_port, hold).await;
-            }
-            Self::RedisTold(command) => {
-                let until = Instant::now() + hold;
-                while Instant::now() < until {
-                    armed.fired += u64::from(redis::tell(scene.cluster.redis_port, command).await);
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
-            _ => {}
-        }
-    }
-
     /// Ends it. What it took down is started again, and may take a moment.
     pub async fn heal(&self, scene: &mut Scene<'_>, mut armed: Armed) -> Healed {
         let mut healed = Healed { fired: armed.fired, ..Healed::default() };
@@ -320,12 +213,12 @@ impl Fault {
             Self::Kill(who, _) => restart(scene.cluster, who),
             Self::KillAfterAnswers(who, _) => restart(scene.cluster, &[who]),
             Self::Terminate(who) => {
-                node(scene.cluster, who).process.ended(Duration::from_secs(30)).await;
+                scene.cluster.node_mut(who).process.ended(Duration::from_secs(30)).await;
                 restart(scene.cluster, &[who]);
             }
-            Self::Freeze(who) => who.iter().for_each(|who| node(scene.cluster, *who).process.resume()),
+            Self::Freeze(who) => who.iter().for_each(|who| scene.cluster.node_mut(*who).process.resume()),
             Self::Crash(who, point, _) => {
-                if node(scene.cluster, who).process.aborted(PATIENCE).await {
+                if scene.cluster.node_mut(who).process.aborted(PATIENCE).await {
                     healed.fired = points::logged(scene.cluster, who, point) - armed.before;
                     // Now and then it is back before anybody has missed it.
                     tokio::time::sleep(Duration::from_millis(scene.dice.below(1_500))).await;
@@ -339,20 +232,24 @@ impl Fault {
                 points::disarm(scene.cluster, who, point).await;
             }
             Self::Disk(disk) => {
-                healed.fired = disk.heal(scene.cluster, &armed).await;
+                healed.fired = disk.heal(&scene.cluster.servers, &armed).await;
                 armed.undo.clear();
-                server::start_if_down().await;
-                postgres::until_ready(scene.cluster).await;
+                for server in &scene.cluster.servers {
+                    server.start_if_down().await;
+                    postgres::until_ready(server).await;
+                }
             }
             Self::Machine(machine) => healed.fired = machine.heal(scene, &armed).await,
-            Self::RedisKilled => scene.cluster.redis.restart(),
-            Self::RedisFrozen => scene.cluster.redis.resume(),
-            Self::RedisFull => drop(redis::tell(scene.cluster.redis_port, "CONFIG SET maxmemory 0").await),
-            Self::PostgresFrozen => postgres::thaw(&armed.frozen),
-            Self::PostgresReadOnly => drop(postgres::set_read_only(scene.cluster, false).await),
-            Self::PostgresRestarts(_) | Self::PostgresBackendKilled | Self::PostgresClock(_) => {
-                postgres::until_ready(scene.cluster).await;
+            Self::Outage(named, outage) => outage.heal(named, scene, &mut armed).await,
+            Self::ParkingRefused => {
+                let server = scene.cluster.server(Database::Wallet);
+                healed.fired = parking::refusals(server) - armed.before;
+                if parking::allow(server).await == 0 {
+                    armed.complaints.push("no saga is parked while that is refused".to_owned());
+                }
             }
+            Self::Apart(database, _) => apart::together(scene.cluster, database).await,
+            Self::Redis(redis) => redis.heal(scene).await,
             _ => {}
         }
         drop((armed.undo, armed.taken));
@@ -370,6 +267,7 @@ impl Fault {
             healed.fired = scene.cluster.links.fired(way) - armed.before;
         }
         healed.sales.extend(armed.sales);
+        healed.complaints = armed.complaints;
         healed
     }
 
@@ -388,21 +286,16 @@ impl Fault {
     }
 }
 
-/// The process of this number.
-pub(crate) fn node(cluster: &mut Cluster, who: Who) -> &mut crate::cluster::Node {
-    if who < WALLET { &mut cluster.tenders[who] } else { &mut cluster.wallets[who - WALLET] }
-}
-
 async fn kill(scene: &mut Scene<'_>, who: &[Who], times: u32) -> u64 {
     let mut kills = 0;
     for nth in 0..times {
         if nth > 0 {
-            who.iter().for_each(|who| node(scene.cluster, *who).process.restart());
+            who.iter().for_each(|who| scene.cluster.node_mut(*who).process.restart());
             // Into the middle of recovery: it has begun to claim, or is about to.
             tokio::time::sleep(Duration::from_millis(700 + scene.dice.below(1_000))).await;
         }
         for who in who {
-            node(scene.cluster, *who).process.kill();
+            scene.cluster.node_mut(*who).process.kill();
             kills += 1;
         }
     }
@@ -421,7 +314,7 @@ async fn kill_after(scene: &mut Scene<'_>, who: Who, answers: u64) -> u64 {
 }
 
 fn restart(cluster: &mut Cluster, who: &[Who]) {
-    who.iter().for_each(|who| node(cluster, *who).process.restart());
+    who.iter().for_each(|who| cluster.node_mut(*who).process.restart());
 }
 
 async fn flap(scene: &mut Scene<'_>, way: Way, mode: Mode, millis: u64, hold: Duration) {
@@ -432,22 +325,4 @@ async fn flap(scene: &mut Scene<'_>, way: Way, mode: Mode, millis: u64, hold: Du
             tokio::time::sleep(Duration::from_millis(millis / 2 + scene.dice.below(millis))).await;
         }
     }
-}
-
-/// The server's clock jumps, each time under load; how many of the offsets were seen.
-async fn clock(cluster: &Cluster, offsets: &'static [&'static str], hold: Duration) -> u64 {
-    let mut seen = Vec::new();
-    for (nth, offset) in offsets.iter().enumerate() {
-        if nth == 0 {
-            server::restart_with_clock(offset).await;
-        } else {
-            server::set_clock(offset);
-        }
-        tokio::time::sleep(hold / u32::try_from(offsets.len()).unwrap_or(1)).await;
-        seen.push(postgres::clock_ahead(cluster).await);
-    }
-    server::restart().await;
-    // By a minute: what is seen late is seen within a second or two.
-    let jumps = seen.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) > 60).count();
-    (jumps + usize::from(seen.first().is_some_and(|first| first.abs() > 60))) as u64
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use checker::format::{Call, Leg};
 use serde_json::{Value, json};
 
-use crate::{Cluster, cluster::OPENING};
+use crate::{business::OPENING, cluster::Cluster};
 
 /// Paths of the tenders' accounts, and their names in requests; in the order of [`Cluster::tenders`].
 pub(crate) const TENDERS: [(&str, &str); 3] =
@@ -19,7 +19,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 ///
 /// # Panics
 /// When a tender refuses.
-pub(crate) async fn fund(cluster: &Cluster, business: &str, customer: &str) -> String {
+pub async fn fund(cluster: &Cluster, business: &str, customer: &str) -> String {
     let mut reward = String::new();
     let bodies = [
         json!({ "points": OPENING, "kind": "earn" }),

@@ -17,15 +17,15 @@ pub enum Way {
     Tender(usize),
     /// From one orchestrator to all tenders.
     From(usize),
-    /// From all orchestrators to Postgres.
+    /// From all orchestrators to their database.
     Sagas,
-    /// From one orchestrator to Postgres.
+    /// From one orchestrator to its database.
     Saga(usize),
-    /// From all tenders to Postgres.
+    /// From all tenders to their databases.
     Ledgers,
-    /// From one tender to Postgres.
+    /// From one tender to its database.
     Ledger(usize),
-    /// From every process to Postgres.
+    /// From every process to its database.
     Databases,
     /// From every process to Redis.
     Caches,
@@ -37,14 +37,20 @@ pub struct Links {
     pub tills: Vec<Proxy>,
     /// From each orchestrator to each tender; see [`Links::leg`].
     pub legs: Vec<Proxy>,
-    /// From each process to Postgres.
+    /// From each process to its database.
     pub databases: Vec<Proxy>,
     /// From each process to Redis.
     pub caches: Vec<Proxy>,
 }
 
 impl Links {
-    pub(crate) async fn start(wallets: &[u16], tenders: &[u16], postgres: (&str, u16), redis: u16) -> Self {
+    /// `databases`: where the database of each process is, tenders first.
+    pub(crate) async fn start(
+        wallets: &[u16],
+        tenders: &[u16],
+        databases: &[(String, u16)],
+        redis: u16,
+    ) -> Self {
         let mut links =
             Self { tills: Vec::new(), legs: Vec::new(), databases: Vec::new(), caches: Vec::new() };
         for wallet in wallets {
@@ -53,8 +59,8 @@ impl Links {
                 links.legs.push(Proxy::start("127.0.0.1", *tender).await);
             }
         }
-        for _ in 0..wallets.len() + tenders.len() {
-            links.databases.push(Proxy::start(postgres.0, postgres.1).await);
+        for (host, port) in databases {
+            links.databases.push(Proxy::start(host, *port).await);
             links.caches.push(Proxy::start("127.0.0.1", redis).await);
         }
         links

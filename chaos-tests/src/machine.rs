@@ -6,8 +6,9 @@ use std::{
 };
 
 use crate::{
-    fault::{Armed, Scene, Undo, Who, node},
     links::Way,
+    scene::{Armed, Scene, Undo},
+    who::Who,
 };
 
 /// Harm to the machine.
@@ -47,7 +48,7 @@ impl Machine {
         match *self {
             Self::OutOfMemory(who) => {
                 // One that has been busy before keeps what it had then, and needs no more.
-                let process = &mut node(scene.cluster, who).process;
+                let process = &mut scene.cluster.node_mut(who).process;
                 process.kill();
                 process.restart();
                 let node = scene.cluster.nodes().nth(who).expect("a process");
@@ -55,7 +56,7 @@ impl Machine {
                 tighten(node.process.id());
             }
             Self::OutOfDescriptors(who) => {
-                let pid = node(scene.cluster, who).process.id();
+                let pid = scene.cluster.node_mut(who).process.id();
                 let used = std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
                 limit(pid, &format!("--nofile={used}:"));
                 armed.before = u64::from(refusals(scene, who));
@@ -72,7 +73,7 @@ impl Machine {
     pub(crate) async fn heal(&self, scene: &mut Scene<'_>, armed: &Armed) -> u64 {
         match *self {
             Self::OutOfMemory(who) => {
-                let process = &mut node(scene.cluster, who).process;
+                let process = &mut scene.cluster.node_mut(who).process;
                 let (begun, mut has_aborted) = (Instant::now(), false);
                 while !has_aborted && begun.elapsed() < PATIENCE {
                     // What it has given back meanwhile it does not get again.
@@ -87,7 +88,7 @@ impl Machine {
                 u64::from(has_aborted)
             }
             Self::OutOfDescriptors(who) => {
-                let pid = node(scene.cluster, who).process.id();
+                let pid = scene.cluster.node_mut(who).process.id();
                 limit(pid, &format!("--nofile={}:", most_descriptors(pid)));
                 u64::from(refusals(scene, who)) - armed.before
             }
@@ -111,7 +112,7 @@ fn limit(pid: u32, limit: &str) {
 
 /// How often a process could not take a connection, or make one.
 fn refusals(scene: &mut Scene<'_>, who: Who) -> u32 {
-    let name = node(scene.cluster, who).name.clone();
+    let name = scene.cluster.node_mut(who).name.clone();
     u32::try_from(scene.cluster.log(&name).matches("Too many open files").count()).unwrap_or(u32::MAX)
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Cluster, fault::Who};
+use crate::{cluster::Cluster, who::Who};
 
 /// What a process writes to its log when a point acts.
 const MARKER: &str = "fail point fired: ";

@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 
 use crate::{
-    Cluster, Sale, Shop, Told,
+    business::BUSINESS,
     check::replay_dead_letters,
-    cluster::BUSINESS,
-    load::{Heard, Till},
+    cluster::Cluster,
+    funding::fund,
+    sale::{Sale, Told},
+    till::{Heard, Shop, Till},
 };
 
 /// How many are under way at once.
@@ -27,7 +29,7 @@ pub async fn same_key(
 ) -> Vec<Sale> {
     let till = till(cluster, &format!("{name}-pair"), customers);
     let pairs = (0..count).map(|nth| {
-        let (till, sale) = (&till, till.sale(nth));
+        let (till, sale) = (&till, till.numbered(till.sale_of(nth, 1, 1), nth));
         async move {
             let (one, other) = tokio::join!(till.insist(0, &sale), till.insist(1, &sale));
             let sale = told(sale, one);
@@ -40,7 +42,7 @@ pub async fn same_key(
 /// Many redemptions of one balance at once, through both orchestrators. What is left at the end shows whether all was well.
 pub async fn one_balance(cluster: &Cluster, name: &str, count: usize) -> Vec<Sale> {
     let customer = format!("{name}-hot");
-    let reward = cluster.fund(&customer).await;
+    let reward = fund(cluster, BUSINESS, &customer).await;
     let till = till(cluster, &customer, &[(customer.clone(), reward)]);
     let redeems = (0..count).map(|nth| {
         let (till, sale) = (&till, till.sale_of(nth, UNITS, UNITS));

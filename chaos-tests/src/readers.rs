@@ -6,9 +6,9 @@ use checker::format::Call;
 use testkit::Tokens;
 
 use crate::{
-    Cluster, Evidence,
-    cluster::{BUSINESS, client},
-    evidence::Asked,
+    business::BUSINESS,
+    cluster::{Cluster, client},
+    evidence::{Asked, Evidence},
     funding::TENDERS,
 };
 

@@ -1,26 +1,26 @@
 //! One scenario: LOAD + FAULT, HEAL, QUIESCE, CHECK.
 
-use std::{
-    fs, io,
-    path::PathBuf,
-    time::{Duration, SystemTime},
-};
+use std::{fs, io, path::PathBuf, time::Duration};
 
 use checker::{Counts, Healing, format};
 use testkit::Dice;
 
 use crate::{
-    Cluster, Evidence, Load, Sale, Shop,
-    check::{Left, Moment, Played, Settle, check},
-    cluster::BUSINESS,
+    business::{BUSINESS, OTHER, canary},
+    check::{Before, Left, Played, Settle, check, replay_dead_letters},
+    cluster::Cluster,
     dumps::{What, dump},
-    evidence::{OTHER, canary},
-    fault::{Armed, Fault, Healed, Scene},
+    evidence::Evidence,
+    fault::{Fault, Healed},
     funding::fund,
     links::Way,
-    load::Till,
+    load::Load,
+    outage::Outage,
+    sale::Sale,
+    scene::{Armed, Scene},
     spent::{Spent, Watch},
     table::Scenario,
+    till::{Shop, Till},
     witnesses::{Witnesses, connect},
 };
 
@@ -32,6 +32,9 @@ const OTHER_CUSTOMERS: usize = 2;
 const PATIENCE: Duration = Duration::from_secs(4);
 /// Tills are at work for so long before anything breaks, and after it was healed.
 const CALM: Duration = Duration::from_millis(800);
+
+/// Pause between two looks of the operator for what is parked.
+const OPERATED_EVERY: Duration = Duration::from_secs(1);
 
 /// What came of a scenario: a line of the table.
 #[derive(Debug)]
@@ -85,10 +88,11 @@ pub async fn run(
 ) -> Outcome {
     let (mut watch, mut spent) = (Watch::start(), Spent::default());
     let mut dice = Dice::new(seed);
-    let database_forgot = scenario.faults.iter().any(|fault| matches!(fault, Fault::PostgresForgets));
+    let database_forgot =
+        scenario.faults.iter().any(|fault| matches!(fault, Fault::Outage(_, Outage::Forgets)));
     cluster.evidence = Evidence::begin(scenario.faults.iter().any(takes_redis_away), database_forgot)
         .expect("room for evidence");
-    let since = Moment::now(cluster).await;
+    let before = Before::now(cluster).await;
     let customers =
         fund_all(cluster, BUSINESS, (0..CUSTOMERS).map(|number| format!("{tag}-c{number}"))).await;
     let others =
@@ -112,11 +116,11 @@ pub async fn run(
             }
             fired[nth] += healed.fired;
             sales.extend(healed.sales);
+            violations.extend(healed.complaints);
         }
-        let healed = Moment::now(cluster).await;
-        cluster.evidence.mark(format::Moment::Healed, Some(healed.at_us));
+        cluster.evidence.mark(format::Moment::Healed);
         cluster.until_all_ready().await;
-        cluster.evidence.mark(format::Moment::Ready, None);
+        cluster.evidence.mark(format::Moment::Ready);
         spent.healed += watch.lap();
         if time == 0 {
             remember(cluster, tag).await;
@@ -124,11 +128,12 @@ pub async fn run(
         tokio::time::sleep(CALM).await;
         spent.load += watch.lap();
     }
-    sales.extend(load.finish().await);
-    let of_other = other.finish().await;
+    let (own, of_other) = operated(cluster, load, other).await;
+    sales.extend(own);
     let till = Till::first(cluster, BUSINESS, &shop);
     spent.quiet = watch.lap();
-    let report = check(cluster, &Played { tag, since: &since, sales: &sales, till, settle }, witnesses).await;
+    let report =
+        check(cluster, &Played { tag, before: &before, sales: &sales, till, settle }, witnesses).await;
     spent.quiet += report.quiet_after;
     spent.checked = watch.lap() - report.quiet_after;
     violations.extend(report.violations);
@@ -151,6 +156,21 @@ pub async fn run(
     }
 }
 
+/// Every till ends the sale it is at, while an operator takes up again what is parked: a capture that is parked has no answer
+/// before. What the tills of each business sold.
+async fn operated(cluster: &Cluster, load: Load, other: Load) -> (Vec<Sale>, Vec<Sale>) {
+    let finishing = futures_util::future::join(load.finish(), other.finish());
+    tokio::pin!(finishing);
+    loop {
+        tokio::select! {
+            sales = &mut finishing => return sales,
+            () = tokio::time::sleep(OPERATED_EVERY) => {
+                replay_dead_letters(cluster, 0).await;
+            }
+        }
+    }
+}
+
 /// Writes down what must not change from here on.
 async fn remember(cluster: &Cluster, tag: &str) {
     let Some(folder) = cluster.evidence.folder() else { return };
@@ -163,10 +183,7 @@ async fn remember(cluster: &Cluster, tag: &str) {
 const fn takes_redis_away(fault: &Fault) -> bool {
     matches!(
         fault,
-        Fault::RedisKilled
-            | Fault::RedisFull
-            | Fault::RedisFrozen
-            | Fault::RedisTold(_)
+        Fault::Redis(_)
             | Fault::Mode(Way::Caches, _)
             | Fault::Weather(Way::Caches, _)
             | Fault::Strike(Way::Caches, ..)
@@ -177,14 +194,7 @@ const fn takes_redis_away(fault: &Fault) -> bool {
 
 /// What is in Redis is lost while it lasts.
 fn empties_redis(fault: &Fault) -> bool {
-    matches!(fault, Fault::RedisKilled)
-        || matches!(fault, Fault::RedisTold(command) if command.starts_with("FLUSH"))
-}
-
-/// Now, in microseconds since 1970: databases are on this machine, and may be away.
-fn wall_clock_us() -> Option<i64> {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
-    i64::try_from(since.as_micros()).ok()
+    matches!(fault, Fault::Redis(redis) if redis.empties())
 }
 
 /// Begins the faults one after the other, and lets the last one last.
@@ -192,7 +202,7 @@ async fn break_down<'a>(scene: &mut Scene<'_>, scenario: &'a Scenario) -> Vec<(&
     let mut armed = Vec::new();
     for fault in &scenario.faults {
         if empties_redis(fault) {
-            scene.cluster.evidence.mark(format::Moment::RedisLoses, wall_clock_us());
+            scene.cluster.evidence.mark(format::Moment::RedisLoses);
         }
         armed.push((fault, fault.arm(scene, scenario.hold).await));
         tokio::time::sleep(Duration::from_millis(scene.dice.below(300))).await;
@@ -209,7 +219,7 @@ async fn heal(scene: &mut Scene<'_>, mut armed: Vec<(&Fault, Armed)>) -> Vec<Hea
     while let Some((fault, armed)) = armed.pop() {
         healed.push(fault.heal(scene, armed).await);
         if empties_redis(fault) {
-            scene.cluster.evidence.mark(format::Moment::RedisKeeps, wall_clock_us());
+            scene.cluster.evidence.mark(format::Moment::RedisKeeps);
         }
     }
     healed.reverse();

@@ -8,7 +8,7 @@ use serde_json::Value;
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::time::{sleep, timeout};
 
-use crate::Evidence;
+use crate::evidence::Evidence;
 
 /// From one view to the next.
 const EVERY: Duration = Duration::from_millis(250);
@@ -39,7 +39,7 @@ const LEDGER: &str = "
 const SAGAS: &str = "
     SELECT jsonb_build_object('sagas', coalesce(jsonb_agg(t), '[]')) FROM (
         SELECT saga_id, state, epoch, (extract(epoch FROM clock_timestamp() - beat_at) * 1000)::bigint AS beat_ago_ms
-        FROM saga.saga LEFT JOIN saga.process ON process_id = owner WHERE state IN (0, 1) AND $1 IS NOT NULL) t";
+        FROM saga.saga LEFT JOIN saga.process ON process_id = owner WHERE state IN (0, 1, 4) AND $1 IS NOT NULL) t";
 
 /// Looks at one database again and again.
 pub(crate) struct Observer {

@@ -11,7 +11,7 @@ use serde_json::Value;
 use testkit::Tokens;
 use tokio::time::{sleep, timeout};
 
-use crate::{Cluster, Evidence};
+use crate::{cluster::Cluster, evidence::Evidence};
 
 /// A connection has so long to begin.
 const BEGINS: Duration = Duration::from_secs(2);

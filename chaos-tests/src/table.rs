@@ -2,19 +2,18 @@
 
 use std::time::Duration;
 
+use schema::Database;
 use testkit::{Mode, Strike, Weather};
 
 use crate::{
     disk::Disk,
-    fault::{Fault, WALLET, Who},
+    fault::Fault,
     links::Way,
     machine::Machine,
+    outage::{ALL, Outage},
+    redis::RedisFault,
+    who::{CREDIT, POINTS, REWARDS, SECOND, WALLET, Who},
 };
-
-const POINTS: Who = 0;
-const CREDIT: Who = 1;
-const REWARDS: Who = 2;
-const OTHER: Who = WALLET + 1;
 
 /// A scenario: faults that begin one after the other, and end together.
 #[derive(Debug, Clone)]
@@ -49,13 +48,13 @@ const FAULTS: &[Line] = &[
     ("A store-credit killed", 2_000, Fault::Kill(&[CREDIT], 1)),
     ("A digital-rewards killed", 2_000, Fault::Kill(&[REWARDS], 1)),
     ("A wallet killed 4x in recovery", 500, Fault::Kill(&[WALLET], 4)),
-    ("A both wallets killed 3x", 500, Fault::Kill(&[WALLET, OTHER], 3)),
-    ("A everything killed", 500, Fault::Kill(&[POINTS, CREDIT, REWARDS, WALLET, OTHER], 1)),
+    ("A both wallets killed 3x", 500, Fault::Kill(&[WALLET, SECOND], 3)),
+    ("A everything killed", 500, Fault::Kill(&[POINTS, CREDIT, REWARDS, WALLET, SECOND], 1)),
     ("A wallet told to stop", 1_000, Fault::Terminate(WALLET)),
     ("A store-credit told to stop", 1_000, Fault::Terminate(CREDIT)),
     ("A handler panics", 1_000, Fault::Point(WALLET, "wallet::request_read", "panic@1x50")),
     ("A executor panics", 1_500, Fault::Point(POINTS, "tender::locked", "panic@5x5")),
-    ("A sagas panic", 1_500, Fault::Point(OTHER, "saga::leg_replied", "panic@5x20")),
+    ("A sagas panic", 1_500, Fault::Point(SECOND, "saga::leg_replied", "panic@5x20")),
     ("A till gone in its request", 1_000, Fault::Strike(Way::Tills, Strike::RequestAt(200), 20)),
     ("A till gone in its answer", 1_000, Fault::Strike(Way::Tills, Strike::ReplyAt(50), 20)),
     ("B points frozen", 3_000, Fault::Freeze(&[POINTS])),
@@ -94,40 +93,53 @@ const FAULTS: &[Line] = &[
     ("D saga commits lost", 1_500, Fault::Strike(Way::Sagas, Strike::Commit, 4)),
     ("D ledger commits without answer", 1_500, Fault::Strike(Way::Ledgers, Strike::CommitReply, 4)),
     ("D ledger commits lost", 1_500, Fault::Strike(Way::Ledgers, Strike::Commit, 4)),
-    ("D Postgres restarts 3x", 0, Fault::PostgresRestarts(3)),
-    ("D backend killed", 1_000, Fault::PostgresBackendKilled),
-    ("D sessions ended", 500, Fault::PostgresSessionsEnded(6)),
-    ("D statements cancelled", 500, Fault::PostgresStatementsCancelled(40)),
-    ("D rows locked", 3_000, Fault::PostgresLocked),
-    ("D tables locked", 3_000, Fault::PostgresTablesLocked),
-    ("D deadlocks", 500, Fault::PostgresDeadlocks(40)),
+    ("D Postgres restarts 3x", 0, Fault::Outage(ALL, Outage::Restarts(3))),
+    ("D backend killed", 1_000, Fault::Outage(ALL, Outage::BackendKilled)),
+    ("D sessions ended", 500, Fault::Outage(ALL, Outage::SessionsEnded(6))),
+    ("D statements cancelled", 500, Fault::Outage(ALL, Outage::StatementsCancelled(40))),
+    ("D rows locked", 3_000, Fault::Outage(ALL, Outage::RowsLocked)),
+    ("D tables locked", 3_000, Fault::Outage(ALL, Outage::TablesLocked)),
+    ("D deadlocks", 500, Fault::Outage(ALL, Outage::Deadlocks(40))),
     ("D disk full", 2_500, Fault::Disk(Disk::Full)),
     ("D disk hangs", 3_000, Fault::Disk(Disk::Frozen)),
     ("D disk fails to sync", 1_500, Fault::Disk(Disk::SyncFails)),
-    ("D the last half second lost", 1_500, Fault::PostgresForgets),
-    ("D read-only", 2_500, Fault::PostgresReadOnly),
-    ("D connections exhausted", 2_000, Fault::PostgresExhausted),
-    ("D Postgres frozen", 3_000, Fault::PostgresFrozen),
+    ("D the last half second lost", 1_500, Fault::Outage(ALL, Outage::Forgets)),
+    ("D read-only", 2_500, Fault::Outage(ALL, Outage::ReadOnly)),
+    ("D connections exhausted", 2_000, Fault::Outage(ALL, Outage::Exhausted)),
+    ("D Postgres frozen", 3_000, Fault::Outage(ALL, Outage::Frozen)),
+    ("D wallet Postgres restarts 3x", 0, Fault::Outage(&[Database::Wallet], Outage::Restarts(3))),
+    ("D store-credit Postgres restarts 3x", 0, Fault::Outage(&[Database::StoreCredit], Outage::Restarts(3))),
+    ("D half a second lost by the wallet", 1_500, Fault::Outage(&[Database::Wallet], Outage::Forgets)),
+    ("D half a second lost by points", 1_500, Fault::Outage(&[Database::Points], Outage::Forgets)),
     ("D wallet without Postgres", 3_000, Fault::Mode(Way::Saga(0), Mode::HoldAll)),
     ("D nobody hears Postgres", 2_500, Fault::Mode(Way::Databases, Mode::HoldReplies)),
     ("D tender refused by Postgres", 2_500, Fault::Refuse(Way::Ledger(CREDIT))),
-    ("E Redis killed", 2_000, Fault::RedisKilled),
-    ("E Redis frozen", 2_500, Fault::RedisFrozen),
-    ("E Redis emptied", 1_500, Fault::RedisTold("FLUSHALL")),
-    ("E Redis drops its clients", 1_500, Fault::RedisTold("CLIENT KILL TYPE normal")),
-    ("E Redis drops its subscribers", 1_500, Fault::RedisTold("CLIENT KILL TYPE pubsub")),
-    ("E Redis full", 2_500, Fault::RedisFull),
+    ("E Redis killed", 2_000, Fault::Redis(RedisFault::Killed)),
+    ("E Redis frozen", 2_500, Fault::Redis(RedisFault::Frozen)),
+    ("E Redis emptied", 1_500, Fault::Redis(RedisFault::Told("FLUSHALL"))),
+    ("E Redis drops its clients", 1_500, Fault::Redis(RedisFault::Told("CLIENT KILL TYPE normal"))),
+    ("E Redis drops its subscribers", 1_500, Fault::Redis(RedisFault::Told("CLIENT KILL TYPE pubsub"))),
+    ("E Redis full", 2_500, Fault::Redis(RedisFault::Full)),
     ("E Redis a black hole", 2_500, Fault::Mode(Way::Caches, Mode::HoldReplies)),
     ("E Redis slow", 1_500, Fault::Weather(Way::Caches, late(80, 80))),
     ("F zombie wallet", 3_500, Fault::Freeze(&[WALLET])),
     ("F zombie in a transaction", 4_500, Fault::Point(CREDIT, "tender::written", "sleep:3500@3x1")),
     ("F zombie at its own commit", 4_500, Fault::Point(WALLET, "saga::written", "sleep:3500@3x1")),
-    ("F clock an hour ahead and back", 6_000, Fault::PostgresClock(&["+1h", "+0"])),
-    ("F clock a day back and forth", 9_000, Fault::PostgresClock(&["-1d", "+1d", "-1h"])),
+    ("F clock an hour ahead and back", 6_000, Fault::Outage(ALL, Outage::ClockJumps(&["+1h", "+0"]))),
+    ("F clock a day back and forth", 9_000, Fault::Outage(ALL, Outage::ClockJumps(&["-1d", "+1d", "-1h"]))),
+    ("F wallet clock 13 s ahead", 5_000, Fault::Apart(Database::Wallet, 13)),
+    ("F wallet clock 13 s behind", 5_000, Fault::Apart(Database::Wallet, -13)),
+    ("F wallet clock an hour ahead", 5_000, Fault::Apart(Database::Wallet, 3_600)),
+    ("F wallet clock an hour behind", 5_000, Fault::Apart(Database::Wallet, -3_600)),
+    ("F points clock 13 s ahead", 5_000, Fault::Apart(Database::Points, 13)),
+    ("F points clock 13 s behind", 5_000, Fault::Apart(Database::Points, -13)),
+    ("F points clock an hour ahead", 5_000, Fault::Apart(Database::Points, 3_600)),
+    ("F points clock an hour behind", 5_000, Fault::Apart(Database::Points, -3_600)),
     ("F same key on both", 0, Fault::SameKey(1_000)),
     ("F one balance", 0, Fault::OneBalance(500)),
     ("G cancels fail, then work", 3_000, Fault::Refuse(Way::Tender(POINTS))),
     ("G dead letters", 9_000, Fault::Freeze(&[POINTS])),
+    ("G store-credit legs hang", 4_000, Fault::LegsHang(Database::StoreCredit)),
     ("G burst of ten times the tills", 2_000, BURST),
     ("G processors busy", 3_000, Fault::Machine(Machine::Busy(16))),
     ("G storm of retries", 2_500, Fault::Burst(96, 120)),
@@ -138,13 +150,14 @@ const TOGETHER: &[(&str, u64, &[Fault])] = &[
     ("A out of memory", 1_500, &[BURST, Fault::Machine(Machine::OutOfMemory(WALLET))]),
     ("A tender out of memory", 1_500, &[BURST, Fault::Machine(Machine::OutOfMemory(REWARDS))]),
     ("G out of descriptors", 2_500, &[BURST, Fault::Machine(Machine::OutOfDescriptors(WALLET))]),
+    ("G parking refused", 9_000, &[Fault::ParkingRefused, Fault::Freeze(&[POINTS])]),
     ("G dead letters replayed on and on", 12_000, &[Fault::Freeze(&[POINTS]), Fault::Replays]),
 ];
 
 const BURST: Fault = Fault::Burst(320, 5_000);
 
 /// In pairs only: another wallet than the one that is killed.
-const ZOMBIE: Line = ("F zombie at the other wallet", 3_500, Fault::Freeze(&[OTHER]));
+const ZOMBIE: Line = ("F zombie at the other wallet", 3_500, Fault::Freeze(&[SECOND]));
 
 /// Of these, ordered pairs are made: each on something else, so that one does not keep the other from happening.
 const TELLING: &[&str] = &[
@@ -165,21 +178,21 @@ const TELLING: &[&str] = &[
 /// Persistence points: name, process, fail point, and up to which hit it waits. What comes once a batch has few hits.
 const POINTS_OF_NO_RETURN: &[(&str, Who, &str, u64)] = &[
     ("P0 request read", WALLET, "wallet::request_read", 100),
-    ("P1 saga committed", OTHER, "saga::inserted", 100),
+    ("P1 saga committed", SECOND, "saga::inserted", 100),
     ("P1 batch written", WALLET, "saga::written", 60),
     ("P1 batch committed", WALLET, "saga::committed", 60),
-    ("P2 legs sent", OTHER, "wallet::legs_sent", 60),
+    ("P2 legs sent", SECOND, "wallet::legs_sent", 60),
     ("P3 leg's effect committed", WALLET, "wallet::leg_done", 150),
-    ("P4 reply received", OTHER, "saga::leg_replied", 150),
+    ("P4 reply received", SECOND, "saga::leg_replied", 150),
     ("P5 direction decided", WALLET, "saga::decided", 60),
-    ("P6 COMPENSATING committed", OTHER, "saga::turned_back", 10),
+    ("P6 COMPENSATING committed", SECOND, "saga::turned_back", 10),
     ("P7 cancel's effect committed", WALLET, "wallet::cancel_done", 20),
-    ("P8 cancel's reply", OTHER, "saga::cancel_replied", 20),
+    ("P8 cancel's reply", SECOND, "saga::cancel_replied", 20),
     ("P9 terminal state committed", WALLET, "saga::ended", 60),
-    ("P10 answer ready", OTHER, "wallet::answering", 60),
+    ("P10 answer ready", SECOND, "wallet::answering", 60),
     ("P11 events published, not marked", WALLET, "events::published", 20),
     ("P11 balances published, not marked", POINTS, "events::published", 20),
-    ("P13 floor raised", OTHER, "wallet::floor_raised", 100),
+    ("P13 floor raised", SECOND, "wallet::floor_raised", 100),
     ("T1 before BEGIN", POINTS, "tender::before_begin", 60),
     ("T2 accounts locked", CREDIT, "tender::locked", 60),
     ("T3 rows written", REWARDS, "tender::written", 60),
@@ -197,8 +210,8 @@ impl Scenario {
                 Fault::Mode(..)
                     | Fault::Weather(..)
                     | Fault::Refuse(_)
-                    | Fault::RedisFrozen
-                    | Fault::RedisTold(_)
+                    | Fault::Redis(RedisFault::Frozen)
+                    | Fault::Redis(RedisFault::Told(_))
             )
         };
         self.faults.iter().all(waits)
@@ -255,7 +268,7 @@ pub fn matrix(times: u32) -> Vec<Scenario> {
     let parked = vec![Fault::Freeze(&[POINTS]), Fault::Crash(WALLET, "saga::parked", 3)];
     scenarios.push(scenario("P12 dead letter written", parked));
     // Sagas are taken over once their owner is dead.
-    let claimed = vec![Fault::Crash(OTHER, "saga::claimed", 1), Fault::Kill(&[WALLET], 1)];
+    let claimed = vec![Fault::Crash(SECOND, "saga::claimed", 1), Fault::Kill(&[WALLET], 1)];
     scenarios.push(Scenario { hold: Duration::from_secs(3), ..scenario("C16 taken over", claimed) });
     scenarios
 }

@@ -4,7 +4,7 @@ use std::{fs, io, path::PathBuf, time::Duration};
 
 use checker::format::{Capture, Source, files};
 use schema::Database;
-use sqlx::{Connection, PgConnection, Row};
+use sqlx::{Connection, PgConnection};
 use tokio::{
     task::{JoinHandle, JoinSet},
     time::{Instant, sleep},
@@ -12,11 +12,11 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Cluster, Evidence,
-    cluster::BUSINESS,
+    business::{BUSINESS, OTHER},
+    cluster::Cluster,
     consumer::Consumer,
     dumps::copy_log,
-    evidence::OTHER,
+    evidence::Evidence,
     funding::TENDERS,
     readers::Reader,
     snapshots::Observer,
@@ -174,9 +174,7 @@ impl Witnesses {
 async fn metrics(cluster: &Cluster) -> Vec<String> {
     let mut all = Vec::new();
     for node in cluster.nodes() {
-        let request = cluster.client.get(format!("{}/metrics", node.internal)).timeout(LAST);
-        let text = async { request.send().await?.text().await };
-        all.push(text.await.unwrap_or_default());
+        all.push(cluster.metrics(node).await);
     }
     all
 }
@@ -204,12 +202,4 @@ pub(crate) async fn connect(cluster: &Cluster) -> Vec<(Database, PgConnection)> 
         connections.push((*database, PgConnection::connect_with(&options).await.expect("a connection")));
     }
     connections
-}
-
-/// The wallet database's clock, in microseconds since 1970.
-pub(crate) async fn clock(wallet: &mut PgConnection) -> sqlx::Result<i64> {
-    let row = sqlx::query("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")
-        .fetch_one(wallet)
-        .await?;
-    row.try_get(0)
 }

@@ -5,9 +5,10 @@ use std::time::Duration;
 use chaos_tests::{
     Cluster,
     check::Settle,
-    fault::{Fault, WALLET},
+    fault::Fault,
     run::{Outcome, run},
     table::Scenario,
+    who::{SECOND, WALLET},
 };
 
 /// Runs one fault from beginning to end; somebody must have noticed it.
@@ -43,5 +44,5 @@ async fn a_tender_is_stopped_and_goes_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_orchestrator_is_stopped_and_wakes_as_a_zombie() {
-    survive(Fault::Freeze(&[WALLET + 1]), Duration::from_secs(6)).await;
+    survive(Fault::Freeze(&[SECOND]), Duration::from_secs(6)).await;
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use chaos_tests::{Cluster, cluster::BUSINESS};
+use chaos_tests::{Cluster, business::BUSINESS, funding::fund};
 use futures_util::StreamExt;
 use tokio::time::timeout;
 use tokio_tungstenite::{
@@ -15,7 +15,7 @@ const SOON: Duration = Duration::from_secs(2);
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_is_told_to_stop_sends_its_clients_away_first() {
     let mut cluster = Cluster::start().await;
-    cluster.fund("watched").await;
+    fund(&cluster, BUSINESS, "watched").await;
     let token = cluster.tokens.staff(BUSINESS, "pos");
     let (first, second) = (cluster.wallets[0].url.clone(), cluster.wallets[1].url.clone());
     let open = async |url: &str| {

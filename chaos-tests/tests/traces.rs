@@ -1,6 +1,6 @@
 //! One trace id finds everything that was done for a redemption, in the logs of every process.
 
-use chaos_tests::{Cluster, cluster::BUSINESS};
+use chaos_tests::{Cluster, business::BUSINESS, funding::fund};
 use serde_json::{Value, json};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
@@ -14,7 +14,7 @@ fn lines_of_trace(log: &str) -> Vec<Value> {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_trace_id_finds_a_redemption_in_all_four_services() {
     let cluster = Cluster::start().await;
-    let reward = cluster.fund("traced").await;
+    let reward = fund(&cluster, BUSINESS, "traced").await;
     let body = json!({ "customer_id": "traced", "order_id": "o1", "currency": "USD", "amount": 50, "tenders": [
         { "type": "points", "points": 10 },
         { "type": "digital_reward", "reward_id": reward, "amount": 20 },

@@ -24,7 +24,7 @@ pub struct Made<'a> {
 /// What a redeem was told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Told {
-    /// Done.
+    /// Done: everything is taken, or set aside where that was asked for.
     Completed,
     /// Refused for ever.
     Declined,
@@ -32,17 +32,28 @@ pub enum Told {
     Cancelled,
 }
 
-/// Everything that was asked under one key.
+/// What a redeem is refused with whose key was cancelled.
+const KEY_CANCELLED: &str = "key_cancelled";
+
+/// Everything that was asked under one key, and for what came of it.
 #[derive(Debug, Default)]
 pub struct Sale<'a> {
     /// Whose wallet.
     pub customer: &'a str,
     /// What was to be taken.
     pub legs: &'a [Leg],
+    /// It was to be set aside only.
+    pub is_hold: bool,
+    /// Which sale of which till.
+    pub place: Option<&'a str>,
     /// Redeems, in the order of asking.
     pub redeems: Vec<Made<'a>>,
     /// Cancels, in the order of asking.
     pub cancels: Vec<Made<'a>>,
+    /// Captures, in the order of asking.
+    pub captures: Vec<Made<'a>>,
+    /// Voids, in the order of asking.
+    pub voids: Vec<Made<'a>>,
 }
 
 /// Whose key, and which.
@@ -54,10 +65,22 @@ impl Made<'_> {
     pub fn told(&self) -> Option<Told> {
         match self.answer?.status {
             200 | 201 => Some(Told::Completed),
-            422 => Some(Told::Declined),
-            409 => Some(Told::Cancelled),
+            409 if self.said["code"] == KEY_CANCELLED => Some(Told::Cancelled),
+            409 | 422 => Some(Told::Declined),
             _ => None,
         }
+    }
+
+    /// It was told that it is done.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.answer.is_some_and(|answer| matches!(answer.status, 200 | 201))
+    }
+
+    /// It was told that it never will be.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        self.answer.is_some_and(|answer| matches!(answer.status, 409 | 422))
     }
 }
 
@@ -78,6 +101,18 @@ impl<'a> Sale<'a> {
     #[must_use]
     pub fn cancelled(&self) -> Option<&Made<'a>> {
         self.cancels.iter().filter(|made| made.answer.is_some()).min_by_key(|made| made.returned)
+    }
+
+    /// The first capture that was told that it is done.
+    #[must_use]
+    pub fn captured(&self) -> Option<&Made<'a>> {
+        self.captures.iter().find(|made| made.is_done())
+    }
+
+    /// The first void that was told that it is done.
+    #[must_use]
+    pub fn voided(&self) -> Option<&Made<'a>> {
+        self.voids.iter().find(|made| made.is_done())
     }
 }
 
@@ -118,10 +153,17 @@ pub fn sales<'a>(calls: &[Made<'a>]) -> BTreeMap<Key<'a>, Sale<'a>> {
     let mut sales: BTreeMap<Key<'a>, Sale<'a>> = BTreeMap::new();
     for made in calls {
         match made.call {
-            Call::Redeem { business, key, customer, legs } => {
+            Call::Redeem { business, key, customer, legs, hold, place } => {
                 let sale = sales.entry((business, key)).or_default();
                 (sale.customer, sale.legs) = (customer, legs);
+                (sale.is_hold, sale.place) = (*hold, place.as_deref());
                 sale.redeems.push(made.clone());
+            }
+            Call::Capture { business, of, .. } => {
+                sales.entry((business, of)).or_default().captures.push(made.clone());
+            }
+            Call::Void { business, of, .. } => {
+                sales.entry((business, of)).or_default().voids.push(made.clone());
             }
             Call::Cancel { business, key } => {
                 sales.entry((business, key)).or_default().cancels.push(made.clone());

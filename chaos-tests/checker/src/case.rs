@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use crate::{
     calls::{Key, Made, Sale, calls, sales},
     evidence::{Evidence, Ledger},
-    rows::{Account, Entry, Operation, REDEEM, Redemption, Saga},
+    rows::{Account, CAPTURE, Entry, Operation, REDEEM, RETURN, Redemption, Saga, VOID},
 };
 
 /// A business, a customer of it, and a tender.
@@ -31,6 +31,8 @@ pub struct Case<'a> {
     pub accounts: HashMap<Wallet<'a>, &'a Account>,
     /// Redemptions that a saga set out to give back.
     pub given_back: HashSet<&'a str>,
+    /// Redemptions that a saga set out to capture, and that saga.
+    pub captured: HashMap<&'a str, &'a Saga>,
 }
 
 /// One ledger, in the end.
@@ -54,6 +56,9 @@ impl<'a> Case<'a> {
             (saga.operation == REDEEM && saga.scope.is_empty())
                 .then_some(((saga.business_id.as_str(), saga.key.as_str()), saga))
         };
+        // A saga that takes a redemption further; one that was refused does not.
+        let further = |saga: &'a Saga| Some((saga.parent_id.as_deref()?, saga)).filter(|_| saga.has_effect());
+        let gives_back = |saga: &Saga| matches!(saga.operation.as_str(), RETURN | VOID);
         let mut case = Self {
             evidence,
             calls,
@@ -63,7 +68,18 @@ impl<'a> Case<'a> {
             legs: HashMap::new(),
             books: BTreeMap::new(),
             accounts: HashMap::new(),
-            given_back: wallet.sagas.iter().filter_map(|saga| saga.parent_id.as_deref()).collect(),
+            given_back: wallet
+                .sagas
+                .iter()
+                .filter(|saga| gives_back(saga))
+                .filter_map(|saga| Some(further(saga)?.0))
+                .collect(),
+            captured: wallet
+                .sagas
+                .iter()
+                .filter(|saga| saga.operation == CAPTURE)
+                .filter_map(further)
+                .collect(),
         };
         for (tender, ledger) in &evidence.end.ledgers {
             for operation in &ledger.operations {
@@ -108,5 +124,21 @@ impl<'a> Case<'a> {
         }
         let entry = self.entries(wallet).iter().find(|entry| entry.version == Some(version))?;
         Some(entry.balance_after? - entry.held_after?)
+    }
+
+    /// By how much each entry of a leg changed what is free in its account: what is set aside is not free.
+    pub fn freed(&self, customer: (&str, &str), (tender, legs_id, leg): (&str, &str, i32)) -> Vec<i64> {
+        let wallet = (customer.0, customer.1, tender);
+        let change = |entry: &&Entry| match entry.kind.as_str() {
+            "hold" | "release" | "capture" => Some(entry.amount - self.set_aside(wallet, entry)?),
+            _ => Some(entry.amount),
+        };
+        self.posted(tender, legs_id, leg).iter().filter_map(change).collect()
+    }
+
+    /// How much more than before is set aside after an entry.
+    fn set_aside(&self, wallet: Wallet<'_>, entry: &Entry) -> Option<i64> {
+        let before = self.entries(wallet).iter().rfind(|other| other.version < entry.version);
+        Some(entry.held_after? - before.map_or(Some(0), |before| before.held_after)?)
     }
 }

@@ -1,7 +1,8 @@
 //! The evidence, line by line. What is written is JSON Lines: one of these values a line, in the files that [`files`]
 //! names.
 //!
-//! All `at`, `from` and `until` are microseconds on one monotonic clock, that of the process which wrote them down.
+//! All `at`, `from` and `until` are microseconds on one monotonic clock, that of the process which wrote them down. Databases
+//! have clocks of their own, which may be wrong and may jump: no rule compares them with this one, or with each other.
 //! Dumps ([`crate::rows`]) are rows of the databases as they are.
 
 use serde::{Deserialize, Serialize};
@@ -94,6 +95,33 @@ pub enum Call {
         customer: String,
         /// Units of each tender, in the order of the request.
         legs: Vec<Leg>,
+        /// To set them aside only, until a capture takes them.
+        #[serde(default)]
+        hold: bool,
+        /// Which sale of which till it is: location, terminal, order and sequence in one text. Another key with the same
+        /// one is for the same sale.
+        #[serde(default)]
+        place: Option<String>,
+    },
+    /// To take what a redeem has set aside; the rest is free again.
+    Capture {
+        /// Whose redemption.
+        business: String,
+        /// The capture's own idempotency key.
+        key: String,
+        /// The key of the redeem.
+        of: String,
+        /// How much of it, in minor units.
+        amount: i64,
+    },
+    /// To free what a redeem has set aside.
+    Void {
+        /// Whose redemption.
+        business: String,
+        /// The void's own idempotency key.
+        key: String,
+        /// The key of the redeem.
+        of: String,
     },
     /// To cancel a redeem by its key.
     Cancel {
@@ -250,8 +278,6 @@ pub struct Event {
 pub struct Mark {
     /// When.
     pub at: u64,
-    /// The same moment on the wallet database's clock, in microseconds since 1970; absent where it could not be asked.
-    pub db_us: Option<i64>,
     /// What.
     pub what: Moment,
 }

@@ -7,6 +7,10 @@ use serde::Deserialize;
 pub const REDEEM: &str = "redeem";
 /// What gives a redemption back is a saga of this operation.
 pub const RETURN: &str = "return";
+/// What takes what a redemption has set aside is a saga of this operation.
+pub const CAPTURE: &str = "capture";
+/// What frees what a redemption has set aside is a saga of this operation, where a till asked for it by name.
+pub const VOID: &str = "void";
 
 /// States of a saga.
 pub mod state {
@@ -53,10 +57,6 @@ pub struct Saga {
     pub key_cancelled: bool,
     /// The stored answer: `\x` and hexadecimal digits.
     pub response: Option<String>,
-    /// When it was written.
-    pub created_at: DateTime<Utc>,
-    /// When it was over.
-    pub ended_at: Option<DateTime<Utc>>,
 }
 
 impl Saga {
@@ -66,6 +66,12 @@ impl Saga {
         let digits = self.response.as_ref()?.strip_prefix("\\x")?;
         let pairs = digits.as_bytes().chunks(2);
         pairs.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
+    }
+
+    /// It takes its redemption further, or has: a refusal does nothing.
+    #[must_use]
+    pub const fn has_effect(&self) -> bool {
+        !matches!(self.state, state::COMPENSATED)
     }
 
     /// Nothing works on it any more.
@@ -78,9 +84,23 @@ impl Saga {
 /// The plan of a saga.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct Plan {
+    /// Of a redeem: `automatic` or `manual`.
+    #[serde(default)]
+    pub capture: String,
+    /// Of what gives back: why.
+    #[serde(default)]
+    pub why: String,
     /// Its legs.
     #[serde(default)]
     pub legs: Vec<PlannedLeg>,
+}
+
+impl Plan {
+    /// It sets aside only.
+    #[must_use]
+    pub fn is_hold(&self) -> bool {
+        self.capture == "manual"
+    }
 }
 
 /// A leg of a plan.

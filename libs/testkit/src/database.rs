@@ -23,7 +23,7 @@ pub struct TestDatabase {
 }
 
 impl TestDatabase {
-    /// A new, empty, migrated database: a copy of a template that is made once for each set of migrations.
+    /// A new, empty, migrated database on the server that `TEST_DATABASE_URL` names.
     ///
     /// # Panics
     /// When `TEST_DATABASE_URL` is not set, or the server cannot be used.
@@ -31,6 +31,14 @@ impl TestDatabase {
         let server = std::env::var("TEST_DATABASE_URL").expect(
             "TEST_DATABASE_URL is not set: name a PostgreSQL server on which tests may create databases, or run script/test",
         );
+        Self::create_on(server, database).await
+    }
+
+    /// The same on a server of the caller's choice: a copy of a template that is made once for each set of migrations.
+    ///
+    /// # Panics
+    /// When the server cannot be used.
+    pub async fn create_on(server: String, database: Database) -> Self {
         let name = format!("t_{}_{}", database.name(), uuid::Uuid::new_v4().simple());
         let made = copy_template(&server, database, &name).await;
         made.unwrap_or_else(|error| panic!("cannot make a test database: {error:#}"));
@@ -47,10 +55,10 @@ impl TestDatabase {
     /// URL with the service's own role, which may do what the service does and no more.
     ///
     /// # Panics
-    /// When `TEST_DATABASE_URL` cannot be read.
+    /// When the server's URL cannot be read.
     #[must_use]
     pub fn url(&self) -> Secret {
-        let options = options(&self.server, &self.name).expect("TEST_DATABASE_URL");
+        let options = options(&self.server, &self.name).expect("the server's URL");
         let role = role(self.database);
         let host = options.get_socket().map_or_else(
             || options.get_host().to_owned(),
@@ -63,10 +71,10 @@ impl TestDatabase {
     /// Connection options of the owner, who may do everything.
     ///
     /// # Panics
-    /// When `TEST_DATABASE_URL` cannot be read.
+    /// When the server's URL cannot be read.
     #[must_use]
     pub fn admin(&self) -> PgConnectOptions {
-        options(&self.server, &self.name).expect("TEST_DATABASE_URL")
+        options(&self.server, &self.name).expect("the server's URL")
     }
 
     /// Checks all invariants now.
@@ -109,7 +117,7 @@ fn role(database: Database) -> String {
 }
 
 fn options(server: &str, name: &str) -> anyhow::Result<PgConnectOptions> {
-    Ok(PgConnectOptions::from_str(server).context("TEST_DATABASE_URL")?.database(name))
+    Ok(PgConnectOptions::from_str(server).context("the server's URL")?.database(name))
 }
 
 async fn verify(admin: &PgConnectOptions, database: Database) -> anyhow::Result<()> {
@@ -128,11 +136,10 @@ async fn verify(admin: &PgConnectOptions, database: Database) -> anyhow::Result<
 }
 
 async fn copy_template(server: &str, database: Database, name: &str) -> anyhow::Result<()> {
-    let admin = PgConnectOptions::from_str(server).context("TEST_DATABASE_URL")?;
+    let admin = PgConnectOptions::from_str(server).context("the server's URL")?;
     let role = role(database);
     let template = format!("tpl_{}_{}", database.name(), database.fingerprint());
-    let mut connection =
-        PgConnection::connect_with(&admin).await.context("cannot connect to TEST_DATABASE_URL")?;
+    let mut connection = PgConnection::connect_with(&admin).await.context("cannot connect to the server")?;
     sqlx::query("SELECT pg_advisory_lock($1)").bind(TEMPLATE_LOCK).execute(&mut connection).await?;
     // A template is finished once it is marked as one: a run that was killed half-way left none.
     let is_made: bool =

@@ -4,7 +4,7 @@
 //! what it takes back. So the objects are the accounts, one a tender, and not the wallet as a whole. A history is
 //! linearizable if, and only if, that of each of its objects is.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, iter};
 
 use crate::{
     calls::{Key, Made, Sale, Told},
@@ -34,8 +34,10 @@ enum Operation<'a> {
     Credit(i64),
     /// A redeem took this; then so much was left, if that is known.
     Take(Key<'a>, i64, Option<i64>),
-    /// A redeem gave back what it took.
+    /// A redeem gave back what it took, or freed what it had set aside.
     Back(Key<'a>),
+    /// So much of what a redeem had set aside was taken, and the rest is free again.
+    Capture(Key<'a>, i64),
     /// A redeem was refused, for there was only this much.
     Refuse(i64),
     /// This much was free, at this version.
@@ -67,6 +69,11 @@ impl<'a> Object for Account<'a> {
                 let taken = next.taken.remove(key);
                 next.free += taken.unwrap_or(0);
                 taken.is_some()
+            }
+            Operation::Capture(key, units) => {
+                let held = next.taken.insert(*key, *units);
+                next.free += held.unwrap_or(0) - units;
+                held.is_some_and(|held| held >= *units)
             }
             Operation::Refuse(free) => return (*free == self.free).then_some(next),
             Operation::Read(free, version) => {
@@ -146,6 +153,11 @@ fn in_the_end<'a>(case: &Case<'_>, wallet: Wallet<'_>) -> Option<Interval<Operat
     Some(Interval { operation, invoked: u64::MAX, returned: Some(u64::MAX), hint: read_hint(version) })
 }
 
+/// When the first of several calls under one key was made: any of them may be the one that did it.
+fn begun(calls: &[Made<'_>]) -> u64 {
+    calls.iter().map(|made| made.invoked).min().unwrap_or(0)
+}
+
 /// What one leg of a sale did to its account, as far as its till was told.
 struct Steps<'a, 'b> {
     key: Key<'a>,
@@ -153,8 +165,10 @@ struct Steps<'a, 'b> {
     leg: &'a Leg,
     /// Its number, which is its place in the request.
     number: usize,
-    /// At which versions the ledger says that it took, and gave back.
-    hints: (i64, i64),
+    /// At which versions the ledger says that it took, or set aside; that it captured; and that it gave back.
+    hints: (i64, i64, i64),
+    /// How much the ledger says was captured.
+    captured: i64,
 }
 
 impl<'a, 'b> Steps<'a, 'b> {
@@ -163,16 +177,22 @@ impl<'a, 'b> Steps<'a, 'b> {
         let planned = case.redeems.get(&key).and_then(|saga| Some((*saga, saga.plan.legs.get(number)?)));
         let posted =
             planned.map(|(saga, leg)| case.posted(&leg.tender, &saga.legs_id, leg.leg)).unwrap_or_default();
-        let version = |is_taking: bool| {
-            let mut entries = posted.iter().filter(|entry| (entry.amount < 0) == is_taking);
+        let version = |kinds: &[&str]| {
+            let mut entries = posted.iter().filter(|entry| kinds.contains(&entry.kind.as_str()));
             entries.find_map(|entry| entry.version).map_or(i64::MAX, |version| 2 * version)
         };
-        Self { key, sale, leg, number, hints: (version(true), version(false)) }
+        let hints = (version(&["debit", "hold"]), version(&["capture"]), version(&["cancel", "release"]));
+        let captures = posted.iter().filter(|entry| entry.kind == "capture");
+        let captured = captures.map(|entry| -entry.amount).sum();
+        Self { key, sale, leg, number, hints, captured }
     }
 
     fn all(&self) -> Vec<Interval<Operation<'a>>> {
         let cancelled = self.sale.cancels.iter().map(|made| made.invoked).min();
         let is_cancelled = self.sale.cancelled().is_some();
+        if let Some(made) = self.sale.first(Told::Completed).filter(|_| self.sale.is_hold) {
+            return iter::once(self.take(made.returned, self.left(made))).chain(self.after_hold()).collect();
+        }
         if let Some(made) = self.sale.first(Told::Completed) {
             let back = cancelled.map(|at| self.back(at, is_cancelled.then_some(u64::MAX)));
             return [Some(self.take(made.returned, self.left(made))), back].into_iter().flatten().collect();
@@ -188,13 +208,60 @@ impl<'a, 'b> Steps<'a, 'b> {
         self.refused(made).into_iter().collect()
     }
 
+    /// What became of a hold: it was captured, voided or cancelled, or ended by itself; what no till was told of may have
+    /// happened as well.
+    fn after_hold(&self) -> Vec<Interval<Operation<'a>>> {
+        let sale = self.sale;
+        let cancelled = sale.cancels.iter().map(|made| made.invoked).min();
+        let end = (cancelled.is_some() && sale.cancelled().is_some()).then_some(u64::MAX);
+        if let Some(made) = sale.captured() {
+            let mut steps = vec![self.capture(made, made.returned)];
+            // What the capture left free already does not go back again.
+            if let Some(at) = cancelled.filter(|_| self.captured_units(made) > 0) {
+                steps.push(self.back(at, end));
+            }
+            return steps;
+        }
+        if let Some(made) = sale.voided() {
+            return vec![self.back(begun(&sale.voids), made.returned)];
+        }
+        let mut steps = vec![self.back(cancelled.unwrap_or_else(|| sale.begun()), end)];
+        let open = sale.captures.iter().filter(|made| !made.is_refused());
+        steps.extend(open.map(|made| self.capture(made, None)));
+        steps
+    }
+
+    /// How much of this leg a capture took, as it was told; if nobody was told, what the ledger has.
+    fn captured_units(&self, made: &Made<'_>) -> i64 {
+        if made.answer.is_none() {
+            return self.captured;
+        }
+        let mut told = made.said["tenders"].as_array().into_iter().flatten();
+        let own = told.find(|tender| tender["leg"] == self.number);
+        own.and_then(|own| own["points"].as_i64().or_else(|| own["amount"].as_i64())).unwrap_or(0)
+    }
+
+    /// A capture that needs nothing of this leg frees it.
+    fn capture(&self, made: &Made<'_>, returned: Option<u64>) -> Interval<Operation<'a>> {
+        let invoked = begun(&self.sale.captures);
+        match self.captured_units(made) {
+            0 => self.back(invoked, returned),
+            units => Interval {
+                operation: Operation::Capture(self.key, units),
+                invoked,
+                returned,
+                hint: self.hints.1,
+            },
+        }
+    }
+
     fn take(&self, returned: Option<u64>, left: Option<i64>) -> Interval<Operation<'a>> {
         let operation = Operation::Take(self.key, self.leg.units, left);
         Interval { operation, invoked: self.sale.begun(), returned, hint: self.hints.0 }
     }
 
     fn back(&self, invoked: u64, returned: Option<u64>) -> Interval<Operation<'a>> {
-        Interval { operation: Operation::Back(self.key), invoked, returned, hint: self.hints.1 }
+        Interval { operation: Operation::Back(self.key), invoked, returned, hint: self.hints.2 }
     }
 
     fn refused(&self, made: &Made<'_>) -> Option<Interval<Operation<'a>>> {

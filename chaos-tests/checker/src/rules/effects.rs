@@ -59,12 +59,11 @@ fn of_sale(case: &Case<'_>, key: Key<'_>, sale: &Sale<'_>) -> Vec<Violation> {
         ));
     }
     for (leg, planned) in saga.plan.legs.iter().enumerate() {
-        let amounts: Vec<i64> = case
-            .posted(&planned.tender, &saga.legs_id, planned.leg)
-            .iter()
-            .map(|entry| entry.amount)
-            .collect();
-        let taken: Vec<i64> = amounts.iter().copied().filter(|amount| *amount < 0).collect();
+        // What is free goes down when something is taken and when it is set aside; a capture takes what is not free.
+        let place = (planned.tender.as_str(), saga.legs_id.as_str(), planned.leg);
+        let changes = case.freed((key.0, sale.customer), place);
+        let amounts = case.posted(place.0, place.1, place.2).iter().map(|entry| entry.amount).sum::<i64>();
+        let taken: Vec<i64> = changes.iter().copied().filter(|change| *change < 0).collect();
         let asked = sale.legs.get(leg).map_or(planned.units, |leg: &Leg| leg.units);
         if completed && taken != [-asked] {
             found.push(Violation::new(
@@ -72,10 +71,12 @@ fn of_sale(case: &Case<'_>, key: Key<'_>, sale: &Sale<'_>) -> Vec<Violation> {
                 format!("{key:?} was completed, and leg {leg} of {asked} took {taken:?}"),
             ));
         }
-        if (declined || cancelled) && amounts.iter().sum::<i64>() != 0 {
+        if (declined || cancelled) && (amounts != 0 || changes.iter().sum::<i64>() != 0) {
             found.push(Violation::new(
                 Invariant::I2,
-                format!("{key:?} was refused or cancelled, and leg {leg} posted {amounts:?}"),
+                format!(
+                    "{key:?} was refused or cancelled, and leg {leg} posted {amounts} and freed {changes:?}"
+                ),
             ));
         }
     }

@@ -60,6 +60,18 @@ fn states<'a>(case: &'a Case<'_>, saga: &'a Saga, leg: &'a PlannedLeg) -> Vec<&'
     operations.into_iter().flatten().map(|row| row.state.as_str()).collect()
 }
 
+/// What a capture that is done made of a leg: taken in part, the rest free again; or wholly free.
+fn is_captured(case: &Case<'_>, leg: &PlannedLeg, capture: &Saga, states: &[&str], net: i64) -> bool {
+    let units = capture.plan.legs.iter().find(|other| other.leg == leg.leg).map_or(0, |other| other.units);
+    match (capture.state, units) {
+        // A database that forgot may still have it set aside.
+        (state::COMPLETED, _) if case.evidence.meta.database_forgot => net == 0 || net == -units,
+        (state::COMPLETED, 0) => states == ["reversed"] && net == 0,
+        (state::COMPLETED, _) => states == ["applied"] && net == -units,
+        _ => true,
+    }
+}
+
 fn of_saga(case: &Case<'_>, saga: &Saga) -> Vec<Violation> {
     let is_given_back = case.given_back.contains(saga.saga_id.as_str());
     let mut found = Vec::new();
@@ -67,12 +79,15 @@ fn of_saga(case: &Case<'_>, saga: &Saga) -> Vec<Violation> {
         let states = states(case, saga, leg);
         let net: i64 =
             case.posted(&leg.tender, &saga.legs_id, leg.leg).iter().map(|entry| entry.amount).sum();
-        let is_in_force = matches!(states[..], ["applied" | "held"]);
         let is_right = match saga.state {
             state::COMPLETED if is_forgotten(case, &states) || is_back(case, saga, &states) => net == 0,
             state::COMPLETED | state::COMPENSATED if is_still_taken(case, saga, &states) => net <= 0,
             state::COMPLETED if is_given_back => net == 0 && states == ["reversed"],
-            state::COMPLETED => is_in_force && net <= 0,
+            state::COMPLETED => match case.captured.get(saga.saga_id.as_str()) {
+                Some(capture) => is_captured(case, leg, capture, &states, net),
+                None if saga.plan.is_hold() => states == ["held"] && net == 0,
+                None => states == ["applied"] && net < 0,
+            },
             state::COMPENSATED => net == 0 && !states.contains(&"held"),
             _ => true,
         };

@@ -1,5 +1,7 @@
 //! I5: once the faults are over, everything ends, and soon.
 
+use std::collections::{HashMap, HashSet};
+
 use crate::{
     case::Case,
     evidence::Evidence,
@@ -7,6 +9,8 @@ use crate::{
     invariant::{Invariant, Violation},
 };
 
+/// The database of sagas, in snapshots.
+const WALLET: &str = "wallet";
 /// Within this of healing 99 of 100 sagas that were open then are over, in microseconds.
 pub const P99_BOUND: u64 = 10_000_000;
 /// Within this all are, in microseconds.
@@ -44,25 +48,29 @@ impl Healing {
     }
 }
 
-/// How long sagas took that were open when faults ended. Faults may begin and end several times: the last end before a
-/// saga's own counts.
+/// How long sagas took that were open when faults ended, by when they were last seen open: sagas are written down by clocks
+/// that faults move. Faults may begin and end several times: the last end before a saga's own counts. What is over before
+/// anybody looks took no time.
 #[must_use]
 pub fn healing(evidence: &Evidence) -> Healing {
-    let marks = evidence.marks.iter().filter(|mark| mark.what == Moment::Healed);
-    let healed: Vec<i64> = marks.filter_map(|mark| mark.db_us).collect();
-    // What ended later than the end did so before, while a clock was ahead.
-    let quiet = evidence.marks.iter().rfind(|mark| mark.what == Moment::Quiet).and_then(|mark| mark.db_us);
-    let took = evidence.end.wallet.sagas.iter().filter_map(|saga| {
-        let (begun, ended) = (saga.created_at.timestamp_micros(), saga.ended_at?.timestamp_micros());
-        if quiet.is_some_and(|quiet| ended > quiet) {
-            return None;
+    let healed = || evidence.marks.iter().filter(|mark| mark.what == Moment::Healed).map(|mark| mark.at);
+    let mut first_seen: HashMap<&str, u64> = HashMap::new();
+    let mut ended = Vec::new();
+    for view in evidence.snapshots.iter().filter(|snapshot| snapshot.database == WALLET) {
+        let open: HashSet<&str> = view.sagas.iter().map(|saga| saga.saga_id.as_str()).collect();
+        first_seen.retain(|saga, first| {
+            let is_open = open.contains(saga);
+            if !is_open && let Some(last) = healed().filter(|at| *first < *at && *at < view.from).max() {
+                ended.push(view.until - last);
+            }
+            is_open
+        });
+        for saga in open {
+            first_seen.entry(saga).or_insert(view.from);
         }
-        let last = healed.iter().copied().filter(|healed| begun < *healed && *healed < ended).max()?;
-        u64::try_from(ended - last).ok()
-    });
-    let mut took: Vec<u64> = took.collect();
-    took.sort_unstable();
-    Healing(took)
+    }
+    ended.sort_unstable();
+    Healing(ended)
 }
 
 pub(super) fn check(case: &Case<'_>) -> Vec<Violation> {

@@ -64,6 +64,8 @@ fn business(call: &Call) -> &str {
     match call {
         Call::Redeem { business, .. }
         | Call::Cancel { business, .. }
+        | Call::Capture { business, .. }
+        | Call::Void { business, .. }
         | Call::Credit { business, .. }
         | Call::Read { business, .. }
         | Call::Balance { business, .. } => business,

@@ -12,6 +12,7 @@ mod ledger;
 mod letters;
 mod reads;
 mod sagas;
+mod sequences;
 mod streams;
 mod told;
 
@@ -27,6 +28,7 @@ const OF_ROWS: &[Rule] =
 /// What holds as long as a database keeps what it has acknowledged.
 const OF_WORDS: &[Rule] = &[
     effects::check,
+    sequences::check,
     sagas::check,
     reads::check,
     told::check,

@@ -80,6 +80,92 @@ fn i2_a_key_acts_twice() {
     });
 }
 
+/// Two keys for one sale of one till, and both took.
+#[test]
+fn i2_a_sale_is_taken_under_two_keys() {
+    finds("i2-place", Invariant::I2, |world| {
+        let asked = world.files.get_mut("history.jsonl").unwrap().iter_mut();
+        for line in asked.filter(|line| line["f"] == "redeem" && line["business"] == "shop") {
+            line["place"] = json!("till/1");
+        }
+        // Both are in force.
+        let redemptions = world.files.get_mut("dumps/2/wallet/redemption.jsonl").unwrap();
+        assert!(redemptions.iter().filter(|row| row["status"] == "completed").count() > 1);
+    });
+}
+
+/// A key is refused for a sale that was refused before under another one, and so is open to be sold.
+#[test]
+fn i12_a_sale_that_was_refused_before_cannot_be_sold() {
+    finds("i12-place", Invariant::I12, |world| {
+        for key in ["k3", "k7"] {
+            let body = json!({ "code": if key == "k7" { "duplicate_reference" } else { "" } }).to_string();
+            let mut line = world.line("history.jsonl", "\"k3\"").clone();
+            line["place"] = json!("till/1");
+            if key == "k3" {
+                *world.line("history.jsonl", "\"k3\"") = line;
+                continue;
+            }
+            (line["key"], line["call"], line["at"]) = (json!(key), json!(98), json!(900_000));
+            world.push("history.jsonl", line);
+            world.push("history.jsonl", json!({ "at": 900_001, "process": "again", "call": 98, "type": "ok", "status": 409, "body": body }));
+            let mut saga = world.line(SAGAS, "saga-shop-k3").clone();
+            (saga["saga_id"], saga["key"], saga["legs_id"]) =
+                (json!("saga-shop-k7"), json!(key), json!("legs-shop-k7"));
+            (saga["plan"], saga["response"]) = (json!({}), Value::Null);
+            world.push(SAGAS, saga);
+        }
+    });
+}
+
+#[test]
+fn i8_a_capture_takes_another_amount_or_keeps_the_rest() {
+    let points = "dumps/2/points/operation.jsonl";
+    finds("i8-capture", Invariant::I8, |world| {
+        world.line(points, "op-shop-k5-0")["state"] = json!("held");
+    });
+    finds("i8-capture-units", Invariant::I8, |world| {
+        world.line(SAGAS, "capture-k5")["plan"]["legs"][1]["units"] = json!(2);
+    });
+    finds("i8-void", Invariant::I8, |world| {
+        world.line(points, "op-shop-k6-0")["state"] = json!("held");
+    });
+}
+
+#[test]
+fn i12_a_hold_ends_otherwise_than_its_till_was_told() {
+    finds("i12-capture", Invariant::I12, |world| {
+        world.line("dumps/2/wallet/redemption.jsonl", "saga-shop-k5")["status"] = json!("expired");
+    });
+    finds("i12-void", Invariant::I12, |world| {
+        world.line("dumps/2/wallet/redemption.jsonl", "saga-shop-k6")["status"] = json!("authorized");
+    });
+}
+
+/// The first call took effect, and nobody heard; the second one was answered.
+#[test]
+fn a_capture_that_was_asked_for_twice_may_have_been_done_by_the_first_call() {
+    let mut world = sound();
+    let first = world.line("history.jsonl", "\"capture\"").clone();
+    let number = first["call"].clone();
+    let mut second = first;
+    (second["call"], second["at"]) = (json!(97), json!(800_000));
+    let mut answer = answer(&mut world, "\"capture\"").clone();
+    let lines = world.files.get_mut("history.jsonl").unwrap();
+    lines.retain(|line| line["call"] != number || line["type"] == "invoke");
+    answer =
+        json!({ "at": 800_001, "process": "till", "call": 97, "type": "ok", "status": 200, "body": answer });
+    lines.extend([second, answer]);
+    assert_eq!(checked("capture-twice", &world).violations, []);
+}
+
+#[test]
+fn i17_a_capture_tells_another_amount_than_was_asked() {
+    finds("i17-capture", Invariant::I17, |world| {
+        world.line("history.jsonl", "\"capture\"")["amount"] = json!(6);
+    });
+}
+
 #[test]
 fn i3_what_was_acknowledged_is_not_there() {
     finds("i3-later", Invariant::I3, |world| {
@@ -110,8 +196,17 @@ fn i4_a_balance_is_not_its_entries() {
 #[test]
 fn i5_a_saga_takes_too_long_or_never_ends() {
     finds("i5-slow", Invariant::I5, |world| {
-        world.line(SAGAS, "saga-shop-k3")["ended_at"] = json!("2026-01-01T00:00:40+00:00");
-        world.line("marks.jsonl", "quiet")["db_us"] = Value::Null;
+        // Nobody sees it ended before.
+        let lines = world.files.get_mut("snapshots.jsonl").unwrap();
+        let open = |line: &&mut Value| line["database"] == "wallet";
+        for (nth, line) in lines.iter_mut().filter(open).enumerate().skip(1) {
+            let saga = json!({ "saga_id": "saga-shop-k3", "state": 1, "epoch": 1, "beat_ago_ms": 200 });
+            if nth < 3 {
+                line["sagas"].as_array_mut().unwrap().push(saga);
+            } else {
+                (line["from"], line["until"]) = (json!(40_000_000), json!(40_000_000));
+            }
+        }
     });
     finds("i5-open", Invariant::I5, |world| world.line(SAGAS, "saga-annex-k1")["state"] = json!(0));
 }
@@ -132,10 +227,10 @@ fn i6_more_comes_back_than_was_taken() {
 #[test]
 fn i7_an_epoch_falls_or_nobody_has_a_saga() {
     finds("i7-epoch", Invariant::I7, |world| {
-        world.line("snapshots.jsonl", "beat_ago_ms")["sagas"][0]["epoch"] = json!(2)
+        world.line("snapshots.jsonl", "saga-shop-k2")["sagas"][0]["epoch"] = json!(2)
     });
     finds("i7-owner", Invariant::I7, |world| {
-        let line = world.line("snapshots.jsonl", "beat_ago_ms");
+        let line = world.line("snapshots.jsonl", "saga-shop-k2");
         (line["from"], line["until"]) = (json!(20_000_000), json!(20_000_000));
         line["sagas"][0]["beat_ago_ms"] = Value::Null;
     });

@@ -1,6 +1,8 @@
 //! A sound little world, in the files that the checker reads: what two businesses do in a minute, with everything that the
 //! rules ask for.
 
+mod holds;
+
 use std::{collections::BTreeMap, fs, path::Path};
 
 use chrono::DateTime;
@@ -22,6 +24,7 @@ const STEP: u64 = 1_000;
 struct Purse {
     number: i64,
     posted: i64,
+    held: i64,
     version: i64,
     lot: String,
     allocated: i64,
@@ -55,13 +58,19 @@ pub fn sound() -> World {
     world.redeem("annex", "k1", "ann", 5);
     world.redeem("shop", "k2", "bob", 2);
     world.decline("shop", "k3", "ann", 4);
+    world.seen_open(&["saga-shop-k3"]);
     world.mark("healed");
     world.mark("ready");
+    world.seen_open(&[]);
     world.look_back();
     world.redeem("shop", "k4", "ann", 1);
     world.give_back("shop", "k4", "ann", 1);
     world.park_and_replay("shop", "k2");
     world.replay("shop", "k1");
+    world.hold("shop", "k5", "bob", 4);
+    world.capture("shop", "k5", "bob", [4, 1, 0]);
+    world.hold("shop", "k6", "bob", 2);
+    world.void("shop", "k6", "bob", 2);
     for customer in ["ann", "bob"] {
         world.read("shop", customer);
     }
@@ -122,8 +131,7 @@ impl World {
 
     fn mark(&mut self, what: &str) {
         let at = self.tick();
-        let db_us = MIDNIGHT + i64::try_from(at).unwrap();
-        self.push("marks.jsonl", json!({ "at": at, "db_us": db_us, "what": what }));
+        self.push("marks.jsonl", json!({ "at": at, "what": what }));
     }
 
     fn call(&mut self, call: &Value, work: impl FnOnce(&mut Self) -> (u16, String)) {
@@ -153,7 +161,7 @@ impl World {
         let purse = self.purses.get_mut(&of).unwrap();
         purse.posted += amount;
         purse.version += 1;
-        let (number, version, posted) = (purse.number, purse.version, purse.posted);
+        let (number, version, posted, held) = (purse.number, purse.version, purse.posted, purse.held);
         let entry = json!({ "operation_id": operation, "business_id": of.1, "asset": asset, "kind": kind, "created_at": time });
         let with = |fields: Value| {
             let mut entry = entry.clone();
@@ -161,9 +169,11 @@ impl World {
             entry
         };
         let table = format!("{database}/entry");
-        self.row(&table, with(json!({ "amount": amount, "account_no": number, "version": version, "balance_after": posted, "held_after": 0 })));
-        self.row(&table, with(json!({ "amount": -amount, "contra": "redeemed" })));
-        posted
+        self.row(&table, with(json!({ "amount": amount, "account_no": number, "version": version, "balance_after": posted, "held_after": held })));
+        if amount != 0 {
+            self.row(&table, with(json!({ "amount": -amount, "contra": "redeemed" })));
+        }
+        posted - held
     }
 
     fn fund(&mut self, business: &'static str, customer: &'static str) {
@@ -247,16 +257,11 @@ impl World {
             answer.unwrap_or_default().bytes().map(|byte| format!("{byte:02x}")).collect();
         let legs: Vec<Value> =
             (0..3).map(|leg| json!({ "leg": leg, "tender": TENDERS[leg].0, "units": units })).collect();
-        let (created, ended) = (self.time(), {
-            self.tick();
-            self.time()
-        });
         self.row(
             "wallet/saga",
             json!({ "saga_id": format!("saga-{business}-{key}"), "business_id": business, "operation": "redeem", "scope": "", "key": key,
                 "legs_id": format!("legs-{business}-{key}"), "plan": { "legs": legs }, "state": state, "backward": state == 3,
-                "epoch": 1, "key_cancelled": false, "response": answer.map(|_| format!("\\x{hexadecimal}")),
-                "created_at": created, "ended_at": ended }),
+                "epoch": 1, "key_cancelled": false, "response": answer.map(|_| format!("\\x{hexadecimal}")) }),
         );
     }
 
@@ -359,12 +364,16 @@ impl World {
             "wallet/operator_action",
             json!({ "action_id": 1, "business_id": business, "operation_id": "again", "dead_letter_id": "letter", "accepted": true }),
         );
+        self.seen_open(&[&saga]);
+        self.seen_open(&[]);
+    }
+
+    /// A view of the wallet's database, with sagas that are not over.
+    fn seen_open(&mut self, sagas: &[&str]) {
         let at = self.tick();
-        let open = json!({ "saga_id": saga, "state": 1, "epoch": 1, "beat_ago_ms": 200 });
-        self.push(
-            "snapshots.jsonl",
-            json!({ "from": at, "until": at, "database": "wallet", "sagas": [open] }),
-        );
+        let open = |saga: &&str| json!({ "saga_id": saga, "state": 1, "epoch": 1, "beat_ago_ms": 200 });
+        let open: Vec<Value> = sagas.iter().map(open).collect();
+        self.push("snapshots.jsonl", json!({ "from": at, "until": at, "database": "wallet", "sagas": open }));
     }
 
     /// The same is asked again, and answered as before.
@@ -383,7 +392,7 @@ impl World {
 
     fn balances(&self, business: &str, customer: &str) -> Vec<Value> {
         let own = self.purses.iter().filter(|((_, b, c), _)| (*b, *c) == (business, customer));
-        own.map(|((tender, ..), purse)| json!({ "tender": tender, "available": purse.posted, "version": purse.version }))
+        own.map(|((tender, ..), purse)| json!({ "tender": tender, "available": purse.posted - purse.held, "version": purse.version }))
             .collect()
     }
 
@@ -466,14 +475,14 @@ impl World {
     fn close(&mut self) {
         for ((tender, business, owner), purse) in std::mem::take(&mut self.purses) {
             let database = TENDERS.into_iter().find(|other| other.0 == tender).unwrap().1;
-            let Purse { number, posted, version, lot, allocated } = purse;
+            let Purse { number, posted, held, version, lot, allocated } = purse;
             self.row(
                 &format!("{database}/account"),
-                json!({ "account_no": number, "business_id": business, "owner": owner, "posted": posted, "held": 0, "version": version }),
+                json!({ "account_no": number, "business_id": business, "owner": owner, "posted": posted, "held": held, "version": version }),
             );
             self.row(
                 &format!("{database}/lot"),
-                json!({ "account_no": number, "lot_id": lot, "original": OPENING, "remaining": OPENING - allocated, "held": 0 }),
+                json!({ "account_no": number, "lot_id": lot, "original": OPENING, "remaining": OPENING - allocated, "held": held }),
             );
         }
     }
