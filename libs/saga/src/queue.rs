@@ -61,8 +61,7 @@ fn when(waiting: usize, siblings: usize, others_at_work: bool, batch: usize) -> 
     let enough = (siblings / 2).clamp(1, batch);
     match (waiting, others_at_work) {
         (0, _) => When::Later(1),
-        // Beside a writer that may wait for a lock, a moment is long enough.
-        (_, true) if siblings < SIBLINGS => When::Soon(usize::MAX),
+        (_, true) if siblings < SIBLINGS => When::Later(usize::MAX),
         (_, false) if siblings < SIBLINGS => When::Now,
         _ if waiting >= enough => When::Now,
         (_, true) => When::Later(enough),
@@ -262,7 +261,7 @@ mod tests {
         assert_eq!(when(0, 0, false, 256), When::Later(1));
         assert_eq!(when(1, 1, false, 256), When::Now);
         assert_eq!(when(7, 7, false, 256), When::Now);
-        assert_eq!(when(3, 7, true, 256), When::Soon(usize::MAX), "the other may be done in a moment");
+        assert_eq!(when(3, 7, true, 256), When::Later(usize::MAX), "until the other is done");
     }
 
     #[test]
