@@ -30,7 +30,7 @@ use crate::{
 pub enum Mode {
     /// Locked ones are waited for.
     Shared,
-    /// Locked ones are left out: the batch has waited in vain before.
+    /// Locked ones are left out: the batch, or each of its accounts, has waited in vain before.
     Isolated,
     /// There is one only, which waits for nobody, and of which too many lapsed lots are moved out.
     Alone,

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     BATCH_MAX, ExecuteError, ExecutorConfig, Reply, STALLED_AFTER,
+    aside::Cause,
     batch::{self, Judged, Mode, Prepared},
     failure::Failure,
     job::Job,
@@ -54,7 +55,7 @@ enum Verdict {
     Done(Prepared),
     /// Each half is tried alone.
     Halve(Mode),
-    /// Others have locked what it needs.
+    /// Others have locked a row that it needs, other than the account.
     Locked,
     /// It is given up.
     Refused(ExecuteError),
@@ -141,6 +142,7 @@ impl Shard {
             self.show_depth();
             let (jobs, mode) = match turn {
                 Turn::Shared(jobs) => (jobs, Mode::Shared),
+                Turn::Isolated(jobs) => (jobs, Mode::Isolated),
                 Turn::Alone(jobs) => (jobs, Mode::Alone),
             };
             self.progress.begin();
@@ -168,12 +170,15 @@ impl Shard {
         let mut parts = vec![(jobs, mode)];
         while let Some((jobs, mode)) = parts.pop() {
             let mut jobs = self.queue.divert(jobs);
+            if jobs.len() > BATCH_MAX {
+                parts.push((jobs.split_off(BATCH_MAX), mode));
+            }
             if jobs.is_empty() {
                 continue;
             }
             match self.settle(session, &mut jobs, mode, stop).await {
                 Verdict::Done(prepared) => self.answer(jobs, prepared),
-                Verdict::Locked => self.queue.put_aside(jobs),
+                Verdict::Locked => self.put_aside(jobs, Cause::RowLocked),
                 Verdict::Halve(mode) => {
                     let later = jobs.split_off(jobs.len() / 2);
                     parts.push((later, mode));
@@ -193,12 +198,15 @@ impl Shard {
                 Judged::Overdue => overdue.push(job),
             }
         }
-        for (reason, jobs) in [("locked", &locked), ("overdue", &overdue)] {
-            let count = u64::try_from(jobs.len()).unwrap_or(u64::MAX);
-            counter!("tender_put_aside_total", "tender" => self.tender, "reason" => reason).increment(count);
-        }
-        self.queue.put_aside(locked);
-        self.queue.put_aside_to_sweep(overdue);
+        self.put_aside(locked, Cause::AccountLocked);
+        self.put_aside(overdue, Cause::Overdue);
+    }
+
+    fn put_aside(&self, jobs: Vec<Job>, cause: Cause) {
+        let count = u64::try_from(jobs.len()).unwrap_or(u64::MAX);
+        counter!("tender_put_aside_total", "tender" => self.tender, "reason" => cause.name())
+            .increment(count);
+        self.queue.put_aside(jobs, cause);
     }
 
     /// Runs one batch until it is known what became of it.
