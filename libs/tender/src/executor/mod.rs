@@ -24,6 +24,9 @@
 //! | data error, panic | the batch is halved until the poison is alone; it fails, the others do not | the same |
 //! | an error that is no command's: a column that is not there, an internal one | 503 for all of it | unknown |
 //!
+//! A shard counts as able to commit once it has, and after a batch that was given up for no command's sake once it has again. Until
+//! then it commits a batch of nothing once a second, which sends what every batch sends: nobody's command is needed to find out.
+//!
 //! An unknown COMMIT is never resolved by reading alone: the old transaction may still be on its way. The second run
 //! waits for the same locks, so it begins after the first has ended, and then the stored operations answer.
 //!
@@ -135,7 +138,7 @@ impl Executor {
         self.shards.iter().all(|shard| shard.is_available())
     }
 
-    /// Whether no shard has had commands in hand for [`STALLED_AFTER`] without a commit.
+    /// Whether each shard has shown that it can commit, and none has had commands in hand for [`STALLED_AFTER`] without a commit.
     #[must_use]
     pub fn is_committing(&self) -> bool {
         self.shards.iter().all(|shard| shard.is_committing())

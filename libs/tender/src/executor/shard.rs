@@ -35,6 +35,8 @@ const TRIES: u32 = 5;
 const LOCK_WAIT: &str = "200ms";
 /// Pause between two attempts to reach a database that is away.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
+/// Pause between two probes of a shard that is not known to be able to commit.
+const PROBE_PAUSE: Duration = Duration::from_secs(1);
 /// After `stop`, how long an unknown COMMIT may keep the process.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
@@ -105,7 +107,7 @@ impl Shard {
     }
 
     pub fn is_committing(&self) -> bool {
-        self.progress.stalled_for() < STALLED_AFTER
+        self.progress.is_proven() && self.progress.stalled_for() < STALLED_AFTER
     }
 
     /// Queues a command.
@@ -123,6 +125,7 @@ impl Shard {
 
     async fn serve(&self, stop: &CancellationToken) {
         let mut session = None;
+        let mut probe_at = tokio::time::Instant::now();
         loop {
             if self.connect(&mut session).await.is_err() {
                 tokio::select! {
@@ -137,6 +140,11 @@ impl Shard {
             let turn = tokio::select! {
                 biased;
                 turn = self.queue.take(BATCH_MAX) => turn,
+                () = tokio::time::sleep_until(probe_at), if !self.progress.is_proven() => {
+                    self.probe(&mut session).await;
+                    probe_at = tokio::time::Instant::now() + PROBE_PAUSE;
+                    continue;
+                }
                 () = stop.cancelled() => break,
             };
             self.show_depth();
@@ -149,6 +157,25 @@ impl Shard {
             self.settle_all(&mut session, jobs, mode, stop).await;
         }
         self.queue.close();
+    }
+
+    /// Commits a batch of nothing, so that it is known before there are commands, and again after a failure, whether the shard can.
+    async fn probe(&self, session: &mut Option<Session>) {
+        let probed = async {
+            let session = self.connect(session).await.map_err(|_| Failure::Disconnected)?;
+            let connection = &mut session.connection;
+            within(PREPARE_LIMIT, Failure::Disconnected, batch::probe(connection, self.tender)).await?;
+            within(COMMIT_LIMIT, Failure::CommitUnknown, batch::commit(connection)).await
+        };
+        match probed.await {
+            Ok(()) => self.progress.committed(),
+            Err(failure) => {
+                let class = failure.name();
+                counter!("tender_batch_failures_total", "tender" => self.tender, "class" => class)
+                    .increment(1);
+                abandon(session, failure).await;
+            }
+        }
     }
 
     fn show_depth(&self) {
@@ -184,7 +211,12 @@ impl Shard {
                     parts.push((later, mode));
                     parts.push((jobs, mode));
                 }
-                Verdict::Refused(error) => jobs.into_iter().for_each(|job| job.refuse(error)),
+                Verdict::Refused(error) => {
+                    if error == ExecuteError::Unavailable {
+                        self.progress.failed();
+                    }
+                    jobs.into_iter().for_each(|job| job.refuse(error));
+                }
             }
         }
     }
@@ -288,11 +320,7 @@ impl Shard {
                     self.wake.notify_one();
                 }
             }
-            // A connection with an unfinished statement, or in an unknown state, is never used again.
-            Err(Failure::Disconnected | Failure::CommitUnknown) => *session = None,
-            Err(Failure::Conflict | Failure::Duplicate | Failure::Poison | Failure::Unfit) => {
-                roll_back(session).await;
-            }
+            Err(failure) => abandon(session, *failure).await,
         }
         done
     }
@@ -342,6 +370,15 @@ impl Session {
         let clear =
             self.connection.clear_cached_statements().map(|done| done.map_err(|_| Failure::Disconnected));
         within(COMMIT_LIMIT, Failure::Disconnected, clear).await
+    }
+}
+
+/// Ends the transaction of a batch that failed. A connection with an unfinished statement, or in an unknown state, is never used
+/// again.
+async fn abandon(session: &mut Option<Session>, failure: Failure) {
+    match failure {
+        Failure::Disconnected | Failure::CommitUnknown => *session = None,
+        Failure::Conflict | Failure::Duplicate | Failure::Poison | Failure::Unfit => roll_back(session).await,
     }
 }
 
