@@ -86,13 +86,15 @@ fn of_sagas(table: &str, schema: &str) -> String {
     format!("{schema}.{table} WHERE {rows}")
 }
 
-/// Accounts, their lots and their operations have the account's number, and everything else belongs to an operation.
+/// Accounts, their lots and their operations have the account's number, or name the owner of an account that is not stored; and
+/// everything else belongs to an operation.
 fn of_accounts(table: &str) -> String {
+    let operations =
+        format!("account_no IN {ACCOUNTS} OR (account_no < 0 AND starts_with(details ->> 'owner', $1))");
     match table {
-        "account" | "lot" | "operation" => format!("account_no IN {ACCOUNTS}"),
-        _ => format!(
-            "operation_id IN (SELECT operation_id FROM tender.operation WHERE account_no IN {ACCOUNTS})"
-        ),
+        "account" | "lot" => format!("account_no IN {ACCOUNTS}"),
+        "operation" => operations,
+        _ => format!("operation_id IN (SELECT operation_id FROM tender.operation WHERE {operations})"),
     }
 }
 

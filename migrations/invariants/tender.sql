@@ -152,3 +152,9 @@ FROM tender.operation o
 WHERE o.state IN ('declined', 'expired', 'tombstoned')
   AND (EXISTS (SELECT FROM tender.entry e WHERE e.operation_id = o.operation_id)
        OR EXISTS (SELECT FROM tender.allocation a WHERE a.operation_id = o.operation_id));
+
+-- check: no_account_no_value
+-- I2: What was recorded for an account that is not stored, under a number below zero, took nothing.
+SELECT operation_id, account_no, kind, state, amount
+FROM tender.operation
+WHERE account_no < 0 AND amount <> 0;

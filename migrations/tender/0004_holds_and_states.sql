@@ -23,3 +23,11 @@ ALTER TABLE tender.operation ENABLE ALWAYS TRIGGER operation_state_guarded;
 -- Room for the one or two updates that captures and cancels make of some rows, so that they are heap-only.
 ALTER TABLE tender.operation SET (fillfactor = 90);
 ALTER TABLE tender.allocation SET (fillfactor = 90);
+
+ALTER TABLE tender.operation
+    -- A hold of nothing has no end: nobody has to look for it.
+    ADD CONSTRAINT operation_hold_of_nothing_has_no_end
+        CHECK (state <> 'held' OR amount > 0 OR hold_until IS NULL),
+    -- What was recorded for an account that is not stored says whose that would be: its number, below zero, tells it to nobody.
+    ADD CONSTRAINT operation_of_no_account_names_its_owner
+        CHECK (account_no > 0 OR (details ->> 'owner' IS NOT NULL AND details ->> 'asset' IS NOT NULL));

@@ -61,6 +61,9 @@ fn forward(
     if plan.hold_until.is_some_and(|end| end < DateTime::UNIX_EPOCH) {
         return invalid("hold_until", "must not be before 1970");
     }
+    if plan.mode == Mode::Hold && plan.hold_until.is_none() {
+        return invalid("hold_until", "is missing");
+    }
     if (plan.mode == Mode::Reverse) != plan.of.is_some() {
         return invalid("of", "names the leg whose value goes back, for mode reverse only");
     }

@@ -133,6 +133,6 @@ fn check_readiness(process: &Process, options: PgConnectOptions, executor: Execu
     });
     process.health().require("executor", move || {
         let is_ready = executor.is_available() && executor.is_committing();
-        async move { if is_ready { Ok(()) } else { Err("commands wait and nothing is committed") } }
+        async move { if is_ready { Ok(()) } else { Err("nothing is committed") } }
     });
 }

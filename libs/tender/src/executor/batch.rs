@@ -5,21 +5,25 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
+use api::BusinessId;
 use chrono::{DateTime, Utc};
 use fail::fail_point;
 use ledger::AccountRef;
 use metrics::counter;
+use money::Asset;
 use sqlx::{Executor as _, PgConnection};
+use uuid::Uuid;
 
 use super::failure::Failure;
 use crate::{
-    command::{AccountKey, Command, Outcome, Rejection},
+    command::{AccountKey, Action, Command, Outcome, Rejection},
     fold::{
         self,
         book::{AccountState, Book, absent_no},
     },
     store::{
         lock::{self, Locked, Locking},
+        post::Post,
         read::{self, Needs},
         write,
     },
@@ -30,7 +34,7 @@ use crate::{
 pub enum Mode {
     /// Locked ones are waited for.
     Shared,
-    /// Locked ones are left out: the batch has waited in vain before.
+    /// Locked ones are left out: the batch, or each of its accounts, has waited in vain before.
     Isolated,
     /// There is one only, which waits for nobody, and of which too many lapsed lots are moved out.
     Alone,
@@ -78,6 +82,19 @@ pub async fn prepare(
     let has_news = write::write(connection, &book, tender).await.map_err(classify)?;
     fail_point!("tender::written");
     Ok(Prepared { judged, now: book.now, has_news })
+}
+
+/// A batch of nothing, done but for its COMMIT: it locks, reads and writes as every batch does, and finds and changes no row. What
+/// fails it fails every batch.
+///
+/// # Errors
+/// The class of what went wrong.
+pub async fn probe(connection: &mut PgConnection, tender: &'static str) -> Result<(), Failure> {
+    let business_id = BusinessId::try_from("probe".to_owned()).map_err(|_| Failure::Poison)?;
+    let account = AccountKey { business_id, owner: String::new(), asset: Asset::Points };
+    let question = Command { operation_id: Uuid::nil(), account, action: Action::Query };
+    let prepared = prepare(connection, &[&question], tender, Mode::Shared).await?;
+    Post::of(&Book::new(prepared.now)).send(connection, tender).await.map(drop).map_err(classify)
 }
 
 /// Commits what was prepared.

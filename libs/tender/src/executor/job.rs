@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{ExecuteError, Reply};
+use super::{
+    ExecuteError, Reply,
+    aside::Cause,
+    queue::{NORMAL, URGENT},
+};
 use crate::command::Command;
 
-/// How long a command waits for an account that others have locked before its caller hears 503.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// First pause before a locked account is tried again; it doubles up to sixteen times as much.
 const PAUSE: Duration = Duration::from_millis(20);
 const DOUBLINGS: u32 = 4;
@@ -20,14 +22,14 @@ pub struct Job {
     reply: oneshot::Sender<Result<Reply, ExecuteError>>,
     /// A COMMIT with it was sent, and no answer came: whatever becomes of it later, it may have been done.
     in_doubt: bool,
-    /// Since when others have had its account locked, and how often it was tried since.
-    locked: Option<(Instant, u32)>,
+    /// Once it was put aside: until when it waits, and how often it was tried.
+    aside: Option<(Instant, u32)>,
 }
 
 impl Job {
     pub fn new(command: Command) -> (Self, oneshot::Receiver<Result<Reply, ExecuteError>>) {
         let (reply, answer) = oneshot::channel();
-        (Self { command, reply, in_doubt: false, locked: None }, answer)
+        (Self { command, reply, in_doubt: false, aside: None }, answer)
     }
 
     /// Answers. Nobody may be waiting any more: the command is done all the same.
@@ -49,10 +51,35 @@ impl Job {
         self.in_doubt
     }
 
-    /// When it is to be tried again, after its account was found locked; none if that has gone on for too long.
-    pub fn again_at(&mut self, now: Instant) -> Option<Instant> {
-        let (since, tries) = self.locked.unwrap_or((now, 0));
-        self.locked = Some((since, tries + 1));
-        (now < since + PATIENCE).then(|| now + PAUSE * (1 << tries.min(DOUBLINGS)))
+    /// The lane through which it comes.
+    pub fn lane(&self) -> usize {
+        if self.command.action.is_urgent() { URGENT } else { NORMAL }
+    }
+
+    /// Counts a try that failed for this cause; when it is to be tried again, at the latest when it has waited for too long. A sweep
+    /// makes progress each time: it needs no pause.
+    pub fn put_aside(&mut self, cause: Cause, now: Instant) -> Instant {
+        self.wait_from(now, cause);
+        let Some((until, tries)) = &mut self.aside else { return now };
+        let pause = PAUSE * (1 << (*tries).min(DOUBLINGS));
+        *tries += 1;
+        match cause {
+            Cause::AccountLocked | Cause::RowLocked => (now + pause).min(*until),
+            Cause::Overdue => now,
+        }
+    }
+
+    /// Its wait for what this is the cause of begins, if it waits for nothing yet.
+    pub fn wait_from(&mut self, now: Instant, cause: Cause) {
+        self.aside.get_or_insert((now + cause.patience(), 0));
+    }
+
+    pub fn has_waited_too_long(&self, now: Instant) -> bool {
+        self.aside.is_some_and(|(until, _)| until <= now)
+    }
+
+    /// Whether its caller has gone, so that it need not be done: it surely was not.
+    pub fn is_abandoned(&self) -> bool {
+        !self.in_doubt && self.reply.is_closed()
     }
 }

@@ -19,10 +19,13 @@
 //! | failure | before COMMIT | at COMMIT |
 //! |---|---|---|
 //! | conflict, lock or statement timeout | again without the accounts that others have locked; if that is not enough, halved | – |
-//! | an account that others have locked | put aside, and tried alone for five seconds; then 503 for its commands | – |
+//! | an account that others have locked | put aside, and tried for 1.5 s with all others that are; then 503 for its commands | – |
 //! | connection lost, no answer in time | reconnect and again; no database: 503 | **unknown**: reconnect and run the whole batch again |
 //! | data error, panic | the batch is halved until the poison is alone; it fails, the others do not | the same |
 //! | an error that is no command's: a column that is not there, an internal one | 503 for all of it | unknown |
+//!
+//! A shard counts as able to commit once it has, and after a batch that was given up for no command's sake once it has again. Until
+//! then it commits a batch of nothing once a second, which sends what every batch sends: nobody's command is needed to find out.
 //!
 //! An unknown COMMIT is never resolved by reading alone: the old transaction may still be on its way. The second run
 //! waits for the same locks, so it begins after the first has ended, and then the stored operations answer.
@@ -34,6 +37,7 @@
 //! The fail points `tender::{before_begin,locked,fold,written,committed}` are where tests make it panic, wait or die;
 //! without the feature `fail/failpoints` they are nothing.
 
+mod aside;
 mod batch;
 mod failure;
 mod job;
@@ -134,13 +138,14 @@ impl Executor {
         self.shards.iter().all(|shard| shard.is_available())
     }
 
-    /// Whether no shard has had commands in hand for [`STALLED_AFTER`] without a commit.
+    /// Whether each shard has shown that it can commit, and none has had commands in hand for [`STALLED_AFTER`] without a commit.
     #[must_use]
     pub fn is_committing(&self) -> bool {
         self.shards.iter().all(|shard| shard.is_committing())
     }
 
-    /// Queues a command and waits for what it came to. Dropping the future does not take the command back.
+    /// Queues a command and waits for what it came to. Dropping the future does not take the command back: it is
+    /// left undone only while its account is put aside.
     ///
     /// # Errors
     /// See [`ExecuteError`].

@@ -6,8 +6,8 @@
 //! | normal | everything else | then |
 //!
 //! In a lane businesses take turns, and each has a bound of its own: what one sends delays its own commands, not others'.
-//! Commands of an account that others have locked, or that has too much to sweep, are put aside and run alone, in turns with
-//! the batches of everybody else.
+//! Commands of an account that others have locked, or that has too much to sweep, are put aside (`aside`) and run in turns with
+//! the batches of everybody else. They count in their lane's bounds.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -20,22 +20,27 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{BATCH_MAX, ExecuteError, job::Job};
-use crate::command::AccountKey;
+use super::{
+    ExecuteError,
+    aside::{Aside, Cause},
+    job::Job,
+};
 
 /// As many businesses can fill their share of a lane at once.
 const SHARES: usize = 4;
 /// Lanes, in the order in which they are taken.
-const LANES: usize = 2;
-const URGENT: usize = 0;
-const NORMAL: usize = 1;
+pub const LANES: usize = 2;
+pub const URGENT: usize = 0;
+pub const NORMAL: usize = 1;
 
 /// What is run next.
 #[derive(Debug)]
 pub enum Turn {
     /// Commands of any accounts.
     Shared(Vec<Job>),
-    /// Commands of one account that was put aside.
+    /// Commands of accounts that were put aside; about as many as one batch takes.
+    Isolated(Vec<Job>),
+    /// Commands of one account that was put aside and would keep others waiting.
     Alone(Vec<Job>),
 }
 
@@ -44,15 +49,16 @@ pub enum Turn {
 pub struct Queue {
     lanes: Mutex<Lanes>,
     filled: Notify,
-    /// Most commands of one business in a lane.
+    /// Most commands of one business in a lane, those aside counted.
     share: usize,
 }
 
 #[derive(Debug)]
 struct Lanes {
     lanes: [Lane; LANES],
-    aside: HashMap<AccountKey, Aside>,
-    was_alone: bool,
+    aside: Aside,
+    /// Whether the last turn was that of what is aside.
+    was_aside: bool,
     is_open: bool,
 }
 
@@ -64,34 +70,27 @@ struct Lane {
     len: usize,
 }
 
-/// Commands of one account, in the order in which they came.
-#[derive(Debug)]
-struct Aside {
-    jobs: Vec<Job>,
-    due: Instant,
-}
-
 impl Queue {
     /// A queue that takes `share` commands of one business in each lane, and [`SHARES`] times as many of all.
     pub fn new(share: usize) -> Self {
         let lanes =
-            Lanes { lanes: Default::default(), aside: HashMap::new(), was_alone: false, is_open: true };
+            Lanes { lanes: Default::default(), aside: Aside::default(), was_aside: false, is_open: true };
         Self { lanes: Mutex::new(lanes), filled: Notify::new(), share }
     }
 
     /// Adds a job. Each lane has the whole room: one full of forwards still takes cancels.
     pub fn push(&self, job: Job) -> Result<(), ExecuteError> {
         let mut lanes = self.lanes();
-        let lane = if job.command.action.is_urgent() { URGENT } else { NORMAL };
-        if !lanes.is_open || !lanes.lanes[lane].push(job, self.share) {
+        if !lanes.is_open || !lanes.has_room(&job, self.share) {
             return Err(ExecuteError::Unavailable);
         }
+        lanes.lanes[job.lane()].push(job);
         drop(lanes);
         self.filled.notify_one();
         Ok(())
     }
 
-    /// Waits until something can be run: an account that was put aside and is due, or at most `limit` commands of the lanes.
+    /// Waits until something can be run: what was put aside and is due, or at most `limit` commands of the lanes.
     pub async fn take(&self, limit: usize) -> Turn {
         loop {
             let (turn, due) = self.lanes().next(limit, Instant::now());
@@ -109,27 +108,15 @@ impl Queue {
         }
     }
 
-    /// Puts commands of accounts that others have locked aside, until they are due again. What has waited for too long is
-    /// refused.
-    pub fn put_aside(&self, jobs: Vec<Job>) {
-        let now = Instant::now();
-        for mut job in jobs {
-            match job.again_at(now) {
-                Some(due) => self.lanes().put_aside(job, due),
-                None => job.refuse(ExecuteError::Unavailable),
-            }
-        }
-    }
-
-    /// Puts commands aside whose account is to be swept before: its turn is the next but one.
-    pub fn put_aside_to_sweep(&self, jobs: Vec<Job>) {
-        let now = Instant::now();
-        jobs.into_iter().for_each(|job| self.lanes().put_aside(job, now));
+    /// Puts commands aside, until they are due again or have waited for too long.
+    pub fn put_aside(&self, jobs: Vec<Job>, cause: Cause) {
+        let (mut lanes, now) = (self.lanes(), Instant::now());
+        jobs.into_iter().for_each(|job| lanes.aside.put(job, cause, now));
     }
 
     /// Those of the jobs whose account is not aside; the others join it there, so that commands of an account keep their order.
     pub fn divert(&self, jobs: Vec<Job>) -> Vec<Job> {
-        self.lanes().divert(jobs)
+        self.lanes().divert(jobs, Instant::now())
     }
 
     /// Takes nothing more, and answers everything that waits: none of it was tried.
@@ -137,8 +124,9 @@ impl Queue {
         let jobs = {
             let mut lanes = self.lanes();
             lanes.is_open = false;
-            let aside: Vec<Job> = lanes.aside.drain().flat_map(|(_, aside)| aside.jobs).collect();
-            lanes.drain(usize::MAX).into_iter().chain(aside).collect::<Vec<_>>()
+            let mut jobs = lanes.drain(usize::MAX);
+            jobs.extend(lanes.aside.drain());
+            jobs
         };
         for job in jobs {
             job.refuse(ExecuteError::Unavailable);
@@ -156,7 +144,7 @@ impl Queue {
     /// Commands that wait, and of these those aside.
     pub fn len(&self) -> (usize, usize) {
         let lanes = self.lanes();
-        let aside: usize = lanes.aside.values().map(|aside| aside.jobs.len()).sum();
+        let aside: usize = (0..LANES).map(|lane| lanes.aside.count(lane).all()).sum();
         (lanes.lanes.iter().map(|lane| lane.len).sum::<usize>() + aside, aside)
     }
 
@@ -167,23 +155,37 @@ impl Queue {
 }
 
 impl Lanes {
-    /// What is to be run now; otherwise when an account that was put aside is due.
+    /// Whether the job's business, and all of them together, have fewer commands here than they may.
+    fn has_room(&self, job: &Job, share: usize) -> bool {
+        let (lane, aside) = (&self.lanes[job.lane()], self.aside.count(job.lane()));
+        let business = &job.command.account.business_id;
+        lane.len + aside.all() < share.saturating_mul(SHARES)
+            && lane.of(business) + aside.of(business) < share
+    }
+
+    /// What is to be run now; when something that is aside is due.
     fn next(&mut self, limit: usize, now: Instant) -> (Option<Turn>, Option<Instant>) {
-        let first = self.aside.iter().min_by_key(|(_, aside)| aside.due);
-        let (first, due) = first.map(|(key, aside)| (key.clone(), aside.due)).unzip();
-        let is_due = due.is_some_and(|due| due <= now);
-        if !is_due || self.was_alone {
-            self.was_alone = false;
-            while let Some(drained) = Some(self.drain(limit)).filter(|jobs| !jobs.is_empty()) {
-                let jobs = self.divert(drained);
-                if !jobs.is_empty() {
-                    return (Some(Turn::Shared(jobs)), None);
-                }
+        let turn = if self.was_aside {
+            self.shared(limit, now).or_else(|| self.aside.take(limit, now))
+        } else {
+            self.aside.take(limit, now).or_else(|| self.shared(limit, now))
+        };
+        self.was_aside = matches!(turn, Some(Turn::Isolated(_) | Turn::Alone(_)));
+        (turn, self.aside.due())
+    }
+
+    /// Commands of the lanes whose accounts are not aside.
+    fn shared(&mut self, limit: usize, now: Instant) -> Option<Turn> {
+        loop {
+            let drained = self.drain(limit);
+            if drained.is_empty() {
+                return None;
+            }
+            let jobs = self.divert(drained, now);
+            if !jobs.is_empty() {
+                return Some(Turn::Shared(jobs));
             }
         }
-        let alone = first.filter(|_| is_due).and_then(|key| self.aside.remove(&key));
-        self.was_alone = alone.is_some();
-        (alone.map(|aside| Turn::Alone(aside.jobs)), due)
     }
 
     /// All that is urgent, then the rest.
@@ -195,41 +197,18 @@ impl Lanes {
         jobs
     }
 
-    fn divert(&mut self, jobs: Vec<Job>) -> Vec<Job> {
+    fn divert(&mut self, jobs: Vec<Job>, now: Instant) -> Vec<Job> {
         if self.aside.is_empty() {
             return jobs;
         }
-        let mut rest = Vec::with_capacity(jobs.len());
-        for job in jobs {
-            match self.aside.get_mut(&job.command.account) {
-                Some(aside) if aside.jobs.len() < BATCH_MAX => aside.jobs.push(job),
-                Some(_) => job.refuse(ExecuteError::Unavailable),
-                None => rest.push(job),
-            }
-        }
-        rest
-    }
-
-    fn put_aside(&mut self, job: Job, due: Instant) {
-        match self.aside.get_mut(&job.command.account) {
-            Some(aside) => {
-                aside.due = aside.due.min(due);
-                aside.jobs.push(job);
-            }
-            None => drop(self.aside.insert(job.command.account.clone(), Aside { jobs: vec![job], due })),
-        }
+        jobs.into_iter().filter_map(|job| self.aside.join(job, now)).collect()
     }
 }
 
 impl Lane {
-    /// Adds a job; false if its business, or all of them, have as much here as they may.
-    fn push(&mut self, job: Job, share: usize) -> bool {
+    fn push(&mut self, job: Job) {
         let business = &job.command.account.business_id;
-        if self.len >= share.saturating_mul(SHARES) {
-            return false;
-        }
         match self.jobs.get_mut(business) {
-            Some(own) if own.len() >= share => return false,
             Some(own) => own.push_back(job),
             None => {
                 self.turns.push_back(business.clone());
@@ -237,7 +216,10 @@ impl Lane {
             }
         }
         self.len += 1;
-        true
+    }
+
+    fn of(&self, business: &BusinessId) -> usize {
+        self.jobs.get(business).map_or(0, VecDeque::len)
     }
 
     /// Takes jobs until there are `limit`, one of each business in turn.
@@ -257,6 +239,8 @@ impl Lane {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use api::{LegsId, legs::LegKey};
     use money::Asset;
     use tokio::sync::oneshot::Receiver;
@@ -264,8 +248,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        command::{Action, Command},
-        executor::Reply,
+        command::{AccountKey, Action, Command},
+        executor::{BATCH_MAX, Reply},
     };
 
     type Waiting = Receiver<Result<Reply, ExecuteError>>;
@@ -276,8 +260,15 @@ mod tests {
         Job::new(Command { operation_id: Uuid::nil(), account, action })
     }
 
+    /// A job whose caller waits for ever.
+    fn awaited(business: &str, owner: &str, action: Action) -> Job {
+        let (job, answer) = job(business, owner, action);
+        std::mem::forget(answer);
+        job
+    }
+
     fn push(queue: &Queue, business: &str, owner: &str, action: Action) -> Result<(), ExecuteError> {
-        queue.push(job(business, owner, action).0)
+        queue.push(awaited(business, owner, action))
     }
 
     fn cancel() -> Action {
@@ -292,7 +283,7 @@ mod tests {
     async fn shared(queue: &Queue, limit: usize) -> Vec<Job> {
         match queue.take(limit).await {
             Turn::Shared(jobs) => jobs,
-            Turn::Alone(jobs) => panic!("alone: {jobs:?}"),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -320,39 +311,101 @@ mod tests {
     #[tokio::test]
     async fn an_account_that_is_aside_takes_turns_with_the_others_and_keeps_its_order() {
         let queue = Queue::new(100);
-        queue.put_aside_to_sweep(vec![job("b", "aside", Action::Query).0]);
+        queue.put_aside(vec![awaited("b", "aside", Action::Query)], Cause::Overdue);
         for owner in ["x", "aside", "y", "aside"] {
             push(&queue, "b", owner, Action::Query).unwrap();
         }
         let Turn::Alone(jobs) = queue.take(2).await else { panic!("it is due") };
-        queue.put_aside_to_sweep(jobs);
+        queue.put_aside(jobs, Cause::Overdue);
         assert_eq!(names(&shared(&queue, 2).await), [("b", "x")]);
         let Turn::Alone(jobs) = queue.take(2).await else { panic!("it is due again") };
         assert_eq!(jobs.len(), 2, "what came later joined it");
-        queue.put_aside_to_sweep(jobs);
+        queue.put_aside(jobs, Cause::Overdue);
         assert_eq!(names(&shared(&queue, 9).await), [("b", "y")]);
         assert!(matches!(queue.take(9).await, Turn::Alone(jobs) if jobs.len() == 3));
 
         // Behind more than a batch of commands that all join it, others are found at once.
-        let far = job("b", "aside", Action::Query).0;
-        queue.lanes().put_aside(far, Instant::now() + std::time::Duration::from_secs(60));
+        queue.put_aside(vec![awaited("b", "aside", Action::Query)], Cause::AccountLocked);
         for owner in ["aside", "aside", "aside", "z"] {
             push(&queue, "b", owner, Action::Query).unwrap();
         }
         assert_eq!(names(&shared(&queue, 2).await), [("b", "z")]);
     }
 
-    #[tokio::test]
-    async fn a_locked_account_is_tried_again_and_then_given_up() {
-        let (mut job, _answer) = job("b", "locked", Action::Query);
+    #[tokio::test(start_paused = true)]
+    async fn accounts_that_were_locked_come_back_together_in_the_order_in_which_they_came() {
+        let queue = Queue::new(1_000);
+        let owners: Vec<String> = (0..BATCH_MAX).map(|number| number.to_string()).collect();
+        let jobs = owners.iter().map(|owner| awaited("b", owner, Action::Query)).collect();
+        queue.put_aside(jobs, Cause::AccountLocked);
+        push(&queue, "b", "0", cancel()).unwrap();
+        let Turn::Isolated(jobs) = queue.take(BATCH_MAX).await else { panic!("they are due") };
+        assert_eq!(jobs.len(), BATCH_MAX, "one batch is enough");
+        let Turn::Isolated(rest) = queue.take(BATCH_MAX).await else { panic!("the others are due") };
+        let of_first: Vec<bool> = jobs
+            .iter()
+            .chain(&rest)
+            .filter(|job| job.command.account.owner == "0")
+            .map(|job| job.command.action.is_urgent())
+            .collect();
+        assert_eq!((rest.len(), of_first), (1, vec![false, true]));
+        assert_eq!(queue.len(), (0, 0));
+
+        // What would keep the others waiting runs by itself.
+        queue.put_aside(vec![awaited("b", "row", Action::Query)], Cause::RowLocked);
+        queue.put_aside(vec![awaited("b", "account", Action::Query)], Cause::AccountLocked);
+        tokio::time::advance(Duration::from_millis(100)).await;
+        let turns = [queue.take(9).await, queue.take(9).await];
+        let is_alone = turns.iter().map(|turn| matches!(turn, Turn::Alone(_))).filter(|is_alone| *is_alone);
+        assert_eq!(is_alone.count(), 1, "{turns:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_aside_waits_less_than_its_caller_and_hears_that_it_was_not_done() {
+        let queue = Queue::new(100);
+        let ((first, mut refused), (gone, _)) =
+            (job("b", "locked", Action::Query), job("b", "gone", Action::Query));
         let began = Instant::now();
-        let (mut now, mut tries) = (began, 0);
-        while let Some(due) = job.again_at(now) {
-            assert!(due > now);
-            (now, tries) = (due, tries + 1);
+        queue.put_aside(vec![first, gone], Cause::AccountLocked);
+        let mut tries = 0;
+        while let Ok(turn) = tokio::time::timeout(Duration::from_secs(1), queue.take(9)).await {
+            let Turn::Isolated(jobs) = turn else { panic!("{turn:?}") };
+            assert_eq!(names(&jobs), [("b", "locked")], "nobody waits for the other");
+            assert!(began.elapsed() < Duration::from_millis(1_500));
+            tries += 1;
+            queue.put_aside(jobs, Cause::AccountLocked);
         }
-        assert!((10..40).contains(&tries), "{tries} tries");
-        assert_eq!((now - began).as_secs(), 5);
+        assert!((5..20).contains(&tries), "{tries} tries");
+        assert_eq!(refused.try_recv().unwrap(), Err(ExecuteError::Unavailable));
+        assert_eq!(queue.len(), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn what_is_aside_counts_in_the_bounds_of_its_lane() {
+        let queue = Queue::new(100);
+        let many: Vec<Job> = (0..100).map(|n| awaited("big", &n.to_string(), Action::Query)).collect();
+        queue.put_aside(many, Cause::AccountLocked);
+        assert_eq!(push(&queue, "big", "x", Action::Query), Err(ExecuteError::Unavailable));
+        assert_eq!(push(&queue, "small", "x", Action::Query), Ok(()));
+        assert_eq!(push(&queue, "big", "0", cancel()), Ok(()), "cancels have room of their own");
+        let more = |business: usize| {
+            (0..100).map(|n| awaited(&format!("b{business}"), &n.to_string(), Action::Query)).collect()
+        };
+        (0..SHARES - 1).for_each(|business| queue.put_aside(more(business), Cause::AccountLocked));
+        assert_eq!(push(&queue, "other", "x", Action::Query), Err(ExecuteError::Unavailable));
+    }
+
+    #[tokio::test]
+    async fn an_account_that_is_aside_takes_cancels_behind_as_many_forwards_as_it_may_have() {
+        let queue = Queue::new(2 * BATCH_MAX);
+        let forwards = (0..BATCH_MAX).map(|_| awaited("b", "locked", Action::Query)).collect();
+        queue.put_aside(forwards, Cause::AccountLocked);
+        let ((forward, mut refused), (undo, mut waiting)) =
+            (job("b", "locked", Action::Query), job("b", "locked", cancel()));
+        assert_eq!(queue.divert(vec![forward, undo]).len(), 0);
+        assert_eq!(refused.try_recv().unwrap(), Err(ExecuteError::Unavailable));
+        assert!(waiting.try_recv().is_err(), "it waits");
+        assert_eq!(queue.len(), (BATCH_MAX + 1, BATCH_MAX + 1));
     }
 
     #[tokio::test]
@@ -361,7 +414,7 @@ mod tests {
         let ((mut doubted, mut one), (known, mut other)) =
             (job("b", "a", Action::Query), job("b", "b", Action::Query));
         doubted.doubt();
-        queue.put_aside_to_sweep(vec![doubted, known]);
+        queue.put_aside(vec![doubted, known], Cause::Overdue);
         queue.close();
         assert_eq!(one.try_recv().unwrap(), Err(ExecuteError::Unknown));
         assert_eq!(other.try_recv().unwrap(), Err(ExecuteError::Unavailable));

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     BATCH_MAX, ExecuteError, ExecutorConfig, Reply, STALLED_AFTER,
+    aside::Cause,
     batch::{self, Judged, Mode, Prepared},
     failure::Failure,
     job::Job,
@@ -34,6 +35,8 @@ const TRIES: u32 = 5;
 const LOCK_WAIT: &str = "200ms";
 /// Pause between two attempts to reach a database that is away.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
+/// Pause between two probes of a shard that is not known to be able to commit.
+const PROBE_PAUSE: Duration = Duration::from_secs(1);
 /// After `stop`, how long an unknown COMMIT may keep the process.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
@@ -54,7 +57,7 @@ enum Verdict {
     Done(Prepared),
     /// Each half is tried alone.
     Halve(Mode),
-    /// Others have locked what it needs.
+    /// Others have locked a row that it needs, other than the account.
     Locked,
     /// It is given up.
     Refused(ExecuteError),
@@ -104,7 +107,7 @@ impl Shard {
     }
 
     pub fn is_committing(&self) -> bool {
-        self.progress.stalled_for() < STALLED_AFTER
+        self.progress.is_proven() && self.progress.stalled_for() < STALLED_AFTER
     }
 
     /// Queues a command.
@@ -122,6 +125,7 @@ impl Shard {
 
     async fn serve(&self, stop: &CancellationToken) {
         let mut session = None;
+        let mut probe_at = tokio::time::Instant::now();
         loop {
             if self.connect(&mut session).await.is_err() {
                 tokio::select! {
@@ -136,17 +140,42 @@ impl Shard {
             let turn = tokio::select! {
                 biased;
                 turn = self.queue.take(BATCH_MAX) => turn,
+                () = tokio::time::sleep_until(probe_at), if !self.progress.is_proven() => {
+                    self.probe(&mut session).await;
+                    probe_at = tokio::time::Instant::now() + PROBE_PAUSE;
+                    continue;
+                }
                 () = stop.cancelled() => break,
             };
             self.show_depth();
             let (jobs, mode) = match turn {
                 Turn::Shared(jobs) => (jobs, Mode::Shared),
+                Turn::Isolated(jobs) => (jobs, Mode::Isolated),
                 Turn::Alone(jobs) => (jobs, Mode::Alone),
             };
             self.progress.begin();
             self.settle_all(&mut session, jobs, mode, stop).await;
         }
         self.queue.close();
+    }
+
+    /// Commits a batch of nothing, so that it is known before there are commands, and again after a failure, whether the shard can.
+    async fn probe(&self, session: &mut Option<Session>) {
+        let probed = async {
+            let session = self.connect(session).await.map_err(|_| Failure::Disconnected)?;
+            let connection = &mut session.connection;
+            within(PREPARE_LIMIT, Failure::Disconnected, batch::probe(connection, self.tender)).await?;
+            within(COMMIT_LIMIT, Failure::CommitUnknown, batch::commit(connection)).await
+        };
+        match probed.await {
+            Ok(()) => self.progress.committed(),
+            Err(failure) => {
+                let class = failure.name();
+                counter!("tender_batch_failures_total", "tender" => self.tender, "class" => class)
+                    .increment(1);
+                abandon(session, failure).await;
+            }
+        }
     }
 
     fn show_depth(&self) {
@@ -168,18 +197,26 @@ impl Shard {
         let mut parts = vec![(jobs, mode)];
         while let Some((jobs, mode)) = parts.pop() {
             let mut jobs = self.queue.divert(jobs);
+            if jobs.len() > BATCH_MAX {
+                parts.push((jobs.split_off(BATCH_MAX), mode));
+            }
             if jobs.is_empty() {
                 continue;
             }
             match self.settle(session, &mut jobs, mode, stop).await {
                 Verdict::Done(prepared) => self.answer(jobs, prepared),
-                Verdict::Locked => self.queue.put_aside(jobs),
+                Verdict::Locked => self.put_aside(jobs, Cause::RowLocked),
                 Verdict::Halve(mode) => {
                     let later = jobs.split_off(jobs.len() / 2);
                     parts.push((later, mode));
                     parts.push((jobs, mode));
                 }
-                Verdict::Refused(error) => jobs.into_iter().for_each(|job| job.refuse(error)),
+                Verdict::Refused(error) => {
+                    if error == ExecuteError::Unavailable {
+                        self.progress.failed();
+                    }
+                    jobs.into_iter().for_each(|job| job.refuse(error));
+                }
             }
         }
     }
@@ -193,12 +230,15 @@ impl Shard {
                 Judged::Overdue => overdue.push(job),
             }
         }
-        for (reason, jobs) in [("locked", &locked), ("overdue", &overdue)] {
-            let count = u64::try_from(jobs.len()).unwrap_or(u64::MAX);
-            counter!("tender_put_aside_total", "tender" => self.tender, "reason" => reason).increment(count);
-        }
-        self.queue.put_aside(locked);
-        self.queue.put_aside_to_sweep(overdue);
+        self.put_aside(locked, Cause::AccountLocked);
+        self.put_aside(overdue, Cause::Overdue);
+    }
+
+    fn put_aside(&self, jobs: Vec<Job>, cause: Cause) {
+        let count = u64::try_from(jobs.len()).unwrap_or(u64::MAX);
+        counter!("tender_put_aside_total", "tender" => self.tender, "reason" => cause.name())
+            .increment(count);
+        self.queue.put_aside(jobs, cause);
     }
 
     /// Runs one batch until it is known what became of it.
@@ -280,11 +320,7 @@ impl Shard {
                     self.wake.notify_one();
                 }
             }
-            // A connection with an unfinished statement, or in an unknown state, is never used again.
-            Err(Failure::Disconnected | Failure::CommitUnknown) => *session = None,
-            Err(Failure::Conflict | Failure::Duplicate | Failure::Poison | Failure::Unfit) => {
-                roll_back(session).await;
-            }
+            Err(failure) => abandon(session, *failure).await,
         }
         done
     }
@@ -334,6 +370,15 @@ impl Session {
         let clear =
             self.connection.clear_cached_statements().map(|done| done.map_err(|_| Failure::Disconnected));
         within(COMMIT_LIMIT, Failure::Disconnected, clear).await
+    }
+}
+
+/// Ends the transaction of a batch that failed. A connection with an unfinished statement, or in an unknown state, is never used
+/// again.
+async fn abandon(session: &mut Option<Session>, failure: Failure) {
+    match failure {
+        Failure::Disconnected | Failure::CommitUnknown => *session = None,
+        Failure::Conflict | Failure::Duplicate | Failure::Poison | Failure::Unfit => roll_back(session).await,
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use api::{
     derive::{RequestHash, absent_account},
-    legs::LegKey,
+    legs::{BalanceAfter, LegKey},
 };
 use chrono::{DateTime, Utc};
 use ledger::{AccountRef, Balance, Funding, LedgerError, Movement, Posting};
@@ -222,7 +222,7 @@ pub struct Origin {
     pub epoch: Option<i64>,
     /// The order that it pays.
     pub order_id: Option<String>,
-    /// Who and why.
+    /// Who and why; of a leg for an account that is not stored, whose that would be.
     pub details: Option<serde_json::Value>,
 }
 
@@ -294,6 +294,21 @@ impl AccountState {
             holds: Vec::new(),
             mark: Mark::Stored,
         }
+    }
+
+    /// Whether the database knows the account: value was issued to it.
+    #[must_use]
+    pub const fn is_stored(&self) -> bool {
+        self.reference.account_no > 0
+    }
+
+    /// What it has at `now`, of the reward or in all, as answers tell. Of an account that is not stored there is nothing to tell: it
+    /// has no versions by which an answer could be older or newer than another.
+    #[must_use]
+    pub fn after(&self, reward_id: Option<Uuid>, now: DateTime<Utc>) -> Option<BalanceAfter> {
+        let after =
+            || BalanceAfter { available: self.spendable(reward_id, now), version: self.balance.version() };
+        self.is_stored().then(after)
     }
 
     /// Adds a lot that was read, or is new. A lot that was read twice is kept once.

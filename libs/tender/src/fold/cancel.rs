@@ -1,14 +1,14 @@
 //! A cancel always succeeds: what is still out comes back, a leg that is not there will never apply, and
 //! anything else is left as it is.
 
-use api::legs::{BalanceAfter, LegKey};
+use api::legs::LegKey;
 use ledger::Movement;
 
 use super::{
     Decision, NOT_LOCKED, NOT_READ, OUT_OF_BALANCE, answer_of,
     book::{Book, Kind, Mark, Operation, Origin},
     give_back::{self, Source, reward_of},
-    leg_answer, record, replayed, stored, to_json,
+    leg_answer, owner_of_absent, record, replayed, stored, to_json,
 };
 use crate::command::{Command, Outcome, State};
 
@@ -27,6 +27,7 @@ pub fn cancel(book: &mut Book, command: &Command, key: LegKey) -> Decision {
 }
 
 fn leave_tombstone(book: &mut Book, command: &Command, key: LegKey) -> Outcome {
+    let details = owner_of_absent(book, command);
     let account = &book.accounts[&command.account].reference;
     let tombstone = Operation {
         account_no: account.account_no,
@@ -36,7 +37,12 @@ fn leave_tombstone(book: &mut Book, command: &Command, key: LegKey) -> Outcome {
         request_hash: None,
         response: to_json(&leg_answer(State::Tombstoned, 0, Vec::new(), None)).into(),
         allocations: Vec::new(),
-        origin: Origin { business_id: account.business_id.clone(), leg: Some(key), ..Origin::default() },
+        origin: Origin {
+            business_id: account.business_id.clone(),
+            leg: Some(key),
+            details,
+            ..Origin::default()
+        },
         mark: Mark::New,
     };
     record(book, command.operation_id, tombstone)
@@ -61,10 +67,9 @@ fn take_back(book: &mut Book, command: &Command, from: Source) -> Decision {
     let (back, lots) = give_back::give_back(account, (id, operation), (from, id), amount);
     returns.extend(back);
     account.holds.retain(|hold| hold.operation_id != id);
-    let after =
-        BalanceAfter { available: account.spendable(reward_id, *now), version: account.balance.version() };
+    let after = account.after(reward_id, *now);
     operation.state = State::Reversed;
-    operation.response = to_json(&leg_answer(State::Reversed, amount, lots, Some(after))).into();
+    operation.response = to_json(&leg_answer(State::Reversed, amount, lots, after)).into();
     operation.mark.touch();
     Ok(Outcome::Recorded(answer_of(operation)))
 }

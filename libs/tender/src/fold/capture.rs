@@ -1,6 +1,6 @@
 //! A held leg becomes a debit: of its lots in the order in which they were set aside, the rest released.
 
-use api::legs::{BalanceAfter, LotPart};
+use api::legs::LotPart;
 use ledger::Movement;
 
 use super::{
@@ -41,11 +41,10 @@ pub fn capture(book: &mut Book, command: &Command, amount: i64) -> Decision {
         lots.push(LotPart { lot_id: lot.lot_id, amount: part.outstanding(), expires_at: lot.expires_at });
     }
     let reward_id = reward_of(account, operation);
-    let after =
-        BalanceAfter { available: account.spendable(reward_id, *now), version: account.balance.version() };
+    let after = account.after(reward_id, *now);
     operation.state = State::Applied;
     operation.amount = amount;
-    operation.response = to_json(&leg_answer(State::Applied, amount, lots, Some(after))).into();
+    operation.response = to_json(&leg_answer(State::Applied, amount, lots, after)).into();
     operation.mark.touch();
     Ok(Outcome::Recorded(answer_of(operation)))
 }

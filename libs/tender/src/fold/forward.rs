@@ -3,7 +3,7 @@
 
 use api::{
     Code,
-    legs::{BalanceAfter, Forward, LegAnswer, Mode, Take},
+    legs::{Forward, LegAnswer, Mode, Take},
 };
 use chrono::{DateTime, Utc};
 use ledger::Movement;
@@ -11,7 +11,7 @@ use ledger::Movement;
 use super::{
     Decision, OUT_OF_BALANCE, account_mut,
     book::{AccountState, Allocation, Book, Kind, LiveHold, Mark, Operation, Origin, Status},
-    declined, is_of_another_request, leg_answer, record, replayed, reverse, stored,
+    declined, is_of_another_request, leg_answer, owner_of_absent, record, replayed, reverse, stored,
     take::{self, Part},
     to_json,
 };
@@ -67,12 +67,9 @@ fn debit(book: &mut Book, command: &Command, leg: &ForwardLeg) -> Decision {
             units: part.amount,
         }));
     }
-    let after = BalanceAfter {
-        available: account.spendable(leg.plan.reward_id, now),
-        version: account.balance.version(),
-    };
+    let after = account.after(leg.plan.reward_id, now);
     book.postings.extend(posting);
-    let answer = leg_answer(state, amount, lots, Some(after));
+    let answer = leg_answer(state, amount, lots, after);
     Ok(record_leg(book, command, leg, kind, &answer, allocations))
 }
 
@@ -140,10 +137,11 @@ pub(super) fn record_leg(
         business_id: account.business_id.clone(),
         leg: Some(leg.key),
         reverses: leg.reverses,
-        hold_until: leg.plan.hold_until,
+        // A hold of nothing needs no end.
+        hold_until: leg.plan.hold_until.filter(|_| answer.amount > 0),
         epoch: leg.epoch,
         order_id: leg.plan.order_id.clone(),
-        details: None,
+        details: owner_of_absent(book, command),
     };
     let operation = Operation {
         account_no,

@@ -90,6 +90,13 @@ fn account_mut<'a>(book: &'a mut Book, command: &Command) -> Result<&'a mut Acco
     book.accounts.get_mut(&command.account).ok_or(NOT_LOCKED)
 }
 
+/// Whose account it would be that the command is for and that is not stored: its number tells it to nobody.
+fn owner_of_absent(book: &Book, command: &Command) -> Option<serde_json::Value> {
+    let is_stored = book.accounts.get(&command.account).is_some_and(AccountState::is_stored);
+    let key = &command.account;
+    (!is_stored).then(|| serde_json::json!({ "owner": key.owner, "asset": key.asset.as_str() }))
+}
+
 /// Adds a new operation, and answers with what it says.
 fn record(book: &mut Book, operation_id: Uuid, operation: Operation) -> Outcome {
     let answer = answer_of(&operation);

@@ -1,7 +1,7 @@
 //! A leg that gives back what another leg took. The wallet reserved the amount before it sent this, so it is
 //! refused only where the two contradict each other, and then without a trace.
 
-use api::legs::{BalanceAfter, Take};
+use api::legs::Take;
 use ledger::Movement;
 
 use super::{
@@ -39,9 +39,8 @@ pub fn reverse(book: &mut Book, command: &Command, leg: &ForwardLeg) -> Decision
     let (back, lots) =
         give_back::give_back(account, (of, taken), (Source::Taken, command.operation_id), amount);
     returns.extend(back);
-    let after =
-        BalanceAfter { available: account.spendable(reward_id, *now), version: account.balance.version() };
-    let answer = leg_answer(State::Applied, amount, lots, Some(after));
+    let after = account.after(reward_id, *now);
+    let answer = leg_answer(State::Applied, amount, lots, after);
     Ok(record_leg(book, command, leg, Kind::Reverse, &answer, Vec::new()))
 }
 

@@ -56,7 +56,7 @@ pub async fn list_holds_past_end(
     let limit = page_size(list.limit)?;
     let mut holds = operations::past_their_end(&app.pool, place(list.after.as_deref())?, limit + 1).await?;
     let next_cursor = cut(&mut holds, limit, |hold| (hold.held_until, hold.operation_id));
-    let data = holds.into_iter().map(view_hold).collect::<Result<_, _>>()?;
+    let data = holds.into_iter().filter_map(|hold| view_hold(hold).transpose()).collect::<Result<_, _>>()?;
     Ok(Json(HoldPage { data, next_cursor }))
 }
 
@@ -77,14 +77,20 @@ fn cut<T>(rows: &mut Vec<T>, limit: i64, place: impl Fn(&T) -> (DateTime<Utc>, U
     Some(cursor::write(at, id))
 }
 
-fn view_hold(hold: StoredHold) -> Result<HoldPastEnd, ApiError> {
-    Ok(HoldPastEnd {
+/// None of a hold whose account is missing: it is reported, and keeps no other from being found.
+fn view_hold(hold: StoredHold) -> Result<Option<HoldPastEnd>, ApiError> {
+    let Some((owner, asset)) = hold.owner.zip(hold.asset) else {
+        let operation_id = hold.operation_id;
+        tracing::error!(%operation_id, "the account of a hold is missing: run `walletctl verify`");
+        return Ok(None);
+    };
+    Ok(Some(HoldPastEnd {
         key: key(hold.legs_id, hold.leg)?,
-        account: account(hold.business_id, hold.owner, &hold.asset)?,
+        account: account(hold.business_id, owner, &asset)?,
         amount: hold.amount,
         hold_until: hold.held_until,
         at: hold.created_at,
-    })
+    }))
 }
 
 fn view(leg: StoredLeg) -> Result<LegInForce, ApiError> {

@@ -3,7 +3,7 @@
 pub mod accounts;
 pub mod lock;
 pub mod operations;
-mod post;
+pub mod post;
 pub mod read;
 pub mod rows;
 pub mod write;

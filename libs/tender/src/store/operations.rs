@@ -6,10 +6,10 @@ use sqlx::{FromRow, PgPool};
 use uuid::Uuid;
 
 const FIND: &str = "
-SELECT o.operation_id, a.owner, a.asset, o.kind, o.state, o.amount, o.order_id, o.response, o.created_at,
-       o.updated_at
+SELECT o.operation_id, coalesce(a.owner, o.details ->> 'owner') AS owner, coalesce(a.asset, o.details ->> 'asset') AS asset,
+       o.kind, o.state, o.amount, o.order_id, o.response, o.created_at, o.updated_at
 FROM tender.operation o
-JOIN tender.account a ON a.account_no = o.account_no
+LEFT JOIN tender.account a ON a.account_no = o.account_no
 WHERE o.operation_id = ANY ($1) AND o.business_id = $2
 LIMIT 1";
 
@@ -25,18 +25,19 @@ WHERE o.legs_id IS NOT NULL AND o.state IN ('applied', 'held') AND o.kind IN ('d
 ORDER BY o.created_at, o.operation_id
 LIMIT $3";
 
-/// In the order of their index, which holds nothing else than holds in force.
+/// In the order of their index, which holds nothing else than holds in force. Each row of the index is answered for, so that a
+/// short page is the last.
 const PAST_THEIR_END: &str = "
-SELECT o.operation_id, o.legs_id, o.leg, a.business_id, a.owner, a.asset, o.held_until, o.created_at, p.amount
+SELECT o.operation_id, o.legs_id, o.leg, o.business_id, a.owner, a.asset, o.held_until, o.created_at, p.amount
 FROM (
     SELECT * FROM tender.operation
     WHERE held_until IS NOT NULL AND held_until <= statement_timestamp() AND (held_until, operation_id) > ($1, $2)
     ORDER BY held_until, operation_id
     LIMIT $3
 ) o
-CROSS JOIN LATERAL (
-    SELECT business_id, owner, asset FROM tender.account WHERE account_no = o.account_no OFFSET 0
-) a
+LEFT JOIN LATERAL (
+    SELECT owner, asset FROM tender.account WHERE account_no = o.account_no OFFSET 0
+) a ON true
 CROSS JOIN LATERAL (
     SELECT coalesce(sum(amount - reversed), 0)::bigint AS amount FROM tender.allocation
     WHERE operation_id = o.operation_id OFFSET 0
@@ -128,10 +129,10 @@ pub struct StoredHold {
     pub leg: i32,
     /// The retailer.
     pub business_id: String,
-    /// Whose account.
-    pub owner: String,
+    /// Whose account; none if that is missing.
+    pub owner: Option<String>,
     /// What the account holds.
-    pub asset: String,
+    pub asset: Option<String>,
     /// Its end.
     pub held_until: DateTime<Utc>,
     /// When it was applied.

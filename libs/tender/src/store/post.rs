@@ -50,7 +50,7 @@ impl<'a> Post<'a> {
         }
     }
 
-    /// Writes it. Returns whether the outbox has something to publish.
+    /// Writes it, if there is anything. Returns whether the outbox has something to publish.
     ///
     /// # Errors
     /// What the database says.
@@ -62,6 +62,18 @@ impl<'a> Post<'a> {
         if self.operations.is_empty() && self.accounts.is_empty() {
             return Ok(false);
         }
+        self.send(connection, tender).await
+    }
+
+    /// Sends the statement, whatever there is to write.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn send(
+        &self,
+        connection: &mut PgConnection,
+        tender: &'static str,
+    ) -> Result<bool, sqlx::Error> {
         let entries = ledger::Entries::of(&self.book.postings);
         let statement = entries.bind(sqlx::query(POST.as_str()), self.book.now);
         let statement = self.bind_operations(statement);

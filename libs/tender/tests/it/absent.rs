@@ -1,7 +1,8 @@
 //! Accounts that nothing was ever issued to: whatever is asked of them is answered, and none of it makes them.
 
 use api::legs::{LegState, Mode, Take};
-use sqlx::{Connection, PgConnection};
+use serde_json::json;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tender::command::{Action, Command, Outcome, Rejection};
 
 use crate::support::{Server, cancel, credit, debit, forward, leg_answer, plan, run};
@@ -20,6 +21,7 @@ async fn a_question_a_decline_and_a_cancel_make_no_account() {
     let nothing = forward("nobody", "k2", plan(Mode::Debit, 5, Take::AtMost));
     let nothing = leg_answer(&run(server.executor(), nothing).await);
     assert_eq!((nothing.state, nothing.amount), (LegState::Applied, 0));
+    assert_eq!(nothing.after, None, "an account that is not there has no version");
     assert_eq!(run(server.executor(), cancel("nobody", "k3")).await.state, LegState::Tombstoned);
     let mut admin = PgConnection::connect_with(&server.tender.database.admin()).await.unwrap();
     let accounts = "SELECT count(*) FROM tender.account";
@@ -37,4 +39,50 @@ async fn a_question_a_decline_and_a_cancel_make_no_account() {
     }
     assert_eq!(sqlx::query_scalar::<_, i64>(accounts).fetch_one(&mut admin).await.unwrap(), 1);
     assert_eq!(server.get("pos", "/points/accounts/nobody").await.json()["available"], 10);
+}
+
+#[tokio::test]
+async fn what_was_recorded_before_its_account_is_shown_to_its_customer() {
+    let server = Server::points().await;
+    let declined = debit("nobody", "k1", 5);
+    let path = format!("/points/operations/{}", declined.operation_id);
+    run(server.executor(), declined).await;
+    let tombstone = cancel("nobody", "k2");
+    let buried = format!("/points/operations/{}", tombstone.operation_id);
+    run(server.executor(), tombstone).await;
+    for _ in 0..2 {
+        let shown = server.get("pos", &path).await.json();
+        assert_eq!((&shown["customer_id"], &shown["status"]), (&json!("nobody"), &json!("declined")));
+        assert_eq!(shown["points"], 0, "{shown}");
+        assert_eq!(server.get("pos", &buried).await.json()["status"], "tombstoned");
+        assert_eq!(server.get_as_customer("nobody", &path).await.status, 200);
+        assert_eq!(server.get_as_customer("other", &path).await.status, 404);
+        run(server.executor(), credit("nobody", "c", 10, None)).await;
+    }
+}
+
+#[tokio::test]
+async fn nothing_of_value_is_recorded_for_an_account_that_is_not_there() {
+    let server = Server::points().await;
+    run(server.executor(), debit("nobody", "k", 5)).await;
+    let mut admin = PgConnection::connect_with(&server.tender.database.admin()).await.unwrap();
+    let set = async |admin: &mut PgConnection, amount: i64| {
+        let set = "ALTER TABLE tender.operation DISABLE TRIGGER operation_state_guarded;
+                   UPDATE tender.operation SET amount = AMOUNT;
+                   ALTER TABLE tender.operation ENABLE ALWAYS TRIGGER operation_state_guarded";
+        let set = set.replace("AMOUNT", &amount.to_string());
+        sqlx::raw_sql(AssertSqlSafe(set)).execute(&mut *admin).await.unwrap();
+        let findings = schema::check(admin, schema::Database::Points).await.unwrap();
+        findings.into_iter().filter(|finding| finding.violations > 0).count()
+    };
+    assert_eq!(set(&mut admin, 5).await, 1);
+    assert_eq!(set(&mut admin, 0).await, 0);
+    // Who could be told apart by nothing else is named.
+    let nameless = "INSERT INTO tender.operation
+                        (operation_id, business_id, account_no, kind, state, amount, response, created_at, updated_at)
+                    SELECT gen_random_uuid(), business_id, account_no, 'cancel', 'tombstoned', 0, '{}', now(), now()
+                    FROM tender.operation";
+    let refused = sqlx::query(nameless).execute(&mut admin).await.unwrap_err();
+    let constraint = refused.as_database_error().and_then(|error| error.constraint());
+    assert_eq!(constraint, Some("operation_of_no_account_names_its_owner"));
 }

@@ -201,11 +201,48 @@ async fn an_executor_that_cannot_commit_says_so_until_it_can_or_nobody_asks() {
     assert!(began.elapsed() >= STALLED_AFTER, "{:?} is a moment", began.elapsed());
     assert!(server.executor().is_available(), "the database itself can be reached");
     lock.rollback().await.unwrap();
+    comes_to_commit(server.executor()).await;
+    calls.join_all().await;
+}
+
+async fn comes_to_commit(executor: &Executor) {
     let committing = async {
-        while !server.executor().is_committing() {
+        while !executor.is_committing() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(3), committing).await.expect("it commits again");
-    calls.join_all().await;
+    tokio::time::timeout(Duration::from_secs(4), committing).await.expect("it commits again");
+}
+
+#[tokio::test]
+async fn an_executor_whose_every_batch_fails_says_so_and_finds_out_by_itself_when_it_can() {
+    let server = Server::points().await;
+    run(server.executor(), credit("cus", "c", 1_000, None)).await;
+    let mut admin = PgConnection::connect_with(&server.tender.database.admin()).await.unwrap();
+    for (number, [spoil, mend]) in [
+        [
+            "ALTER TABLE tender.lot RENAME COLUMN funding TO paid_by",
+            "ALTER TABLE tender.lot RENAME COLUMN paid_by TO funding",
+        ],
+        ["REVOKE INSERT ON tender.entry FROM tender_writer", "GRANT INSERT ON tender.entry TO tender_writer"],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        sqlx::query(spoil).execute(&mut admin).await.unwrap();
+        let failed = server.executor().submit(debit("cus", &format!("k{number}"), 1)).await;
+        assert_eq!(failed, Err(ExecuteError::Unavailable), "{spoil}");
+        // Neither that nobody asks nor that nobody has asked yet tells that it can.
+        let stop = CancellationToken::new();
+        let other = executor_at(server.tender.database.url().expose(), &stop);
+        for _ in 0..30 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            assert!(!server.executor().is_committing(), "{spoil}");
+            assert!(!other.is_committing(), "{spoil}");
+        }
+        sqlx::query(mend).execute(&mut admin).await.unwrap();
+        comes_to_commit(server.executor()).await;
+        comes_to_commit(&other).await;
+        stop.cancel();
+    }
 }

@@ -71,3 +71,26 @@ async fn a_refusal_for_the_sake_of_a_hold_says_when_it_ends() {
     let refused = leg_answer(&run(server.executor(), debit("cus", "k5", 5)).await).decline.unwrap();
     assert_eq!(refused.held_until, Some(now + TimeDelta::hours(2)));
 }
+
+#[tokio::test]
+async fn holds_of_nothing_hide_no_other_past_its_end() {
+    let server = Server::points().await;
+    run(server.executor(), credit("cus", "c", 100, None)).await;
+    let now = service::Clock.now().trunc_subsecs(6);
+    for (number, customer) in ["cus-1", "cus-2", "cus"].into_iter().enumerate() {
+        let until = Some(now - TimeDelta::hours(9));
+        // Of an account that is not there, and of one of which a step is more than it has.
+        let step = if customer == "cus" { 1_000 } else { 1 };
+        let plan = api::legs::Forward { hold_until: until, step, ..plan(Mode::Hold, 7, Take::AtMost) };
+        let nothing =
+            leg_answer(&run(server.executor(), forward(customer, &format!("n{number}"), plan)).await);
+        assert_eq!((nothing.state, nothing.amount), (api::legs::LegState::Held, 0));
+    }
+    run(server.executor(), hold("k", 7, now - TimeDelta::hours(1))).await;
+    let first = page(&server, "?limit=1").await;
+    let keys: Vec<_> = first.data.iter().map(|hold| hold.key.legs_id).collect();
+    assert_eq!(keys, [legs_id("k")]);
+    // It is captured like any other.
+    let capture = Command { action: Action::Capture { amount: 0 }, ..cancel("cus-1", "n0") };
+    assert_eq!(run(server.executor(), capture).await.state, api::legs::LegState::Applied);
+}

@@ -13,7 +13,11 @@ fn account() -> Value {
 }
 
 fn forward(mode: &str, amount: i64, take: &str) -> Value {
-    json!({ "account": account(), "forward": { "mode": mode, "amount": amount, "take": take }, "epoch": 1 })
+    let mut forward = json!({ "mode": mode, "amount": amount, "take": take });
+    if mode == "hold" {
+        forward["hold_until"] = json!("2100-01-01T00:00:00Z");
+    }
+    json!({ "account": account(), "forward": forward, "epoch": 1 })
 }
 
 async fn put(server: &Server, key: &str, body: Value) -> crate::support::Reply {
@@ -260,4 +264,16 @@ async fn nothing_leaves_a_frozen_account_but_everything_comes_back() {
         json!({ "customer_id": "cus", "points": 1, "kind": "earn", "funding": "paid", "reference": "r" });
     let closed = server.post("pos", "/points/credits", "k", &body).await;
     assert_eq!((closed.status.as_u16(), closed.code().as_str()), (422, "account_frozen"));
+}
+
+#[tokio::test]
+async fn a_hold_without_an_end_is_turned_away() {
+    let server = Server::points().await;
+    run(server.executor(), credit("cus", "c", 50, None)).await;
+    let mut endless = forward("hold", 10, "exact");
+    endless["forward"]["hold_until"] = Value::Null;
+    let refused = put(&server, "k", endless).await;
+    assert_eq!((refused.status.as_u16(), refused.code().as_str()), (400, "invalid_field"));
+    assert!(refused.text.contains("/forward/hold_until"), "{}", refused.text);
+    assert_eq!(available(&server).await, 50);
 }
