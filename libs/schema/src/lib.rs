@@ -78,6 +78,23 @@ impl Database {
         }
     }
 
+    /// Whether a migration belongs to those that rows must have been written after: they change what rows mean, and later ones do not.
+    pub(crate) const fn is_base(self, version: i64) -> bool {
+        match self {
+            Self::Wallet => version <= 12,
+            Self::Points | Self::StoreCredit => version <= 6,
+            Self::DigitalRewards => version <= 6 || (version > 1000 && version <= 1002),
+        }
+    }
+
+    /// A query: whether its service has written anything.
+    pub(crate) const fn has_rows(self) -> &'static str {
+        match self {
+            Self::Wallet => "SELECT EXISTS (SELECT FROM saga.saga)",
+            _ => "SELECT EXISTS (SELECT FROM tender.operation)",
+        }
+    }
+
     /// Changes with the migrations: names what was made by exactly these.
     #[must_use]
     pub fn fingerprint(self) -> String {

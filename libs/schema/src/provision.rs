@@ -5,8 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
-use sqlx::{AssertSqlSafe, Connection, PgConnection, migrate::Migration, postgres::PgConnectOptions};
+use anyhow::{Context, ensure};
+use sqlx::{
+    AssertSqlSafe, Connection, PgConnection,
+    migrate::{Migrate, Migration},
+    postgres::PgConnectOptions,
+};
 use uuid::Uuid;
 
 use crate::{
@@ -40,8 +44,8 @@ pub struct Target<'a> {
 /// `admin` owns everything; it needs the right to create databases and roles.
 ///
 /// # Errors
-/// When the server cannot be reached or refuses, a migration fails or is not done `within` the time, or one that is offline meets
-/// a process of the service.
+/// When the server cannot be reached or refuses, a migration fails or is not done `within` the time, one that is offline meets
+/// a process of the service, or the database has rows of a release that this one does not take over from.
 pub async fn provision(
     admin: &PgConnectOptions,
     target: &Target<'_>,
@@ -52,13 +56,45 @@ pub async fn provision(
     make_role(&mut server, target).await.with_context(|| format!("role {}", target.role))?;
     make_database(&mut server, target.name).await.with_context(|| format!("database {}", target.name))?;
     let mut owner = PgConnection::connect_with(&admin.clone().database(target.name)).await?;
-    let (database, migrations) = (target.database, target.database.migrations());
-    let migrated = migrate(&mut owner, database.writer(), &migrations, within);
-    let applied = migrated.await.with_context(|| format!("migrating {}", database.name()))?;
+    // From here on nobody else migrates it: a run that was killed may have left a session that still does.
+    migrate::lock(&mut owner, migrate::LOCK, Instant::now() + within).await?;
+    let migrated = bring_up_to_date(&mut owner, target.database, within).await;
+    // Whatever came of it: this run failed, or one that was killed has left the service's role without its right to connect.
+    let granted = grant(&mut server, target).await.with_context(|| format!("grants on {}", target.name));
+    let applied = migrated.with_context(|| format!("migrating {}", target.database.name()))?;
+    granted?;
     owner.close().await?;
-    grant(&mut server, target).await.with_context(|| format!("grants on {}", target.name))?;
     server.close().await?;
     Ok(applied)
+}
+
+async fn bring_up_to_date(
+    owner: &mut PgConnection,
+    database: Database,
+    within: Duration,
+) -> anyhow::Result<Vec<Applied>> {
+    refuse_rows_of_an_earlier_release(owner, database).await?;
+    migrate(owner, database.writer(), &database.migrations(), within).await
+}
+
+/// Later migrations keep the rows, these changed what rows mean: how requests are hashed, how ids are made.
+async fn refuse_rows_of_an_earlier_release(
+    owner: &mut PgConnection,
+    database: Database,
+) -> anyhow::Result<()> {
+    owner.ensure_migrations_table(migrate::TABLE).await?;
+    let applied = owner.list_applied_migrations(migrate::TABLE).await?;
+    let is_applied = |version| applied.iter().any(|one| one.version == version);
+    let mut base = database.migrations().into_iter().filter(|one| database.is_base(one.version));
+    if applied.is_empty() || base.all(|one| is_applied(one.version)) {
+        return Ok(());
+    }
+    let has_rows: bool = sqlx::query_scalar(database.has_rows()).fetch_one(owner).await?;
+    ensure!(
+        !has_rows,
+        "this release cannot take over the rows of an earlier one: start from an empty database (in development: --fresh)"
+    );
+    Ok(())
 }
 
 /// The migrations of `database` that were not applied yet, or were changed since, on a connection of its owner.

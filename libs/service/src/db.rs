@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use sqlx::{
-    ConnectOptions, Connection, PgConnection, PgPool,
-    postgres::{PgConnectOptions, PgPoolOptions},
+    ConnectOptions, Connection, FromRow, PgConnection, PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions, PgRow},
 };
 use tokio::sync::Mutex;
 
@@ -125,19 +125,30 @@ impl Probe {
         Self { options, connection: Mutex::new(None) }
     }
 
-    /// Asks. A future that is dropped costs the connection, and the next call opens another.
+    /// Asks whether it answers, as [`Probe::fetch`].
     ///
     /// # Errors
     /// When the database does not answer.
     pub async fn ask(&self) -> Result<(), sqlx::Error> {
+        self.fetch::<(i32,)>("SELECT 1").await.map(drop)
+    }
+
+    /// The rows of a query. A future that is dropped costs the connection, and the next call opens another.
+    ///
+    /// # Errors
+    /// When the database does not answer, or refuses.
+    pub async fn fetch<T>(&self, query: &'static str) -> Result<Vec<T>, sqlx::Error>
+    where
+        T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
+    {
         let mut kept = self.connection.lock().await;
         let mut connection = match kept.take() {
             Some(connection) => connection,
             None => connect(&self.options).await?,
         };
-        sqlx::query("SELECT 1").execute(&mut connection).await?;
+        let rows = sqlx::query_as(query).fetch_all(&mut connection).await?;
         *kept = Some(connection);
-        Ok(())
+        Ok(rows)
     }
 }
 

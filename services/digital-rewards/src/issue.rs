@@ -12,13 +12,21 @@ use crate::{
     pepper::{Peppers, RecordError},
 };
 
-/// A code and, if it is the first, its pepper's record.
+/// Tries to keep a code: the first code of a pepper, made by two processes at once, takes the slower one two.
+const TRIES: u32 = 2;
+
+/// A code and, if it is the first, its pepper's record; nothing if the record is that of another secret, or if the reward has a code. A
+/// record that another process writes at this moment is not seen: the next try sees it.
 const KEEP: &str = "
 WITH recorded AS (
-    INSERT INTO tender.reward_pepper (version, fingerprint) VALUES ($5, $6) ON CONFLICT DO NOTHING
+    INSERT INTO tender.reward_pepper (version, fingerprint)
+    SELECT $5::smallint, $6::bytea WHERE NOT EXISTS (SELECT FROM tender.reward_code WHERE reward_id = $3::uuid)
+    ON CONFLICT DO NOTHING RETURNING version
 )
 INSERT INTO tender.reward_code (business_id, code_hmac, reward_id, last_four, pepper_version)
-VALUES ($1, $2, $3, $4, $5)
+SELECT $1::text, $2::bytea, $3::uuid, $4::text, $5::smallint
+WHERE EXISTS (SELECT FROM recorded)
+   OR EXISTS (SELECT FROM tender.reward_pepper WHERE version = $5::smallint AND fingerprint = $6::bytea)
 ON CONFLICT (reward_id) DO NOTHING";
 
 /// Under which pepper a reward's code was made when it was made first.
@@ -42,17 +50,27 @@ impl CodeIssuer {
     async fn issue(&self, business: &BusinessId, reward_id: Uuid) -> Result<Issued, ApiError> {
         let (version, pepper) = self.peppers.issuing();
         let code = pepper.code(reward_id);
-        if self.keep(business, reward_id, &code, version, pepper).await? {
-            return Ok(Issued { reward_id, code });
+        for _ in 0..TRIES {
+            if self.keep(business, reward_id, &code, version, pepper).await? {
+                return Ok(Issued { reward_id, code });
+            }
+            let made_with: Option<i16> =
+                sqlx::query_scalar(MADE_WITH).bind(reward_id).fetch_optional(&self.pool).await?;
+            if let Some(version) = made_with {
+                return self.shown(reward_id, version);
+            }
         }
-        // It was issued before: a repeated request shows the code that was shown then, whichever pepper is for new codes now.
-        let version: i16 = sqlx::query_scalar(MADE_WITH).bind(reward_id).fetch_one(&self.pool).await?;
+        Err(ApiError::internal(&RecordError::Other(version)))
+    }
+
+    /// It was issued before: a repeated request shows the code that was shown then, whichever pepper is for new codes now.
+    fn shown(&self, reward_id: Uuid, version: i16) -> Result<Issued, ApiError> {
         let pepper = self.peppers.version(version);
         let pepper = pepper.ok_or_else(|| ApiError::internal(&RecordError::Missing(version)))?;
         Ok(Issued { reward_id, code: pepper.code(reward_id) })
     }
 
-    /// False if the reward has a code already.
+    /// False if nothing was kept.
     async fn keep(
         &self,
         business: &BusinessId,

@@ -8,10 +8,11 @@ use digital_rewards::{CodeIssuer, DigitalRewards, Peppers, RecordError, routes};
 use service::{
     Config, Process,
     config::{Secret, secret},
+    db,
 };
 
-/// How long the start waits for the database to say which peppers are on record.
-const RECORD_LIMIT: Duration = Duration::from_secs(3);
+/// How long the start waits for the database to say which peppers codes were made with.
+const COMPARE_LIMIT: Duration = Duration::from_secs(3);
 
 #[derive(Parser)]
 #[command(version, about)]
@@ -39,17 +40,22 @@ async fn main() -> anyhow::Result<()> {
     let peppers = Peppers::read(pepper.expose(), args.config.app_env)?;
     let process = Process::init("digital-rewards", args.config)?;
     let app = tender::App::start(&process, &args.tender, Arc::new(DigitalRewards))?;
-    let checked = (peppers.clone(), app.pool().clone());
-    match tokio::time::timeout(RECORD_LIMIT, checked.0.record(&checked.1)).await {
+    // On a connection of its own: requests that keep the pool busy say nothing about the peppers.
+    let options = app.pool().connect_options().as_ref().clone();
+    let (compared, probe) = (peppers.clone(), Arc::new(db::Probe::new(db::for_executor(options))));
+    match tokio::time::timeout(COMPARE_LIMIT, compared.compare(&probe)).await {
         Ok(Err(error @ (RecordError::Missing(_) | RecordError::Other(_)))) => return Err(error.into()),
         Ok(Err(error)) => tracing::warn!(%error, "the peppers are compared once the database can be read"),
         Err(_) => tracing::warn!("the peppers are compared once the database answers"),
-        Ok(Ok(())) => {}
+        Ok(Ok(unused)) if unused.is_empty() => {}
+        Ok(Ok(unused)) => {
+            tracing::warn!(versions = ?unused, "peppers are on record that are not configured; no code was made with them");
+        }
     }
-    // Also for a start while the database was away.
+    // Also for a start while the database was away, and for codes that another process makes with a pepper that this one lacks.
     process.health().require("peppers", move || {
-        let (peppers, pool) = checked.clone();
-        async move { peppers.record(&pool).await }
+        let (peppers, probe) = (compared.clone(), probe.clone());
+        async move { peppers.compare(&probe).await.map(drop) }
     });
     let issuer = CodeIssuer::new(app.pool().clone(), peppers.clone());
     let app = app.with_issuer(Arc::new(issuer));

@@ -10,8 +10,8 @@ use base64::{
     Engine, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
-use service::config::AppEnv;
-use sqlx::PgPool;
+use service::{config::AppEnv, db::Probe};
+use sqlx::FromRow;
 
 use crate::code::{Pepper, PepperTooShort};
 
@@ -20,6 +20,34 @@ const DEVELOPMENT: &str = include_str!("../../../deploy/development/reward-code-
 
 /// Most peppers that a process takes: each costs a look-up whenever a code is typed.
 const PEPPERS_MAX: usize = 16;
+
+/// The versions that codes were made with, one look-up in the index for each, and those on record.
+const MADE_WITH: &str = "
+WITH RECURSIVE used (version) AS (
+    (SELECT pepper_version FROM tender.reward_code ORDER BY pepper_version LIMIT 1)
+    UNION ALL
+    SELECT next.version FROM used CROSS JOIN LATERAL (
+        SELECT pepper_version AS version FROM tender.reward_code
+        WHERE pepper_version > used.version ORDER BY pepper_version LIMIT 1
+    ) next
+)
+SELECT version, p.fingerprint, v.is_used
+FROM (
+    SELECT version, true AS is_used FROM used
+    UNION ALL SELECT version, false FROM tender.reward_pepper WHERE version NOT IN (SELECT version FROM used)
+) v
+LEFT JOIN tender.reward_pepper p USING (version)
+ORDER BY version";
+
+/// A version that the database knows.
+#[derive(Debug, FromRow)]
+struct Stored {
+    version: i16,
+    /// `None` for a version without a record.
+    fingerprint: Option<Vec<u8>>,
+    /// Codes were made with it.
+    is_used: bool,
+}
 
 /// Peppers by version: that of new codes, and all of them.
 #[derive(Debug, Clone)]
@@ -118,38 +146,28 @@ impl Peppers {
         self.all.values().filter_map(|pepper| pepper.hash(business, typed)).map(Vec::from).collect()
     }
 
-    /// Puts the pepper of new codes on record in the service's database, and compares all with those on record there.
-    ///
-    /// # Errors
-    /// As [`Peppers::compare`].
-    pub async fn record(&self, pool: &PgPool) -> Result<(), RecordError> {
-        let (version, pepper) = self.issuing();
-        sqlx::query(
-            "INSERT INTO tender.reward_pepper (version, fingerprint) VALUES ($1, $2) ON CONFLICT DO NOTHING",
-        )
-        .bind(version)
-        .bind(pepper.fingerprint().as_slice())
-        .execute(pool)
-        .await?;
-        self.compare(pool).await
-    }
-
-    /// Compares the peppers with those on record in the service's database.
+    /// Compares the peppers with those that codes were made with. Versions on record that are not among these, and that no code was
+    /// made with, are harmless: they are returned.
     ///
     /// # Errors
     /// When a code that was issued could not be found with these peppers, or the database cannot be asked.
-    pub async fn compare(&self, pool: &PgPool) -> Result<(), RecordError> {
-        let on_record: Vec<(i16, Vec<u8>)> =
-            sqlx::query_as("SELECT version, fingerprint FROM tender.reward_pepper ORDER BY version")
-                .fetch_all(pool)
-                .await?;
-        for (version, fingerprint) in on_record {
-            let pepper = self.version(version).ok_or(RecordError::Missing(version))?;
-            if pepper.fingerprint() != fingerprint.as_slice() {
-                return Err(RecordError::Other(version));
+    pub async fn compare(&self, database: &Probe) -> Result<Vec<i16>, RecordError> {
+        self.judge(&database.fetch(MADE_WITH).await?)
+    }
+
+    fn judge(&self, stored: &[Stored]) -> Result<Vec<i16>, RecordError> {
+        let mut unused = Vec::new();
+        for Stored { version, fingerprint, is_used } in stored {
+            match (self.version(*version), fingerprint) {
+                (None, _) if *is_used => return Err(RecordError::Missing(*version)),
+                (None, _) => unused.push(*version),
+                (Some(pepper), Some(fingerprint)) if pepper.fingerprint() != fingerprint.as_slice() => {
+                    return Err(RecordError::Other(*version));
+                }
+                (Some(_), _) => {}
             }
         }
-        Ok(())
+        Ok(unused)
     }
 }
 

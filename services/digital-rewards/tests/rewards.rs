@@ -2,13 +2,18 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use digital_rewards::{CodeIssuer, DigitalRewards, Pepper, Peppers, RecordError, routes};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use service::{auth::KeyPair, config::AppEnv};
-use sqlx::{Connection, PgConnection};
+use service::{
+    auth::KeyPair,
+    config::AppEnv,
+    db::{Probe, for_executor},
+};
+use sqlx::{Connection, PgConnection, PgPool};
+use tender::rules::Issuer;
 use testkit::{TestTender, Tokens};
 
 struct Server {
@@ -33,6 +38,17 @@ impl Server {
         let database = schema::Database::DigitalRewards;
         let tender = TestTender::start_with(database, Arc::new(DigitalRewards), &tokens, finish).await;
         Self { tender, tokens, client: reqwest::Client::new() }
+    }
+
+    fn probe(&self) -> Probe {
+        Probe::new(for_executor(self.tender.app.pool().connect_options().as_ref().clone()))
+    }
+
+    /// What becomes of a process with these peppers in its first seconds.
+    async fn starts(&self, peppers: &str) -> (Option<i32>, String) {
+        let url = self.tender.database.url();
+        let variables = [("DATABASE_URL", url.expose()), ("REWARD_CODE_PEPPER", peppers)];
+        ends(&variables, Duration::from_secs(4)).await
     }
 
     async fn issue(&self, key: &str, body: &Value) -> (StatusCode, String) {
@@ -207,10 +223,13 @@ async fn a_pepper_is_replaced_and_what_it_made_is_as_good_as_before() {
     let reward_id: uuid::Uuid =
         sqlx::query_scalar("SELECT reward_id FROM tender.reward_code").fetch_one(&mut admin).await.unwrap();
     let code = first.code(reward_id);
-    Peppers::from(first.clone()).record(server.tender.app.pool()).await.unwrap_err();
-    let recorded = Peppers::read(BOTH, AppEnv::Production).unwrap();
-    recorded.record(server.tender.app.pool()).await.unwrap();
     let hash = first.hash(&"demo".to_owned().try_into().unwrap(), &code).unwrap();
+    made_under(server.tender.app.pool(), FIRST).await.unwrap();
+    sqlx::query("DELETE FROM tender.reward_code WHERE reward_id <> $1")
+        .bind(reward_id)
+        .execute(&mut admin)
+        .await
+        .unwrap();
     sqlx::query("UPDATE tender.reward_code SET code_hmac = $1, pepper_version = 1")
         .bind(hash.as_slice())
         .execute(&mut admin)
@@ -233,26 +252,90 @@ async fn a_pepper_is_replaced_and_what_it_made_is_as_good_as_before() {
     assert_eq!(versions, [1, 2]);
 }
 
+fn read(text: &str) -> Peppers {
+    Peppers::read(text, AppEnv::Production).unwrap()
+}
+
+/// Makes a code as a process with these peppers.
+async fn made_under(pool: &PgPool, peppers: &str) -> Result<String, service::ApiError> {
+    let business = "demo".to_owned().try_into().unwrap();
+    let issuer = CodeIssuer::new(pool.clone(), read(peppers));
+    issuer.issue(&business, uuid::Uuid::new_v4()).await.map(|issued| issued.code)
+}
+
+async fn count(pool: &PgPool, table: &'static str) -> i64 {
+    sqlx::query_scalar(sqlx::AssertSqlSafe(format!("SELECT count(*) FROM tender.{table}")))
+        .fetch_one(pool)
+        .await
+        .unwrap()
+}
+
 #[tokio::test]
-async fn peppers_that_do_not_fit_those_on_record_are_seen() {
+async fn peppers_that_do_not_fit_those_that_made_codes_are_seen() {
     let server = Server::start_with(BOTH).await;
-    let pool = server.tender.app.pool();
-    let read = |text: &str| Peppers::read(text, AppEnv::Production).unwrap();
-    read(FIRST).record(pool).await.unwrap();
-    read(&format!("1:{FIRST}\n2:the second pepper of all")).record(pool).await.unwrap();
-    read(FIRST).record(pool).await.expect("it may be given out before it is used");
-    read(BOTH).record(pool).await.unwrap();
-    read(&format!("3:a third pepper of many\n{BOTH}")).record(pool).await.expect("one more is no harm");
-    let missing = read("3:a third pepper of many\n2:the second pepper of all").compare(pool).await;
+    let (pool, probe) = (server.tender.app.pool(), server.probe());
+    made_under(pool, FIRST).await.unwrap();
+    read(FIRST).compare(&probe).await.expect("a second one may be given out before it is used");
+    made_under(pool, BOTH).await.unwrap();
+    read(BOTH).compare(&probe).await.unwrap();
+    read(&format!("3:a third pepper of many\n{BOTH}")).compare(&probe).await.expect("one more is no harm");
+    let missing = read("3:a third pepper of many\n2:the second pepper of all").compare(&probe).await;
     assert!(matches!(missing, Err(RecordError::Missing(1))), "{missing:?}");
+    let missing = read(FIRST).compare(&probe).await;
+    assert!(matches!(missing, Err(RecordError::Missing(2))), "{missing:?}");
     let other = read("3:a third pepper of many\n2:the second pepper of all\n1:another first pepper")
-        .compare(pool)
+        .compare(&probe)
         .await;
     assert!(matches!(other, Err(RecordError::Other(1))), "{other:?}");
 }
 
-/// Runs the service until it ends by itself; exit code and what it said. Killed after some seconds.
-async fn ends(variables: &[(&str, &str)]) -> (Option<i32>, String) {
+#[tokio::test]
+async fn a_pepper_without_codes_can_be_withdrawn() {
+    let server = Server::start_with(BOTH).await;
+    let (pool, probe) = (server.tender.app.pool(), server.probe());
+    made_under(pool, FIRST).await.unwrap();
+    let (code, said) = server.starts("2:a mistyped pepper of all\n1:the first pepper of all").await;
+    assert_eq!(code, None, "it serves: {said}");
+    assert_eq!(count(pool, "reward_pepper").await, 1, "nothing is recorded before the first code");
+    read(FIRST).compare(&probe).await.expect("those that have not got it go on");
+    let mut admin = PgConnection::connect_with(&server.tender.database.admin()).await.unwrap();
+    sqlx::query("INSERT INTO tender.reward_pepper (version, fingerprint) VALUES (7, sha256('x'))")
+        .execute(&mut admin)
+        .await
+        .unwrap();
+    assert_eq!(read(FIRST).compare(&probe).await.unwrap(), [7], "on record, and no code was made with it");
+}
+
+#[tokio::test]
+async fn codes_whose_pepper_is_not_on_record_need_theirs_as_well() {
+    let server = Server::start_with("2:the second pepper of all").await;
+    let (pool, probe) = (server.tender.app.pool(), server.probe());
+    made_under(pool, "2:the second pepper of all").await.unwrap();
+    let mut admin = PgConnection::connect_with(&server.tender.database.admin()).await.unwrap();
+    for statement in [
+        "ALTER TABLE tender.reward_code DROP CONSTRAINT reward_code_pepper_on_record",
+        "UPDATE tender.reward_code SET pepper_version = 1",
+    ] {
+        sqlx::query(statement).execute(&mut admin).await.unwrap();
+    }
+    let missing = read("2:the second pepper of all").compare(&probe).await;
+    assert!(matches!(missing, Err(RecordError::Missing(1))), "{missing:?}");
+    read(BOTH).compare(&probe).await.unwrap();
+}
+
+#[tokio::test]
+async fn no_code_is_made_with_another_secret_than_the_one_on_record() {
+    let server = Server::start_with(FIRST).await;
+    let pool = server.tender.app.pool();
+    // The first code of a pepper, made by several at once.
+    let first = futures_util::future::join_all((0..4).map(|_| made_under(pool, FIRST))).await;
+    assert!(first.iter().all(Result::is_ok), "{first:?}");
+    made_under(pool, "another pepper of version 1").await.expect_err("nobody could use the code");
+    assert_eq!((count(pool, "reward_code").await, count(pool, "reward_pepper").await), (4, 1));
+}
+
+/// Runs the service until it ends by itself, or is killed after some seconds (`None`); exit code and what it said.
+async fn ends(variables: &[(&str, &str)], limit: Duration) -> (Option<i32>, String) {
     let dir = std::env::temp_dir().join(format!("rewards-{}", uuid::Uuid::new_v4()));
     std::fs::create_dir(&dir).unwrap();
     let jwks = dir.join("keys.jwks.json");
@@ -260,28 +343,27 @@ async fn ends(variables: &[(&str, &str)]) -> (Option<i32>, String) {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_digital-rewards"));
     command.env_clear().envs(variables.iter().copied()).env("PUBLIC_ADDR", "127.0.0.1:0");
     command.env("INTERNAL_ADDR", "127.0.0.1:0").env("JWKS_FILE", &jwks).env("INTERNAL_JWKS_FILE", &jwks);
-    let output = command.kill_on_drop(true).output();
-    let output =
-        tokio::time::timeout(std::time::Duration::from_secs(20), output).await.expect("it ends").unwrap();
+    let output = tokio::time::timeout(limit, command.kill_on_drop(true).output()).await;
     std::fs::remove_dir_all(dir).unwrap();
-    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    output.map_or((None, String::new()), |output| {
+        let output = output.unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    })
 }
 
 #[tokio::test]
 async fn a_process_with_the_wrong_pepper_does_not_start() {
     let server = Server::start_with(BOTH).await;
     for peppers in [FIRST, BOTH] {
-        Peppers::read(peppers, AppEnv::Production).unwrap().record(server.tender.app.pool()).await.unwrap();
+        made_under(server.tender.app.pool(), peppers).await.unwrap();
     }
-    let url = server.tender.database.url();
-    let database = ("DATABASE_URL", url.expose());
     let known = include_str!("../../../deploy/development/reward-code-pepper");
     for (pepper, says) in [
         (known, "the one for development"),
         ("1:the first pepper of all", "pepper version 2"),
         ("2:the second pepper of all\n1:another first pepper", "another pepper of version 1"),
     ] {
-        let (code, said) = ends(&[database, ("REWARD_CODE_PEPPER", pepper)]).await;
-        assert!(code != Some(0) && said.contains(says), "{pepper:?}: {code:?} {said}");
+        let (code, said) = server.starts(pepper).await;
+        assert!(code.is_some_and(|code| code != 0) && said.contains(says), "{pepper:?}: {code:?} {said}");
     }
 }

@@ -1,12 +1,13 @@
 //! What must be true between the wallet's database and the tenders'.
 //!
-//! The four databases are read side by side in the order of `legs_id` and merged: what is held in memory is one saga with its legs, whatever
-//! the size of the history. The ids are cut into ranges, each read with snapshots of its own, so that none keeps dead rows alive for long.
+//! The four databases are read side by side in the order of `legs_id` and merged: what is held in memory is one saga with its legs and a
+//! page of each tender's legs, whatever the size of the history.
 //!
-//! No snapshot spans four databases, so what breaks a rule in a range is only suspected. Suspects are read again in the order that makes the
-//! answer right on a running system: sagas that ended five seconds ago or earlier first, because what they did to their legs is final and
-//! older than whatever is read next; then their legs; then the wallet again, because a saga is always written before its legs, and what takes
-//! a redemption further before it changes them.
+//! No snapshot spans four databases. The order of reading makes the answer right on a running system: first a time is taken, and only
+//! sagas that ended five seconds before it are judged, because what they did to their legs is final; then each tender's legs are read, all
+//! at one moment; then the sagas, because a saga is always written before its legs, and what takes a redemption further before it changes
+//! them. A tender's legs are sorted once, by a cursor that keeps them on the server's disk and no snapshot. The sagas have an index: their
+//! ids are cut into ranges, each read with a snapshot of its own. So no snapshot keeps dead rows alive for long.
 
 mod read;
 mod rules;
@@ -15,16 +16,13 @@ use std::{collections::BTreeMap, num::NonZeroU32};
 
 use serde_json::Value;
 use sqlx::PgConnection;
-use uuid::Uuid;
 
 use crate::{Database, Finding};
-use read::{Scope, Sorted, Tenders};
-use rules::{Group, Rule, Saga};
+use read::{Legs, Sagas};
+use rules::{Group, Rule};
 
-/// Rows of the largest table that are read in one snapshot, about.
-const ROWS_PER_RANGE: i64 = 200_000;
-/// Suspects that are kept until they are read again.
-const SUSPECTS_MAX: usize = 1_000;
+/// Sagas that are read in one snapshot, about.
+const SAGAS_PER_RANGE: i64 = 200_000;
 /// Violations after which no more are looked for: something is wrong with a whole database then.
 const VIOLATIONS_MAX: usize = 10_000;
 
@@ -58,11 +56,11 @@ pub async fn compare(
     ranges: Option<NonZeroU32>,
     rows_shown: usize,
 ) -> sqlx::Result<Compared> {
-    let (mut wallets, mut tenders) = (Vec::new(), Tenders::new());
+    let (mut wallets, mut tenders) = (Vec::new(), Vec::new());
     for (database, connection) in connections {
         match database {
             Database::Wallet => wallets.push(connection),
-            _ => tenders.push((database.name(), connection)),
+            _ => tenders.push(Legs::new(database.name(), connection)),
         }
     }
     let mut comparison = Comparison { rows_shown, ..Comparison::default() };
@@ -70,10 +68,18 @@ pub async fn compare(
     if let [wallet] = wallets.as_mut_slice() {
         let ranges = match ranges {
             Some(ranges) => ranges,
-            None => read::ranges(wallet, &mut tenders, ROWS_PER_RANGE).await?,
+            None => read::ranges(wallet, SAGAS_PER_RANGE).await?,
         };
+        let ended_before = read::ended_before(wallet).await?;
+        for tender in &mut tenders {
+            tender.open().await?;
+        }
         for (from, to) in bounds(ranges) {
-            is_whole = is_whole && comparison.range(wallet, &mut tenders, from, to).await?;
+            let sagas = Sagas::open(wallet, (from, to), &ended_before).await?;
+            is_whole = is_whole && comparison.range(sagas, &mut tenders, to).await?;
+        }
+        for tender in tenders {
+            tender.close().await?;
         }
     }
     Ok(Compared {
@@ -104,68 +110,23 @@ struct Comparison {
 }
 
 impl Comparison {
-    /// Compares the ids of one range. False once there are too many violations to go on.
+    /// Compares the ids of one range, up to `last`. False once there are too many violations to go on.
     async fn range(
         &mut self,
-        wallet: &mut PgConnection,
-        tenders: &mut Tenders<'_>,
-        from: u128,
-        to: u128,
+        mut sagas: Sagas<'_>,
+        tenders: &mut [Legs<'_>],
+        last: u128,
     ) -> sqlx::Result<bool> {
-        let mut next = Some(from);
-        while let Some(from) = next {
-            let suspects;
-            (suspects, next) = self.suspects(wallet, tenders, Scope::Range(from, to)).await?;
-            if !suspects.is_empty() {
-                self.confirm(wallet, tenders, &suspects).await?;
+        loop {
+            let ids = tenders.iter().filter_map(Legs::next_id).filter(|id| id.as_u128() <= last);
+            let Some(legs_id) = ids.chain(sagas.next_id()).min() else { return Ok(true) };
+            let mut group = Group { legs_id, sagas: sagas.take(legs_id).await?, legs: Vec::new() };
+            for tender in &mut *tenders {
+                group.legs.extend(tender.take(legs_id).await?);
             }
-            if self.violations.values().map(|(count, _)| count).sum::<usize>() >= VIOLATIONS_MAX {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    /// The ids that seem to break a rule, and where to go on if there were too many for one time.
-    async fn suspects(
-        &mut self,
-        wallet: &mut PgConnection,
-        tenders: &mut Tenders<'_>,
-        scope: Scope<'_>,
-    ) -> sqlx::Result<(Vec<Uuid>, Option<u128>)> {
-        let mut suspects = Vec::new();
-        let mut merged = Merged::open(wallet, tenders, scope).await?;
-        while let Some(group) = merged.next().await? {
+            let held = group.rows() + tenders.iter().map(Legs::held).sum::<usize>();
+            self.rows_held = self.rows_held.max(held);
             self.rows += group.rows() as u64;
-            self.rows_held = self.rows_held.max(group.rows() + suspects.len());
-            if group.broken().next().is_some() {
-                suspects.push(group.legs_id);
-            }
-            if suspects.len() == SUSPECTS_MAX {
-                return Ok((suspects, group.legs_id.as_u128().checked_add(1)));
-            }
-        }
-        Ok((suspects, None))
-    }
-
-    /// Reads suspects again, in the order that lets nothing innocent look broken.
-    async fn confirm(
-        &mut self,
-        wallet: &mut PgConnection,
-        tenders: &mut Tenders<'_>,
-        suspects: &[Uuid],
-    ) -> sqlx::Result<()> {
-        let mut groups = Vec::with_capacity(suspects.len());
-        let mut merged = Merged::open(wallet, tenders, Scope::Ids(suspects)).await?;
-        while let Some(group) = merged.next().await? {
-            groups.push(group);
-        }
-        drop(merged);
-        let held: usize = groups.iter().map(Group::rows).sum();
-        self.rows_held = self.rows_held.max(held);
-        let mut later = Sorted::open(read::sagas(wallet, Scope::Ids(suspects))).await?;
-        for mut group in groups {
-            group.learn(&later.take(group.legs_id).await?);
             for (rule, row) in group.broken() {
                 let (count, rows) = self.violations.entry(rule).or_default();
                 *count += 1;
@@ -173,46 +134,15 @@ impl Comparison {
                     rows.push(row);
                 }
             }
+            if self.violations.values().map(|(count, _)| count).sum::<usize>() >= VIOLATIONS_MAX {
+                return Ok(false);
+            }
         }
-        Ok(())
     }
 
     fn finding(&self, rule: Rule) -> Finding {
         let (count, rows) = self.violations.get(&rule).cloned().unwrap_or_default();
         Finding::new("wallet and tenders", rule.name(), rule.statement(), count, rows)
-    }
-}
-
-/// The four databases, merged by `legs_id`.
-struct Merged<'c> {
-    sagas: Sorted<'c, Saga>,
-    legs: Vec<Sorted<'c, rules::Leg>>,
-}
-
-impl<'c> Merged<'c> {
-    /// The wallet's snapshot is the oldest: its first row is there before a tender is asked.
-    async fn open(
-        wallet: &'c mut PgConnection,
-        tenders: &'c mut Tenders<'_>,
-        scope: Scope<'_>,
-    ) -> sqlx::Result<Self> {
-        let sagas = Sorted::open(read::sagas(wallet, scope)).await?;
-        let mut legs = Vec::with_capacity(tenders.len());
-        for (name, tender) in tenders {
-            legs.push(Sorted::open(read::legs(tender, name, scope)).await?);
-        }
-        Ok(Self { sagas, legs })
-    }
-
-    async fn next(&mut self) -> sqlx::Result<Option<Group>> {
-        let ids = self.legs.iter().filter_map(Sorted::next_id).chain(self.sagas.next_id());
-        let Some(legs_id) = ids.min() else { return Ok(None) };
-        let sagas = self.sagas.take(legs_id).await?;
-        let mut legs = Vec::new();
-        for tender in &mut self.legs {
-            legs.extend(tender.take(legs_id).await?);
-        }
-        Ok(Some(Group { legs_id, sagas, legs }))
     }
 }
 

@@ -23,9 +23,9 @@ use sqlx::{
 use online::{Concurrent, Kind};
 
 /// Where it is kept which migrations were applied.
-const TABLE: &str = "_sqlx_migrations";
+pub(crate) const TABLE: &str = "_sqlx_migrations";
 /// As `provision`'s, in the database itself: one migrates at a time.
-const LOCK: i64 = 0x006d_6967_7261_7465;
+pub(crate) const LOCK: i64 = 0x006d_6967_7261_7465;
 /// How long a statement waits for a lock, and every writer behind it.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a statement of an online migration may run: it may hold a lock that writers wait for.
@@ -111,10 +111,12 @@ async fn apply_all(
             }
         }
     }
-    if let Some(door) = door {
-        door.open(owner).await?;
+    match (door, result) {
+        (Some(door), Ok(())) => door.open(owner).await.context("the service may not connect yet")?,
+        (Some(door), Err(error)) => return Err(door.open_after(owner, error).await),
+        (None, result) => result?,
     }
-    result.map(|()| done)
+    Ok(done)
 }
 
 fn kind(migration: &Migration) -> anyhow::Result<Kind> {

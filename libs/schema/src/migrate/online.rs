@@ -98,6 +98,12 @@ fn concurrent(statements: &[Words]) -> Result<Concurrent, String> {
 /// What these statements do that writers of existing tables would wait for.
 fn faults(statements: &[Words]) -> Vec<String> {
     let (mut made, mut touched, mut faults) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
+    // What makes its schema comes first of all: there is no table yet that a block could lock.
+    let makes_its_schema =
+        statements.iter().any(|words| words.starts_with(&["create".into(), "schema".into()]));
+    if !makes_its_schema && statements.iter().any(|words| words[0] == "do") {
+        faults.push("a DO block hides what it does".to_owned());
+    }
     for statement in statements {
         let words: Vec<&str> = statement.iter().map(String::as_str).collect();
         if let ["create", "table", "if", "not", "exists", name, ..] | ["create", "table", name, ..] =
@@ -260,6 +266,8 @@ mod tests {
             "UPDATE s.old SET a = 1",
             "DELETE FROM s.old",
             "LOCK TABLE s.old",
+            "DO $$ BEGIN UPDATE s.old SET a = 1; END $$",
+            "CREATE TABLE s.new (a bigint); do language plpgsql $x$ BEGIN NULL; END $x$;",
             "ALTER TABLE s.old ADD COLUMN a text; ALTER TABLE s.other ADD COLUMN a text",
         ] {
             assert!(read(text).is_err(), "{text}");

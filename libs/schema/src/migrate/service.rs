@@ -20,20 +20,22 @@ const SESSIONS: &str = "
     WHERE w.rolname = $1 AND a.datname = current_database() AND a.pid <> pg_backend_pid()
     ORDER BY 1 LIMIT 20";
 
-/// Login roles of the service that may connect by a right of their own.
+/// Who may connect, as far as the service's login roles may by it: they themselves, their group, and everybody; quoted.
 const MAY_CONNECT: &str = "
-    SELECT r.rolname::text
-    FROM pg_auth_members m
-    JOIN pg_roles w ON w.oid = m.roleid
-    JOIN pg_roles r ON r.oid = m.member
-    JOIN pg_database d ON d.datname = current_database()
-    CROSS JOIN LATERAL aclexplode(d.datacl) acl
-    WHERE w.rolname = $1 AND acl.grantee = r.oid AND acl.privilege_type = 'CONNECT'";
+    SELECT DISTINCT CASE acl.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(acl.grantee)) END
+    FROM pg_database d
+    CROSS JOIN LATERAL aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) acl
+    JOIN pg_roles w ON w.rolname = $1
+    LEFT JOIN pg_auth_members m ON m.roleid = w.oid AND m.member = acl.grantee
+    WHERE d.datname = current_database() AND acl.privilege_type = 'CONNECT'
+      AND (acl.grantee IN (0, w.oid) OR m.member IS NOT NULL)
+    ORDER BY 1";
 
-/// The roles that may not connect for now.
+/// What was taken from the service, so that it may not connect for now.
 #[derive(Debug)]
 pub(super) struct Door {
-    roles: Vec<String>,
+    /// Quoted.
+    grantees: Vec<String>,
 }
 
 /// Sees to it that no process of the service uses the database, and that none comes.
@@ -47,13 +49,12 @@ pub(super) async fn shut_out(owner: &mut PgConnection, writer: &str) -> anyhow::
         }
         refuse_while_used(owner, writer).await?;
     }
-    let roles: Vec<String> = sqlx::query_scalar(MAY_CONNECT).bind(writer).fetch_all(&mut *owner).await?;
-    let door = Door { roles };
-    door.turn(owner, "REVOKE CONNECT ON DATABASE %I FROM %I").await?;
+    let grantees = sqlx::query_scalar(MAY_CONNECT).bind(writer).fetch_all(&mut *owner).await?;
+    let door = Door { grantees };
+    door.turn(owner, "REVOKE CONNECT ON DATABASE %I FROM %s").await?;
     // A process may have come between the last look and the door.
     if let Err(error) = refuse_while_used(owner, writer).await {
-        door.open(owner).await?;
-        return Err(error);
+        return Err(door.open_after(owner, error).await);
     }
     Ok(door)
 }
@@ -71,18 +72,29 @@ async fn refuse_while_used(owner: &mut PgConnection, writer: &str) -> anyhow::Re
 impl Door {
     /// Lets the service in again.
     pub(super) async fn open(&self, owner: &mut PgConnection) -> sqlx::Result<()> {
-        self.turn(owner, "GRANT CONNECT ON DATABASE %I TO %I").await
+        self.turn(owner, "GRANT CONNECT ON DATABASE %I TO %s").await
     }
 
-    async fn turn(&self, owner: &mut PgConnection, template: &str) -> sqlx::Result<()> {
-        for role in &self.roles {
-            let statement: String = sqlx::query_scalar("SELECT format($1, current_database(), $2::text)")
-                .bind(template)
-                .bind(role)
-                .fetch_one(&mut *owner)
-                .await?;
-            sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut *owner).await?;
+    /// Lets the service in again after an error, which is what is told.
+    pub(super) async fn open_after(&self, owner: &mut PgConnection, error: anyhow::Error) -> anyhow::Error {
+        match self.open(owner).await {
+            Ok(()) => error,
+            Err(shut) => {
+                error.context(format!("the service may not connect until the next migration ({shut})"))
+            }
         }
-        Ok(())
+    }
+
+    /// For all of them or for none.
+    async fn turn(&self, owner: &mut PgConnection, template: &str) -> sqlx::Result<()> {
+        if self.grantees.is_empty() {
+            return Ok(());
+        }
+        let statement: String = sqlx::query_scalar("SELECT format($1, current_database(), $2::text)")
+            .bind(template)
+            .bind(self.grantees.join(", "))
+            .fetch_one(&mut *owner)
+            .await?;
+        sqlx::raw_sql(AssertSqlSafe(statement)).execute(owner).await.map(drop)
     }
 }

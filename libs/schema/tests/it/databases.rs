@@ -152,7 +152,7 @@ const ONE_LETTER: &str = "
 
 /// The last guard, should the code in front of it be wrong: each is tried, and not only looked up.
 #[tokio::test]
-async fn the_databases_refuse_what_must_not_be_there_twice_or_below_zero() {
+async fn the_databases_refuse_what_must_not_be_there_twice_or_below_zero_at_a_tender() {
     let points = [
         ("INSERT INTO tender.account (business_id, owner, asset) VALUES ('b', 'c', 'points')", "account_owner_once"),
         ("UPDATE tender.account SET posted = -1", "account_held_within_posted"),
@@ -187,6 +187,11 @@ async fn the_databases_refuse_what_must_not_be_there_twice_or_below_zero() {
             "lot_reward_once",
         ),
     ];
+    refuses(Database::Points, ONE_CREDIT, &points).await;
+}
+
+#[tokio::test]
+async fn the_databases_refuse_what_must_not_be_there_twice_or_below_zero_in_the_wallet() {
     let wallet = [
         (
             "INSERT INTO saga.saga (saga_id, business_id, operation, scope, key, request_hash, kind, version, legs_id, plan, state,
@@ -231,7 +236,6 @@ async fn the_databases_refuse_what_must_not_be_there_twice_or_below_zero() {
         ("UPDATE saga.saga SET hash_version = 1", "saga_hash_has_version"),
         ("UPDATE saga.saga SET request_hash = sha256('x')", "saga_hash_has_version"),
     ];
-    refuses(Database::Points, ONE_CREDIT, &points).await;
     refuses(Database::Wallet, ONE_LETTER, &wallet).await;
 }
 

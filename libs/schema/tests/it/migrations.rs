@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use schema::{Applied, Database, check, migrate};
+use schema::{Applied, Database, Target, check, migrate, provision};
 use sqlx::{
     AssertSqlSafe, Connection, PgConnection, SqlSafeStr,
     migrate::{Migration, MigrationType},
@@ -194,6 +194,107 @@ async fn an_offline_migration_waits_until_the_service_is_gone() {
     late.expect_err("nobody connects while it runs");
     scratch.service().await.expect("afterwards the service is let in").close().await.unwrap();
     scratch.drop().await;
+}
+
+/// A run that is killed while the service is shut out takes its list of rights with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_run_that_was_killed_the_next_one_lets_the_service_in() {
+    let mut scratch = Scratch::new().await;
+    let target = Target {
+        database: Database::Points,
+        name: &scratch.name.clone(),
+        role: &scratch.role.clone(),
+        password: "x",
+    };
+    provision(&server(), &target, WITHIN).await.unwrap();
+    scratch.writer = "tender_writer".to_owned();
+    let mut steps = Database::Points.migrations();
+    steps.push(migration(9_000, "-- offline: takes its time\nSELECT pg_sleep(60)"));
+    let (admin, killed) = (scratch.admin(), steps.clone());
+    let run_away = TaskTracker::new().spawn(async move {
+        let mut owner = PgConnection::connect_with(&admin.application_name("killed")).await.unwrap();
+        migrate(&mut owner, "tender_writer", &killed, WITHIN).await.map(drop)
+    });
+    let mut owner = scratch.owner().await;
+    // Asked without connecting: a session of the service would be in the migration's way.
+    let may_connect = "SELECT has_database_privilege($1, current_database(), 'CONNECT')";
+    let shut = async {
+        while sqlx::query_scalar(may_connect).bind(&scratch.role).fetch_one(&mut owner).await.unwrap() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(WITHIN, shut).await.expect("it is shut out");
+    run_away.abort();
+    // While its session is still at work, the service stays out.
+    provision(&server(), &target, Duration::from_millis(300)).await.expect_err("another migration runs");
+    scratch.service().await.expect_err("the first run is not over");
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'killed'
+                   AND datname = current_database()";
+    run(&mut owner, end).await.unwrap();
+    // This run fails at once, and gives back all the same.
+    run(&mut owner, "UPDATE _sqlx_migrations SET checksum = '' WHERE version = 1").await.unwrap();
+    let told = format!("{:#}", provision(&server(), &target, WITHIN).await.unwrap_err());
+    assert!(told.contains("was changed after it was applied"), "{told}");
+    scratch.service().await.expect("it is let in").close().await.unwrap();
+    owner.close().await.unwrap();
+    scratch.writer = format!("{}_writer", scratch.name);
+    scratch.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_offline_migration_that_fails_says_why_and_lets_the_service_in() {
+    let scratch = Scratch::new().await;
+    let mut connection = PgConnection::connect_with(&server()).await.unwrap();
+    run(&mut connection, &format!("GRANT CONNECT ON DATABASE {} TO PUBLIC", scratch.name)).await.unwrap();
+    let steps = [filled(), migration(2, "-- offline: fails\nSELECT pg_sleep(2); SELECT 1 / 0")];
+    scratch.migrate(&steps[..1], WITHIN).await.unwrap();
+    let late = async {
+        tokio::time::sleep(Duration::from_millis(3_000)).await;
+        scratch.service().await.map(drop)
+    };
+    let (migrated, late) = tokio::join!(scratch.migrate(&steps, WITHIN), late);
+    let told = format!("{:#}", migrated.unwrap_err());
+    assert!(told.contains("division by zero"), "{told}");
+    late.expect_err("nobody connects while it runs, whoever may");
+    scratch.service().await.expect("afterwards the service is let in").close().await.unwrap();
+
+    // The reason is told also where the connection is gone, and with it the way to let the service in.
+    let ends = "-- offline: ends its session\nSELECT pg_terminate_backend(pg_backend_pid())";
+    let error = scratch.migrate(&[filled(), migration(2, ends)], WITHIN).await.unwrap_err();
+    let told = format!("{error:#}");
+    assert!(
+        told.contains("0002 a step") && told.contains("may not connect until the next migration"),
+        "{told}"
+    );
+    scratch.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_an_earlier_release_are_refused_before_anything_is_done() {
+    for (database, rows, last) in [
+        (Database::Wallet, WALLET_ROWS, 12),
+        (Database::Points, TENDER_ROWS, 6),
+        (Database::DigitalRewards, TENDER_ROWS, 1002),
+    ] {
+        let scratch = Scratch::new().await;
+        let target = Target { database, name: &scratch.name, role: &scratch.role, password: "x" };
+        let mut owner = scratch.owner().await;
+        let migrations = database.migrations();
+        let base = migrations.iter().filter(|one| one.version < last).count();
+        scratch.migrate(&migrations[..1], WITHIN).await.unwrap();
+        run(&mut owner, rows).await.unwrap();
+        scratch.migrate(&migrations[..base], WITHIN).await.unwrap();
+        let told = format!("{:#}", provision(&server(), &target, WITHIN).await.unwrap_err());
+        assert!(told.contains("cannot take over the rows of an earlier one"), "{told}");
+        let applied = "SELECT count(*) FROM _sqlx_migrations";
+        let applied: i64 = sqlx::query_scalar(applied).fetch_one(&mut owner).await.unwrap();
+        assert_eq!(usize::try_from(applied), Ok(base), "{}", database.name());
+        // The last of them applied, rows are taken over from then on.
+        scratch.migrate(&migrations[..=base], WITHIN).await.unwrap();
+        provision(&server(), &target, WITHIN).await.unwrap();
+        owner.close().await.unwrap();
+        scratch.drop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

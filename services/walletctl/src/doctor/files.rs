@@ -3,16 +3,19 @@
 use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    str::FromStr,
     time::Duration,
 };
 
+use anyhow::Context;
 use digital_rewards::Peppers;
 use schema::Database;
 use service::{
     auth::{KeySet, Signer},
     config::AppEnv,
+    db,
 };
-use sqlx::postgres::PgPoolOptions;
+use sqlx::postgres::PgConnectOptions;
 
 use super::{About, Check};
 use crate::environment::Environment;
@@ -114,11 +117,12 @@ pub(super) async fn codes(environment: &Environment) -> Check {
     };
     let compared = async {
         let peppers = peppers(Path::new(&path), AppEnv::Development)?;
-        let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(TIMEOUT).connect_lazy(&url)?;
-        anyhow::Ok(peppers.compare(&pool).await?)
+        let probe = db::Probe::new(db::for_executor(PgConnectOptions::from_str(&url)?));
+        let compared = tokio::time::timeout(TIMEOUT, peppers.compare(&probe));
+        compared.await.context("no answer in time")?.map_err(anyhow::Error::from)
     };
     match compared.await {
-        Ok(()) => about.ok(CHECK, "the peppers are those on record"),
+        Ok(_) => about.ok(CHECK, "the peppers are those that codes were made with"),
         Err(error) => about.wrong(
             CHECK,
             format!("{error:#}"),
