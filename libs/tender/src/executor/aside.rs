@@ -4,60 +4,16 @@
 //! of all others that are due: a batch passes over the accounts that are still locked. Where another row is locked, or lapsed lots
 //! are to be moved out first, an account runs alone.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    time::Duration,
-};
+use std::collections::{BTreeSet, HashMap};
 
 use api::BusinessId;
 use tokio::time::Instant;
 
 use super::{
     BATCH_MAX, ExecuteError,
-    job::Job,
-    queue::{LANES, Turn},
+    job::{Cause, Job, LANES, Turn},
 };
 use crate::command::AccountKey;
-
-/// How long a command waits for what others have locked before its caller hears 503: less than the 2 s for which the wallet waits
-/// for a leg, so that it hears what became of it.
-const LOCK_PATIENCE: Duration = Duration::from_millis(1_500);
-/// How long a command waits for its account's lapsed lots to be moved out: less than its caller waits.
-const SWEEP_PATIENCE: Duration = Duration::from_secs(5);
-
-/// Why commands are put aside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
-    /// Others have locked the account.
-    AccountLocked,
-    /// Others have locked another row that the command needs.
-    RowLocked,
-    /// More of the account's lots have lapsed than one batch moves out.
-    Overdue,
-}
-
-impl Cause {
-    /// How long a command put aside for this waits.
-    pub const fn patience(self) -> Duration {
-        match self {
-            Self::AccountLocked | Self::RowLocked => LOCK_PATIENCE,
-            Self::Overdue => SWEEP_PATIENCE,
-        }
-    }
-
-    /// As metrics name it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::AccountLocked => "locked",
-            Self::RowLocked => "row_locked",
-            Self::Overdue => "overdue",
-        }
-    }
-
-    const fn runs_alone(self) -> bool {
-        matches!(self, Self::RowLocked | Self::Overdue)
-    }
-}
 
 /// The accounts that are aside.
 #[derive(Debug, Default)]

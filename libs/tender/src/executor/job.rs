@@ -4,16 +4,67 @@ use std::time::Duration;
 
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{
-    ExecuteError, Reply,
-    aside::Cause,
-    queue::{NORMAL, URGENT},
-};
+use super::{ExecuteError, Reply};
 use crate::command::Command;
 
+/// Lanes, in the order in which they are taken.
+pub const LANES: usize = 2;
+const URGENT: usize = 0;
+const NORMAL: usize = 1;
+/// How long a command waits for what others have locked before its caller hears 503: less than the 2 s for which the wallet waits
+/// for a leg, so that it hears what became of it.
+const LOCK_PATIENCE: Duration = Duration::from_millis(1_500);
+/// How long a command waits for its account's lapsed lots to be moved out: less than its caller waits.
+const SWEEP_PATIENCE: Duration = Duration::from_secs(5);
 /// First pause before a locked account is tried again; it doubles up to sixteen times as much.
 const PAUSE: Duration = Duration::from_millis(20);
 const DOUBLINGS: u32 = 4;
+
+/// What is run next.
+#[derive(Debug)]
+pub enum Turn {
+    /// Commands of any accounts.
+    Shared(Vec<Job>),
+    /// Commands of accounts that were put aside; about as many as one batch takes.
+    Isolated(Vec<Job>),
+    /// Commands of one account that was put aside and would keep others waiting.
+    Alone(Vec<Job>),
+}
+
+/// Why commands are put aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// Others have locked the account.
+    AccountLocked,
+    /// Others have locked another row that the command needs.
+    RowLocked,
+    /// More of the account's lots have lapsed than one batch moves out.
+    Overdue,
+}
+
+impl Cause {
+    /// How long a command put aside for this waits.
+    pub const fn patience(self) -> Duration {
+        match self {
+            Self::AccountLocked | Self::RowLocked => LOCK_PATIENCE,
+            Self::Overdue => SWEEP_PATIENCE,
+        }
+    }
+
+    /// As metrics name it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AccountLocked => "locked",
+            Self::RowLocked => "row_locked",
+            Self::Overdue => "overdue",
+        }
+    }
+
+    /// Whether an account put aside for this would keep others waiting that run with it.
+    pub const fn runs_alone(self) -> bool {
+        matches!(self, Self::RowLocked | Self::Overdue)
+    }
+}
 
 /// A command and who waits for it.
 #[derive(Debug)]

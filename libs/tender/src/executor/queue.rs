@@ -22,27 +22,12 @@ use tokio::{
 
 use super::{
     ExecuteError,
-    aside::{Aside, Cause},
-    job::Job,
+    aside::Aside,
+    job::{Cause, Job, LANES, Turn},
 };
 
 /// As many businesses can fill their share of a lane at once.
 const SHARES: usize = 4;
-/// Lanes, in the order in which they are taken.
-pub const LANES: usize = 2;
-pub const URGENT: usize = 0;
-pub const NORMAL: usize = 1;
-
-/// What is run next.
-#[derive(Debug)]
-pub enum Turn {
-    /// Commands of any accounts.
-    Shared(Vec<Job>),
-    /// Commands of accounts that were put aside; about as many as one batch takes.
-    Isolated(Vec<Job>),
-    /// Commands of one account that was put aside and would keep others waiting.
-    Alone(Vec<Job>),
-}
 
 /// A bounded queue with one reader.
 #[derive(Debug)]

@@ -15,12 +15,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     BATCH_MAX, ExecuteError, ExecutorConfig, Reply, STALLED_AFTER,
-    aside::Cause,
     batch::{self, Judged, Mode, Prepared},
     failure::Failure,
-    job::Job,
+    job::{Cause, Job, Turn},
     progress::Progress,
-    queue::{Queue, Turn},
+    queue::Queue,
 };
 use crate::command::Command;
 
