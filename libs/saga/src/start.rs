@@ -57,6 +57,7 @@ impl<D: Domain> Engine<D> {
     ) -> Arc<Self> {
         let process = Uuid::new_v4();
         let registry = Registry::default();
+        let lookups = pool(&options, LOOKUP_CONNECTIONS);
         let (store, writers) = Store::new(&options, &domain, process, config.write_batch, registry.clone());
         let engine = Arc::new(Self {
             lease: Arc::new(Lease::new(config.ttl, clock.clone())),
@@ -67,8 +68,8 @@ impl<D: Domain> Engine<D> {
             domain,
             process,
             pool: pool(&options, RECOVERY_CONNECTIONS),
-            lookups: pool(&options, LOOKUP_CONNECTIONS),
             ops_pool: pool(&options, OPS_CONNECTIONS),
+            lookups,
             store,
             reachability: Reachability::default(),
             registry,
