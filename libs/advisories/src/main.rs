@@ -62,8 +62,13 @@ fn report(snapshot: &Snapshot, packages: &BTreeSet<Package>, today: NaiveDate, i
     faults.iter().for_each(|fault| eprintln!("FAULT {fault}"));
     let unknown = snapshot.not_looked_up(packages);
     if !unknown.is_empty() {
-        let names = unknown.iter().copied().collect::<Vec<_>>().join(" ");
-        eprintln!("WARNING the snapshot says nothing of {} crates: {names}", unknown.len());
+        eprintln!(
+            "WARNING the snapshot says nothing of {} crates: script/advisories --refresh DIR",
+            unknown.len()
+        );
+        if is_release {
+            eprintln!("{}", unknown.iter().copied().collect::<Vec<_>>().join(" "));
+        }
     }
     if age > AGE_MAX_DAYS {
         eprintln!("WARNING the snapshot is older than {AGE_MAX_DAYS} days: script/advisories --refresh DIR");
