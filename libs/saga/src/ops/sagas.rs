@@ -183,7 +183,8 @@ fn list(business_id: &str, filter: &SagaFilter, page: &Page<SagaId>) -> QueryBui
         "SELECT saga_id, operation, key, state, epoch, owner, backward, cause, created_at, ended_at
          FROM saga.saga WHERE business_id = ",
     );
-    sql.push_bind(business_id);
+    // A row that only keeps legs from being taken again is no saga that anybody would look for.
+    sql.push_bind(business_id).push(" AND operation <> 'taken_back'");
     if let Some(state) = filter.state {
         sql.push(" AND state = ").push(state.code());
     }
