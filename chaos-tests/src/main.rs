@@ -26,7 +26,7 @@ const SETTLES_EVERY: usize = 20;
 const SHOWN: usize = 5;
 /// How often the crash matrix visits each point.
 const MATRIX_TIMES: u32 = 20;
-/// Points of the matrix in the short run: where a saga begins, turns back and ends, and where a tender commits.
+/// Points of the matrix in the short run: where a saga begins, is compensated and ends, and where a tender commits.
 const SHORT: [&str; 4] = [
     "P1 batch committed",
     "P6 COMPENSATING committed",

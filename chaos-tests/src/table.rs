@@ -185,7 +185,7 @@ const POINTS_OF_NO_RETURN: &[(&str, Who, &str, u64)] = &[
     ("P3 leg's effect committed", WALLET, "wallet::leg_done", 150),
     ("P4 reply received", SECOND, "saga::leg_replied", 150),
     ("P5 direction decided", WALLET, "saga::decided", 60),
-    ("P6 COMPENSATING committed", SECOND, "saga::turned_back", 10),
+    ("P6 COMPENSATING committed", SECOND, "saga::compensating", 10),
     ("P7 cancel's effect committed", WALLET, "wallet::cancel_done", 20),
     ("P8 cancel's reply", SECOND, "saga::cancel_replied", 20),
     ("P9 terminal state committed", WALLET, "saga::ended", 60),

@@ -83,7 +83,7 @@ FROM saga.saga s
 JOIN wallet.redemption r ON r.redemption_id = s.parent_id
 WHERE s.kind = 1 AND s.state IN (0, 4)
   AND NOT CASE
-      WHEN s.state = 4 THEN r.status = 'under_review' AND (r.reversal IS NOT NULL) = (s.plan ->> 'type' = 'return')
+      WHEN s.state = 4 THEN r.status = 'under_review' AND (r.reversal IS NOT NULL) = (s.plan ->> 'type' = 'reversal')
       WHEN s.plan ->> 'type' = 'capture' THEN r.status = 'capturing'
       ELSE r.status = 'reversing'
   END;

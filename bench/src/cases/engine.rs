@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use saga::{
-    Admission, Begin, Call, Conclusion, Config, DatabaseClock, Domain, Ending, Engine, Key, NewSaga, Replied, RequestHash,
+    Admission, Begin, Call, TransitionEffect, Config, DatabaseClock, Domain, Ending, Engine, Key, NewSaga, Replied, RequestHash,
     Response, Saga, SagaId, Submitted, Waited,
     machine::{Kind, Reply},
 };
@@ -56,11 +56,11 @@ impl Domain for Idle {
         true
     }
 
-    fn conclude(&self, _: &Saga<usize>, _: Ending<'_, ()>) -> Conclusion<()> {
-        Conclusion { response: Some(Response { status: 201, body: b"{}".to_vec() }), change: None }
+    fn on_transition(&self, _: &Saga<usize>, _: Ending<'_, ()>) -> TransitionEffect<()> {
+        TransitionEffect { response: Some(Response { status: 201, body: b"{}".to_vec() }), change: None }
     }
 
-    fn set_aside(&self, _: SagaId, _: bool) -> Option<()> {
+    fn on_parked(&self, _: SagaId, _: bool) -> Option<()> {
         None
     }
 

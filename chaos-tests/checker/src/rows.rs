@@ -6,7 +6,7 @@ use serde::Deserialize;
 /// Redeems are sagas of this operation.
 pub const REDEEM: &str = "redeem";
 /// What gives a redemption back is a saga of this operation.
-pub const RETURN: &str = "return";
+pub const RETURN: &str = "reversal";
 /// What takes what a redemption has set aside is a saga of this operation.
 pub const CAPTURE: &str = "capture";
 /// What frees what a redemption has set aside is a saga of this operation, where a till asked for it by name.

@@ -117,8 +117,8 @@ fn folded(stored: Stored, ask: Ask, given: Given) -> (Stored, Reply) {
     let was_captured = stored == Stored::Applied && ask == Ask::Capture;
     let hold = || command(Ask::Debit, Mode::Hold, AMOUNT, false);
     let capture = || command(Ask::Capture, Mode::Hold, AMOUNT, false);
-    let way = if was_captured { vec![hold(), capture()] } else { way_to(stored) };
-    for command in way {
+    let direction = if was_captured { vec![hold(), capture()] } else { way_to(stored) };
+    for command in direction {
         apply(&mut book, &command);
     }
     if stored == Stored::Declined {

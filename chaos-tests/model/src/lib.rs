@@ -16,7 +16,7 @@ pub use protocol::{Bounds, Protocol, Scenario, Twin};
 pub use steps::{Fate, Step};
 
 use leg::Stored;
-use saga::machine::{Machine, Reply, State, Transition, Way};
+use saga::machine::{Direction, Machine, Reply, State, Transition};
 
 /// Legs of the saga.
 pub const LEGS: usize = 3;
@@ -102,11 +102,11 @@ pub enum Waits {
     /// Nothing.
     Idle,
     /// An answer to a command that was sent.
-    Answer(Way),
+    Answer(Direction),
     /// An answer that is on its way.
-    Reply(Way, Reply),
+    Reply(Direction, Reply),
     /// The end of a backoff.
-    Backoff(Way),
+    Backoff(Direction),
 }
 
 /// A transition on its way.

@@ -1,6 +1,6 @@
 //! The model: its bounds, its twins, what must hold.
 
-use saga::machine::{Clocks, Kind, Limits, Machine, Millis, State, Way};
+use saga::machine::{Clocks, Direction, Kind, Limits, Machine, Millis, State};
 use stateright::{Model, Property};
 
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
     leg::{Ask, Rule, Stored},
 };
 
-/// When a compensable saga is turned back.
+/// When a compensable saga is compensated.
 const DEADLINE: Millis = 5;
 /// No patience: what may give up gives up at once, so that dead letters are near.
 const LIMITS: Limits = Limits { refused_for: 0, wrong_answers: 1, unreachable_for: 0 };
@@ -29,7 +29,7 @@ pub enum Scenario {
 pub enum Twin {
     /// A cancel that finds nothing leaves nothing.
     NoTombstone,
-    /// Cancels are sent when the saga is turned back in memory, before COMPENSATING is durable.
+    /// Cancels are sent when the saga is compensated in memory, before COMPENSATING is durable.
     CancelBeforeDurable,
     /// Only legs that are known to have applied are cancelled.
     CancelOnlyKnown,
@@ -100,9 +100,9 @@ impl Protocol {
     }
 
     /// What a command asks of a leg.
-    pub(crate) fn ask(&self, way: Way) -> Ask {
-        match (self.scenario, way) {
-            (Scenario::Redeem, Way::Forward) => Ask::Debit,
+    pub(crate) fn ask(&self, direction: Direction) -> Ask {
+        match (self.scenario, direction) {
+            (Scenario::Redeem, Direction::Forward) => Ask::Debit,
             (Scenario::Capture, _) => Ask::Capture,
             _ => Ask::Cancel,
         }

@@ -1,6 +1,6 @@
 //! What can happen next, and what it leads to.
 
-use saga::machine::{Action, Event, Kind, Millis, Reply, State, Transition, Way};
+use saga::machine::{Action, Direction, Event, Kind, Millis, Reply, State, Transition};
 
 use crate::{
     LEGS, Pending, Protocol, Row, Run, Told, Twin, Waits, World, Writing,
@@ -28,7 +28,7 @@ pub enum Step {
     /// A transaction whose client is gone ends: durable, or not.
     EndPending(bool),
     /// A command arrives at a leg; perhaps somebody is there to hear the answer.
-    Arrive(usize, Way, Given, Option<usize>),
+    Arrive(usize, Direction, Given, Option<usize>),
     /// An answer reaches its run.
     Hear(usize, usize),
     /// An answer does not.
@@ -100,15 +100,17 @@ impl Protocol {
     /// Whatever was sent may arrive now.
     fn arrivals(&self, world: &World, steps: &mut Vec<Step>) {
         for leg in 0..LEGS {
-            for way in [Way::Forward, Way::Cancel] {
-                if !world.sent[leg][index(way)] {
+            for direction in [Direction::Forward, Direction::Cancel] {
+                if !world.sent[leg][index(direction)] {
                     continue;
                 }
                 let waiting = (0..world.runs.len()).filter(|executor| {
-                    world.runs[*executor].as_ref().is_some_and(|run| run.waits[leg] == Waits::Answer(way))
+                    world.runs[*executor]
+                        .as_ref()
+                        .is_some_and(|run| run.waits[leg] == Waits::Answer(direction))
                 });
                 let hearers: Vec<Option<usize>> = waiting.map(Some).chain([None]).collect();
-                let is_open = world.legs[leg] == Stored::Nothing && self.ask(way) == Ask::Debit;
+                let is_open = world.legs[leg] == Stored::Nothing && self.ask(direction) == Ask::Debit;
                 let given: &[Given] = match (is_open, world.is_late) {
                     (false, _) => &[Given::Enough],
                     // Clocks differ: what comes late may still be taken for in time.
@@ -116,7 +118,7 @@ impl Protocol {
                     (true, false) => &[Given::Enough, Given::TooLittle],
                 };
                 for given in given {
-                    steps.extend(hearers.iter().map(|hearer| Step::Arrive(leg, way, *given, *hearer)));
+                    steps.extend(hearers.iter().map(|hearer| Step::Arrive(leg, direction, *given, *hearer)));
                 }
             }
         }
@@ -163,23 +165,25 @@ impl Protocol {
         match step {
             Step::Insert(fate) => self.insert(world, fate),
             Step::EndPending(is_durable) => self.end_pending(world, is_durable),
-            Step::Arrive(leg, way, given, hearer) => self.arrive(world, (leg, way), given, hearer),
+            Step::Arrive(leg, direction, given, hearer) => {
+                self.arrive(world, (leg, direction), given, hearer)
+            }
             Step::Hear(executor, leg) => {
                 let waits = world.runs[executor].as_ref().map(|run| run.waits[leg]);
-                if let Some(Waits::Reply(way, reply)) = waits {
-                    self.hear(world, executor, leg, (way, reply));
+                if let Some(Waits::Reply(direction, reply)) = waits {
+                    self.hear(world, executor, leg, (direction, reply));
                 }
             }
             Step::Timeout(executor, leg) => {
                 let waits = world.runs[executor].as_ref().map(|run| run.waits[leg]);
-                if let Some(Waits::Answer(way)) = waits {
-                    self.hear(world, executor, leg, (way, Reply::Unknown));
+                if let Some(Waits::Answer(direction)) = waits {
+                    self.hear(world, executor, leg, (direction, Reply::Unknown));
                 }
             }
             Step::Wake(executor, leg) => {
                 let waits = world.runs[executor].as_ref().map(|run| run.waits[leg]);
-                if let Some(Waits::Backoff(way)) = waits {
-                    self.event(world, executor, Event::Wake(leg, way));
+                if let Some(Waits::Backoff(direction)) = waits {
+                    self.event(world, executor, Event::Wake(leg, direction));
                 }
             }
             Step::Commit(executor, fate) => self.commit(world, executor, fate),
@@ -238,9 +242,15 @@ impl Protocol {
         }
     }
 
-    fn arrive(&self, world: &mut World, (leg, way): (usize, Way), given: Given, hearer: Option<usize>) {
+    fn arrive(
+        &self,
+        world: &mut World,
+        (leg, direction): (usize, Direction),
+        given: Given,
+        hearer: Option<usize>,
+    ) {
         let before = world.legs[leg];
-        let (after, reply) = self.rule.ask(before, self.ask(way), given);
+        let (after, reply) = self.rule.ask(before, self.ask(direction), given);
         let is_lost = match after {
             Stored::Tombstoned => self.lacks(Twin::NoTombstone),
             Stored::Declined => self.lacks(Twin::DeclineNotRecorded),
@@ -250,16 +260,16 @@ impl Protocol {
             world.legs[leg] = after;
         }
         if let Some(run) = hearer.and_then(|executor| world.runs[executor].as_mut()) {
-            run.waits[leg] = Waits::Reply(way, reply);
+            run.waits[leg] = Waits::Reply(direction, reply);
         }
     }
 
-    fn hear(&self, world: &mut World, executor: usize, leg: usize, (way, reply): (Way, Reply)) {
+    fn hear(&self, world: &mut World, executor: usize, leg: usize, (direction, reply): (Direction, Reply)) {
         if let Some(run) = &mut world.runs[executor] {
             run.waits[leg] = Waits::Idle;
-            run.known[leg] |= way == Way::Forward && reply == Reply::Done;
+            run.known[leg] |= direction == Direction::Forward && reply == Reply::Done;
         }
-        self.event(world, executor, Event::Replied(leg, way, reply));
+        self.event(world, executor, Event::Replied(leg, direction, reply));
     }
 
     /// A transition comes to its COMMIT; as `libs/saga/src/write.rs` decides.
@@ -356,8 +366,8 @@ impl Protocol {
         };
         for action in actions {
             match action {
-                Action::Send(leg, way) => self.send(world, &mut run, leg, way),
-                Action::Backoff(leg, way, _) => run.waits[leg] = Waits::Backoff(way),
+                Action::Send(leg, direction) => self.send(world, &mut run, leg, direction),
+                Action::Backoff(leg, direction, _) => run.waits[leg] = Waits::Backoff(direction),
                 Action::Write(transition) => self.write(world, &mut run, transition),
                 Action::Finish => return tell(world, run.machine.state()),
             }
@@ -365,13 +375,13 @@ impl Protocol {
         world.runs[executor] = Some(run);
     }
 
-    fn send(&self, world: &mut World, run: &mut Run, leg: usize, way: Way) {
-        if way == Way::Cancel && self.lacks(Twin::CancelOnlyKnown) && !run.known[leg] {
-            run.waits[leg] = Waits::Reply(way, Reply::Done);
+    fn send(&self, world: &mut World, run: &mut Run, leg: usize, direction: Direction) {
+        if direction == Direction::Cancel && self.lacks(Twin::CancelOnlyKnown) && !run.known[leg] {
+            run.waits[leg] = Waits::Reply(direction, Reply::Done);
             return;
         }
-        world.sent[leg][index(way)] = true;
-        run.waits[leg] = Waits::Answer(way);
+        world.sent[leg][index(direction)] = true;
+        run.waits[leg] = Waits::Answer(direction);
     }
 
     fn write(&self, world: &mut World, run: &mut Run, transition: Transition) {
@@ -379,7 +389,7 @@ impl Protocol {
         // What a run waited for, it will not act on any more.
         run.waits = [Waits::Idle; LEGS];
         if transition.to == State::Compensating && self.lacks(Twin::CancelBeforeDurable) {
-            world.sent.iter_mut().for_each(|sent| sent[index(Way::Cancel)] = true);
+            world.sent.iter_mut().for_each(|sent| sent[index(Direction::Cancel)] = true);
         }
         if self.lacks(Twin::AnswerBeforeDurable) {
             tell(world, transition.to);
@@ -407,9 +417,11 @@ impl Protocol {
             self.run_out(&mut world);
         }
         // A forward last: nothing of it may stay.
-        for (leg, way) in (0..LEGS).flat_map(|leg| [(leg, Way::Cancel), (leg, Way::Forward)]) {
-            if world.sent[leg][index(way)] {
-                self.arrive(&mut world, (leg, way), Given::Enough, None);
+        for (leg, direction) in
+            (0..LEGS).flat_map(|leg| [(leg, Direction::Cancel), (leg, Direction::Forward)])
+        {
+            if world.sent[leg][index(direction)] {
+                self.arrive(&mut world, (leg, direction), Given::Enough, None);
             }
         }
         let is_over = world.row.is_some_and(|row| matches!(row.state, State::Completed | State::Compensated));
@@ -427,7 +439,9 @@ impl Protocol {
                 None => {
                     let Some(leg) = (0..LEGS).find(|leg| waits[*leg] != Waits::Idle) else { return };
                     match waits[leg] {
-                        Waits::Answer(way) => self.arrive(world, (leg, way), Given::Enough, Some(0)),
+                        Waits::Answer(direction) => {
+                            self.arrive(world, (leg, direction), Given::Enough, Some(0))
+                        }
                         Waits::Reply(..) => self.take(world, Step::Hear(0, leg)),
                         Waits::Backoff(_) => self.take(world, Step::Wake(0, leg)),
                         Waits::Idle => return,
@@ -458,9 +472,9 @@ fn now(world: &World) -> Millis {
     if world.is_late { 10 } else { 0 }
 }
 
-const fn index(way: Way) -> usize {
-    match way {
-        Way::Forward => 0,
-        Way::Cancel => 1,
+const fn index(direction: Direction) -> usize {
+    match direction {
+        Direction::Forward => 0,
+        Direction::Cancel => 1,
     }
 }

@@ -61,7 +61,7 @@ pub struct Row {
     pub key_cancelled: bool,
     pub answer_given: bool,
     pub poison: u16,
-    /// Why it was turned back.
+    /// Why it was compensated.
     pub cause: Option<Rc<str>>,
     pub response: Option<Response>,
     pub created_at: Time,

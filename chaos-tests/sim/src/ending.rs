@@ -25,7 +25,7 @@ pub struct Known<'a> {
     pub created_at: Time,
     /// The legs' answers in the present direction.
     pub answers: &'a [Option<LegAnswer>],
-    /// Why it was turned back.
+    /// Why it was compensated.
     pub turned: &'a str,
     /// The state that is left.
     pub from: State,
@@ -113,8 +113,8 @@ pub fn because(cause: Cause) -> String {
     match cause {
         Cause::Refused(leg) => format!("leg {leg} refused"),
         Cause::TookNothing => "took nothing".to_owned(),
-        Cause::Silent(Some(leg)) => format!("leg {leg} silent"),
-        Cause::Silent(None) => "silent".to_owned(),
+        Cause::Unreachable(Some(leg)) => format!("leg {leg} silent"),
+        Cause::Unreachable(None) => "silent".to_owned(),
         Cause::Wrong(leg) => format!("leg {leg} wrong"),
         Cause::Foreign(leg) => format!("leg {leg} foreign"),
         Cause::Poison => "poison".to_owned(),

@@ -6,7 +6,7 @@ use std::{
 };
 
 use api::legs::LegAnswer;
-use saga::machine::{Machine, Transition, Way};
+use saga::machine::{Direction, Machine, Transition};
 use uuid::Uuid;
 
 use crate::{
@@ -78,7 +78,7 @@ pub struct Run {
     /// The answer that the last transition stored.
     pub concluded: Option<Response>,
     /// Commands without an answer so far.
-    pub calls: BTreeMap<u64, (usize, Way)>,
+    pub calls: BTreeMap<u64, (usize, Direction)>,
 }
 
 /// A till's request, and which of its attempts at it.
@@ -92,7 +92,7 @@ pub enum Waiter {
     /// A till, for its new saga.
     Submit { ask: Option<Attempt>, new: Box<NewSaga> },
     /// A till, for the cancel of a saga that runs.
-    TurnBack { ask: Attempt, seen: Box<Row> },
+    CompensateOutcome { ask: Attempt, seen: Box<Row> },
 }
 
 /// A batch on its way to COMMIT.

@@ -9,7 +9,7 @@ use api::{
 };
 use chrono::{DateTime, Utc};
 use money::Asset;
-use saga::machine::{Reply, Way};
+use saga::machine::{Direction, Reply};
 use tender::command::{AccountKey, Action, Command, ForwardLeg};
 use uuid::Uuid;
 
@@ -128,17 +128,17 @@ pub struct Sender<'a> {
     pub epoch: i64,
     /// When it was written.
     pub created_at: Time,
-    /// When it is turned back.
+    /// When it is compensated.
     pub deadline_at: Time,
 }
 
 /// The command that goes to a leg, and to which tender.
-pub fn command(sender: Sender<'_>, leg: usize, way: Way) -> Option<(usize, Command)> {
+pub fn command(sender: Sender<'_>, leg: usize, direction: Direction) -> Option<(usize, Command)> {
     let redeem = sender.plan.redeem()?;
     let of = legs_id(redeem.order);
     let planned = redeem.legs.get(leg)?;
-    let (legs_id, action) = match (sender.plan, way) {
-        (Plan::Redeem(_), Way::Forward) => (of, forward(sender, leg, taking(sender, redeem, planned))),
+    let (legs_id, action) = match (sender.plan, direction) {
+        (Plan::Redeem(_), Direction::Forward) => (of, forward(sender, leg, taking(sender, redeem, planned))),
         (Plan::Capture(_, units), _) if units[leg] > 0 => (of, Action::Capture { amount: units[leg] }),
         (Plan::Refund(_, units), _) => {
             let give = Forward {

@@ -1,7 +1,9 @@
 //! One saga in one orchestrator: carries out what the real machine says, as `libs/saga/src/task.rs` does.
 
 use api::legs::LegAnswer;
-use saga::machine::{Action, Clocks, Event as Step, Kind, Limits, Machine, Reply, State, Transition, Way};
+use saga::machine::{
+    Action, Clocks, Direction, Event as Step, Kind, Limits, Machine, Reply, State, Transition,
+};
 use tender::command::Action as LegAction;
 
 use crate::{
@@ -32,7 +34,7 @@ pub struct Call {
     id: SagaId,
     no: u64,
     leg: usize,
-    way: Way,
+    direction: Direction,
     is_cancel: bool,
 }
 
@@ -106,13 +108,13 @@ impl World {
         let mut lapsed = false;
         for action in actions {
             match action {
-                Action::Send(leg, way) => {
-                    lapsed |= !self.send(process, &mut run, leg, way);
+                Action::Send(leg, direction) => {
+                    lapsed |= !self.send(process, &mut run, leg, direction);
                     if self.crashes(process.0, Fired::CrashSent) {
                         return;
                     }
                 }
-                Action::Backoff(leg, way, nth) => self.back_off(process, &run, leg, way, nth),
+                Action::Backoff(leg, direction, nth) => self.back_off(process, &run, leg, direction, nth),
                 Action::Write(transition) => {
                     if self.crashes(process.0, Fired::CrashDecided) {
                         return;
@@ -152,7 +154,7 @@ impl World {
     }
 
     /// False if the process may not act any more.
-    fn send(&mut self, process: Process, run: &mut Run, leg: usize, way: Way) -> bool {
+    fn send(&mut self, process: Process, run: &mut Run, leg: usize, direction: Direction) -> bool {
         if !self.nodes[process.0].lease.holds(self.now) {
             self.cover.count(Fired::Lapsed);
             return false;
@@ -164,7 +166,7 @@ impl World {
             created_at: run.created_at,
             deadline_at: run.deadline_at,
         };
-        let Some((tender, mut command)) = plan::command(sender, leg, way) else {
+        let Some((tender, mut command)) = plan::command(sender, leg, direction) else {
             self.violate(format!("{:?} has no leg {leg}", run.id));
             return false;
         };
@@ -175,20 +177,20 @@ impl World {
         }
         let is_cancel = matches!(command.action, LegAction::Cancel(_));
         let call = self.number();
-        run.calls.insert(call, (leg, way));
-        self.calls.insert(call, Call { process, id: run.id, no: run.no, leg, way, is_cancel });
-        let is_forward = way == Way::Forward && matches!(run.plan, plan::Plan::Redeem(_));
+        run.calls.insert(call, (leg, direction));
+        self.calls.insert(call, Call { process, id: run.id, no: run.no, leg, direction, is_cancel });
+        let is_forward = direction == Direction::Forward && matches!(run.plan, plan::Plan::Redeem(_));
         let limit = if is_forward { FORWARD_TIMEOUT } else { CANCEL_TIMEOUT };
         self.after(limit, Event::Reply { call, heard: Heard::Silence });
         self.post(Parcel { call, tender, id: run.id, epoch: run.epoch, command });
         true
     }
 
-    fn back_off(&mut self, process: Process, run: &Run, leg: usize, way: Way, nth: u32) {
-        let (first, cap) = if way == Way::Forward { (50, 1_000) } else { (200, 4_000) };
+    fn back_off(&mut self, process: Process, run: &Run, leg: usize, direction: Direction, nth: u32) {
+        let (first, cap) = if direction == Direction::Forward { (50, 1_000) } else { (200, 4_000) };
         let longest = (first << nth.saturating_sub(1).min(10)).min(cap);
         let wait = self.rng.between(0, longest);
-        self.after(wait, Event::Wake { process, id: run.id, no: run.no, leg, way });
+        self.after(wait, Event::Wake { process, id: run.id, no: run.no, leg, direction });
     }
 
     fn write_move(&mut self, process: Process, run: &mut Run, transition: Transition) {
@@ -198,7 +200,7 @@ impl World {
         {
             run.turned = Some(turned.into());
         }
-        if matches!(transition.cause, Some(saga::machine::Cause::Silent(_)))
+        if matches!(transition.cause, Some(saga::machine::Cause::Unreachable(_)))
             && transition.to == State::Compensating
         {
             self.cover.count(Fired::Silent);
@@ -243,9 +245,9 @@ impl World {
         }
     }
 
-    pub fn wake(&mut self, process: Process, which: (SagaId, u64), leg: usize, way: Way) {
+    pub fn wake(&mut self, process: Process, which: (SagaId, u64), leg: usize, direction: Direction) {
         if let Some(run) = self.take(process, which) {
-            self.step(process, run, Step::Wake(leg, way));
+            self.step(process, run, Step::Wake(leg, direction));
         }
     }
 
@@ -263,7 +265,9 @@ impl World {
     }
 
     pub fn reply(&mut self, call: u64, heard: Heard) {
-        let Some(Call { process, id, no, leg, way, is_cancel }) = self.calls.remove(&call) else { return };
+        let Some(Call { process, id, no, leg, direction, is_cancel }) = self.calls.remove(&call) else {
+            return;
+        };
         let Some(mut run) = self.take(process, (id, no)) else { return };
         run.calls.remove(&call);
         let (reply, answer) = match heard {
@@ -272,7 +276,8 @@ impl World {
             Heard::Silence => (Reply::Unknown, None),
             Heard::Wrong => (Reply::Wrong, None),
         };
-        let at = if way == Way::Forward { Fired::CrashReplied } else { Fired::CrashCancelReplied };
+        let at =
+            if direction == Direction::Forward { Fired::CrashReplied } else { Fired::CrashCancelReplied };
         if self.crashes(process.0, at) {
             return;
         }
@@ -281,10 +286,10 @@ impl World {
             row.into_iter().for_each(|row| row.poison = 0);
         }
         let back = run.machine.state() == State::Compensating;
-        if answer.is_some() && back == (way == Way::Cancel) {
+        if answer.is_some() && back == (direction == Direction::Cancel) {
             run.answers[leg] = answer;
         }
-        self.step(process, run, Step::Replied(leg, way, reply));
+        self.step(process, run, Step::Replied(leg, direction, reply));
     }
 
     /// What became of a transition, told to the run that asked for it.

@@ -7,7 +7,7 @@
 //! | [`Db::claim`], [`Db::adopt`], [`Db::hand_over`] | `libs/saga/src/recovery.rs` |
 //! | [`Db::cancel_key`] | `libs/saga/src/cancel.rs` |
 //! | [`Db::freeze`] | `libs/saga/src/wait.rs` |
-//! | [`Db::replay`] | `libs/saga/src/ops/remedy.rs` |
+//! | [`Db::replay`] | `libs/saga/src/ops/dead_letter_actions.rs` |
 //! | `is_free`, `record` | `services/wallet/src/sagas/rows.rs` |
 //! | [`Db::request_return`], [`Db::due`] | `services/wallet/src/returning.rs` |
 //!

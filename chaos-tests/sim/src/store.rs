@@ -1,5 +1,5 @@
 //! An orchestrator around its sagas: the group-commit writer, the heartbeat, claims and rescans, the orderly stop, and the
-//! operator's replays; as `libs/saga/src/{store,lease,recovery}.rs` and `ops/remedy.rs`.
+//! operator's replays; as `libs/saga/src/{store,lease,recovery}.rs` and `ops/dead_letter_actions.rs`.
 
 use saga::machine::State;
 
@@ -123,7 +123,7 @@ impl World {
             match waiter {
                 Waiter::Run { id, no, transition } => self.run_wrote(process, (id, no), transition, wrote),
                 Waiter::Submit { ask, new } => self.submitted(process, ask, &new, wrote),
-                Waiter::TurnBack { ask, seen } => self.turned_back(process, ask, *seen, wrote),
+                Waiter::CompensateOutcome { ask, seen } => self.turned_back(process, ask, *seen, wrote),
             }
         }
     }

@@ -18,7 +18,7 @@ use crate::{
     world::{Event, World},
 };
 
-/// How long a caller of a saga that was turned back waits for everything to be back.
+/// How long a caller of a saga that was compensated waits for everything to be back.
 const WAIT_FOR_REVERSAL: Time = 1_000;
 /// A saga's deadline, after it is written.
 const DEADLINE: Time = 6_000;
@@ -56,7 +56,7 @@ pub struct Ask {
     attempt: u32,
     /// At which orchestrator it waits for which saga.
     waits: Option<(Process, SagaId)>,
-    /// Since when it knows that its saga is turned back.
+    /// Since when it knows that its saga is compensated.
     turned_since: Option<Time>,
     pub is_settled: bool,
     told: Option<Response>,
@@ -307,7 +307,7 @@ impl World {
             return;
         }
         let (fired, is_done) = match (row.state, status) {
-            (State::Running, _) => return self.turn_back(process, ask, row),
+            (State::Running, _) => return self.compensate(process, ask, row),
             (State::Completed, Some(status @ (Status::Completed | Status::Authorized))) => {
                 let why = if status == Status::Completed { Why::Reversal } else { Why::Void };
                 let Some(new) = self.return_saga(row.id, why) else { return };
@@ -335,7 +335,7 @@ impl World {
     }
 
     /// Turns a running saga back, taking it over in the same statement.
-    fn turn_back(&mut self, process: Process, ask: Attempt, seen: Row) {
+    fn compensate(&mut self, process: Process, ask: Attempt, seen: Row) {
         let known = Known {
             id: seen.id,
             redemption: seen.id,
@@ -358,7 +358,7 @@ impl World {
             change: change.map(|moved| Moved { status: Status::Declined, ..moved }),
             due: STUCK_AFTER,
         };
-        let waiter = Waiter::TurnBack { ask, seen: Box::new(seen) };
+        let waiter = Waiter::CompensateOutcome { ask, seen: Box::new(seen) };
         self.store(process, Write::Move(Box::new(change)), waiter);
     }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, rc::Rc};
 
 use api::{derive::RequestForm, legs::Take};
 use ledger::Funding;
-use saga::machine::{Transition, Way};
+use saga::machine::{Direction, Transition};
 use tender::command::{Action, Command, Credit, RequestRef};
 use uuid::Uuid;
 
@@ -45,7 +45,7 @@ pub enum Event {
     Answered(Process, Vec<(Waiter, Wrote)>),
     WalletPending(usize),
     Rewrite { process: Process, id: SagaId, no: u64, transition: Transition },
-    Wake { process: Process, id: SagaId, no: u64, leg: usize, way: Way },
+    Wake { process: Process, id: SagaId, no: u64, leg: usize, direction: Direction },
     Deadline { process: Process, id: SagaId, no: u64 },
     Reply { call: u64, heard: Heard },
     Deliver(Rc<Parcel>),
@@ -251,7 +251,7 @@ impl World {
             Event::Answered(process, answers) => self.answered(process, answers),
             Event::WalletPending(index) => self.wallet_pending(index),
             Event::Rewrite { process, id, no, transition } => self.rewrite(process, (id, no), transition),
-            Event::Wake { process, id, no, leg, way } => self.wake(process, (id, no), leg, way),
+            Event::Wake { process, id, no, leg, direction } => self.wake(process, (id, no), leg, direction),
             Event::Deadline { process, id, no } => self.deadline(process, (id, no)),
             Event::Reply { call, heard } => self.reply(call, heard),
             Event::Deliver(parcel) => self.deliver(parcel),

@@ -117,7 +117,7 @@ pub struct SagaLine {
     pub owner: Option<Uuid>,
     /// Whether it goes, or went, back.
     pub backward: bool,
-    /// Why it was turned back.
+    /// Why it was compensated.
     pub cause: Option<Value>,
     /// When it was written.
     pub created_at: DateTime<Utc>,
@@ -135,7 +135,7 @@ pub struct SagaDetail {
     pub kind: Option<String>,
     /// How long it took, or has been taking, in milliseconds.
     pub duration_ms: i64,
-    /// When it is turned back unless it is done.
+    /// When it is compensated unless it is done.
     pub deadline_at: DateTime<Utc>,
     /// The trace of the request that made it.
     pub trace_id: Option<String>,
@@ -246,18 +246,18 @@ pub struct DeadLetterLine {
 pub struct DeadLetterDetail {
     /// The dead letter.
     #[serde(flatten)]
-    pub letter: DeadLetterLine,
+    pub dead_letter: DeadLetterLine,
     /// Its saga, with cause, plan and timeline.
     pub saga: SagaDetail,
 }
 
 /// Answer to a replay or a resolution.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct RemedyAnswer {
+pub struct DeadLetterActionAnswer {
     /// Which dead letter.
     pub dead_letter_id: Uuid,
     /// What came of it.
-    pub result: RemedyResult,
+    pub result: DeadLetterActionResult,
     /// The saga's status before; absent where nothing was, or would be, done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<String>,
@@ -269,7 +269,7 @@ pub struct RemedyAnswer {
 /// What came of a replay or a resolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum RemedyResult {
+pub enum DeadLetterActionResult {
     /// Done now.
     Done,
     /// It would be done.

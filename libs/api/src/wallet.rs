@@ -167,7 +167,7 @@ pub enum OnDeadline {
     /// It goes on; the key tells later how it ended.
     #[default]
     Continue,
-    /// It is turned back.
+    /// It is compensated.
     Cancel,
 }
 

@@ -1,9 +1,9 @@
-//! Turning a saga back from outside: whoever writes the transition takes the saga over in the same statement.
+//! Compensating a saga from outside: whoever writes the transition takes the saga over in the same statement.
 
 use std::sync::Arc;
 
 use crate::{
-    domain::{Domain, Ending, Reason, SagaId, Turned},
+    domain::{CompensationCause, Domain, Ending, Reason, SagaId},
     engine::Engine,
     error::StoreError,
     machine::{Kind, State},
@@ -11,9 +11,9 @@ use crate::{
     write::{Move, STUCK_AFTER_MS, Write, Written},
 };
 
-/// What came of turning a saga back by hand.
+/// What came of compensating a saga from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TurnBack {
+pub enum CompensateOutcome {
     /// Its legs are being cancelled, by this process.
     Done,
     /// It was not where the caller saw it: look again.
@@ -26,42 +26,43 @@ impl<D: Domain> Engine<D> {
     ///
     /// # Errors
     /// [`StoreError`]; `Refused` also when the row cannot be read.
-    pub async fn turn_back(
+    pub async fn compensate(
         self: &Arc<Self>,
         seen: &Stored,
         reason: Reason,
         cancel_key: bool,
-    ) -> Result<TurnBack, StoreError> {
+    ) -> Result<CompensateOutcome, StoreError> {
         let (engine, id, epoch) = (self.clone(), seen.id, seen.epoch);
         // In a task of its own: between the commit and the start of the run nobody may drop this.
-        let task = self.tasks.spawn(async move { engine.turn_back_now(id, epoch, reason, cancel_key).await });
+        let task =
+            self.tasks.spawn(async move { engine.compensate_now(id, epoch, reason, cancel_key).await });
         task.await.unwrap_or(Err(StoreError::Unknown))
     }
 
-    async fn turn_back_now(
+    async fn compensate_now(
         self: Arc<Self>,
         id: SagaId,
         epoch: i64,
         reason: Reason,
         cancel_key: bool,
-    ) -> Result<TurnBack, StoreError> {
+    ) -> Result<CompensateOutcome, StoreError> {
         let unavailable = |_| StoreError::Unavailable;
         let Some(raw) = row::by_id(&self.lookups, id).await.map_err(unavailable)? else {
-            return Ok(TurnBack::Moved);
+            return Ok(CompensateOutcome::Moved);
         };
         if raw.stored.state != State::Running
             || raw.stored.epoch != epoch
             || raw.kind != Some(Kind::Compensable)
         {
-            return Ok(TurnBack::Moved);
+            return Ok(CompensateOutcome::Moved);
         }
         if !raw.is_known::<D>() {
-            // A newer release's: a process of that release can turn it back, and the caller's next try may meet one.
+            // A newer release's: a process of that release can compensate it, and the caller's next try may meet one.
             return Err(StoreError::Unavailable);
         }
         let mut row: Loaded<D> = raw.load().map_err(StoreError::Refused)?;
-        let turned = Turned::because(reason);
-        let conclusion = self.domain.conclude(&row.saga, Ending::TurnedBack(&turned));
+        let cause = CompensationCause::because(reason);
+        let effect = self.domain.on_transition(&row.saga, Ending::Compensating(&cause));
         let change = Move::<D> {
             id,
             from: State::Running,
@@ -69,11 +70,11 @@ impl<D: Domain> Engine<D> {
             to: State::Compensating,
             take_over: Some(self.process),
             cancel_key,
-            cause: serde_json::to_value(&turned).ok(),
-            response: conclusion.response,
-            change: conclusion.change,
+            cause: serde_json::to_value(&cause).ok(),
+            response: effect.response,
+            change: effect.change,
             event: Some((
-                "turned_back",
+                "compensating",
                 serde_json::json!({ "because": { "reason": reason }, "key_cancelled": cancel_key }),
             )),
             dead_letter: None,
@@ -83,13 +84,13 @@ impl<D: Domain> Engine<D> {
             Written::Moved { .. } => {
                 row.saga.epoch = epoch + 1;
                 row.state = State::Compensating;
-                row.turned = Some(turned);
+                row.cause = Some(cause);
                 row.budget_from =
                     chrono::DateTime::from_timestamp_millis(self.lease.now()).unwrap_or(row.budget_from);
                 self.adopt(row);
-                Ok(TurnBack::Done)
+                Ok(CompensateOutcome::Done)
             }
-            _ => Ok(TurnBack::Moved),
+            _ => Ok(CompensateOutcome::Moved),
         }
     }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::machine::{Cause, Kind, Reply, Way};
+use crate::machine::{Cause, Direction, Kind, Reply};
 
 /// The id of a saga (UUIDv7), given by its domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, sqlx::Type)]
@@ -50,7 +50,7 @@ pub struct Saga<P> {
     pub id: SagaId,
     /// Its key.
     pub key: Key,
-    /// Whether it may be turned back.
+    /// Whether it may be compensated.
     pub kind: Kind,
     /// Under which participants know its legs.
     pub legs_id: Uuid,
@@ -60,7 +60,7 @@ pub struct Saga<P> {
     pub plan: Arc<P>,
     /// This owner's epoch.
     pub epoch: i64,
-    /// When it is turned back.
+    /// When it is compensated.
     pub deadline_at: DateTime<Utc>,
     /// When it was written.
     pub created_at: DateTime<Utc>,
@@ -77,7 +77,7 @@ pub struct NewSaga<D: Domain> {
     pub key: Key,
     /// Of the request; none if nobody can repeat it.
     pub request_hash: Option<RequestHash>,
-    /// Whether it may be turned back.
+    /// Whether it may be compensated.
     pub kind: Kind,
     /// Under which participants know its legs.
     pub legs_id: Uuid,
@@ -85,7 +85,7 @@ pub struct NewSaga<D: Domain> {
     pub parent_id: Option<SagaId>,
     /// The plan.
     pub plan: Arc<D::Plan>,
-    /// How long it may run before it is turned back.
+    /// How long it may run before it is compensated.
     pub deadline: std::time::Duration,
     /// The trace of the request.
     pub trace_id: Option<String>,
@@ -117,10 +117,10 @@ pub struct Response {
     pub body: Vec<u8>,
 }
 
-/// Why a saga was turned back, as it is stored.
+/// Why a saga was compensated, as it is stored.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(bound = "A: Serialize + DeserializeOwned")]
-pub struct Turned<A> {
+pub struct CompensationCause<A> {
     /// What kind of reason.
     pub reason: Reason,
     /// The leg that gave it.
@@ -129,7 +129,7 @@ pub struct Turned<A> {
     pub answer: Option<A>,
 }
 
-/// The kinds of reason for which a saga is turned back or parked.
+/// The kinds of reason for which a saga is compensated or parked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
@@ -138,8 +138,8 @@ pub enum Reason {
     /// All legs applied and took nothing.
     TookNothing,
     /// A participant gave no answer in time.
-    #[serde(rename = "participant_silent", alias = "silent")]
-    Silent,
+    #[serde(rename = "participant_unreachable")]
+    Unreachable,
     /// A participant kept giving answers outside the protocol.
     WrongAnswers,
     /// A leg exists with another plan.
@@ -161,7 +161,7 @@ impl Reason {
     pub const ALL: [Self; 10] = [
         Self::Refused,
         Self::TookNothing,
-        Self::Silent,
+        Self::Unreachable,
         Self::WrongAnswers,
         Self::ForeignLeg,
         Self::Cancelled,
@@ -177,7 +177,7 @@ impl Reason {
         match self {
             Self::Refused => "refused",
             Self::TookNothing => "took_nothing",
-            Self::Silent => "participant_silent",
+            Self::Unreachable => "participant_unreachable",
             Self::WrongAnswers => "wrong_answers",
             Self::ForeignLeg => "foreign_leg",
             Self::Cancelled => "cancelled",
@@ -189,7 +189,7 @@ impl Reason {
     }
 }
 
-impl<A> Turned<A> {
+impl<A> CompensationCause<A> {
     /// A reason without a leg.
     #[must_use]
     pub const fn because(reason: Reason) -> Self {
@@ -203,7 +203,7 @@ impl<A> Turned<A> {
         let (reason, leg) = match cause {
             Cause::Refused(leg) => (Reason::Refused, Some(leg)),
             Cause::TookNothing => (Reason::TookNothing, None),
-            Cause::Silent(leg) => (Reason::Silent, leg),
+            Cause::Unreachable(leg) => (Reason::Unreachable, leg),
             Cause::Wrong(leg) => (Reason::WrongAnswers, Some(leg)),
             Cause::Foreign(leg) => (Reason::ForeignLeg, Some(leg)),
             Cause::Poison => (Reason::Poison, None),
@@ -218,10 +218,10 @@ impl<A> Turned<A> {
 pub enum Ending<'a, A> {
     /// Every leg is in force; the answers are those of all legs.
     Completed(&'a [A]),
-    /// Turned back; its legs are about to be cancelled.
-    TurnedBack(&'a Turned<A>),
+    /// Compensated; its legs are about to be cancelled.
+    Compensating(&'a CompensationCause<A>),
     /// No leg is in force. The answers are those of the cancels; empty where nothing had to be cancelled.
-    Undone(&'a Turned<A>, &'a [Option<A>]),
+    Compensated(&'a CompensationCause<A>, &'a [Option<A>]),
     /// Parked for an operator.
     Parked,
     /// Taken up again by an operator, going back if true.
@@ -232,7 +232,7 @@ pub enum Ending<'a, A> {
 
 /// What an ending means outside the engine.
 #[derive(Debug)]
-pub struct Conclusion<C> {
+pub struct TransitionEffect<C> {
     /// The answer under the key; `None` leaves what is stored.
     pub response: Option<Response>,
     /// What the domain's rows become, in the same transaction.
@@ -258,7 +258,7 @@ pub struct Call<'a, P> {
     /// Which leg.
     pub leg: usize,
     /// Forward or back.
-    pub way: Way,
+    pub direction: Direction,
 }
 
 /// What came of an attempt, and the answer if there was one.
@@ -302,12 +302,15 @@ pub trait Domain: Send + Sync + Sized + fmt::Debug + 'static {
     fn probe(&self, participant: &str) -> impl Future<Output = bool> + Send;
 
     /// What reaching a state means.
-    fn conclude(&self, saga: &Saga<Self::Plan>, ending: Ending<'_, Self::Answer>)
-    -> Conclusion<Self::Change>;
+    fn on_transition(
+        &self,
+        saga: &Saga<Self::Plan>,
+        ending: Ending<'_, Self::Answer>,
+    ) -> TransitionEffect<Self::Change>;
 
     /// What being parked (or, if true, resolved) means for a saga whose plan cannot be used; `subject` is the saga that it
     /// takes further, or itself.
-    fn set_aside(&self, subject: SagaId, is_resolved: bool) -> Option<Self::Change>;
+    fn on_parked(&self, subject: SagaId, is_resolved: bool) -> Option<Self::Change>;
 
     /// Judges new sagas inside the transaction that writes them; one verdict each, in order.
     ///

@@ -98,7 +98,7 @@ impl<D: Domain> Engine<D> {
 
     /// Whether a participant has not answered the last attempts at legs.
     #[must_use]
-    pub fn is_silent(&self, participant: &str) -> bool {
+    pub fn is_unreachable(&self, participant: &str) -> bool {
         self.reachability.is_open(participant)
     }
 

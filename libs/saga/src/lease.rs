@@ -80,14 +80,14 @@ impl Lease {
 }
 
 /// The connection that heartbeats go over: its own, so that no other wait can delay them.
-pub(crate) struct Heart {
+pub(crate) struct Heartbeat {
     pub options: PgConnectOptions,
     pub process: Uuid,
     pub name: String,
     pub connection: Option<PgConnection>,
 }
 
-impl Heart {
+impl Heartbeat {
     /// Beats once, within `limit`, and names the keys whose inserts may still come; `None` is too many to name.
     pub(crate) async fn beat(
         &mut self,

@@ -10,7 +10,7 @@
 //! | `parking` | dead letters that the database cannot refuse |
 //! | `clock` | the saga database's time |
 //! | `pending`, `proof` | keys that may still be inserted; the proof that one was not used, and never will be |
-//! | `wait`, `cancel` | waiting for a saga's answer, turning it back from outside |
+//! | `wait`, `cancel` | waiting for a saga's answer, compensating it from outside |
 //! | `reachability` | participants that do not answer: breaker, bulkhead, and a paced release of what waits |
 //! | `orphan` | effects of which no saga is known |
 //! | [`ops`] | what an operator may do: list, replay, resolve |
@@ -43,12 +43,12 @@ mod task;
 mod wait;
 mod write;
 
-pub use cancel::TurnBack;
+pub use cancel::CompensateOutcome;
 pub use clock::{DatabaseClock, DatabaseTime};
 pub use config::{Config, Retry};
 pub use domain::{
-    Admission, Begin, Call, Conclusion, Domain, Ending, Key, NewSaga, Reason, Replied, RequestHash, Response,
-    Saga, SagaId, Turned,
+    Admission, Begin, Call, CompensationCause, Domain, Ending, Key, NewSaga, Reason, Replied, RequestHash,
+    Response, Saga, SagaId, TransitionEffect,
 };
 pub use engine::Engine;
 pub use error::StoreError;

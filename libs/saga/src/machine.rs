@@ -12,7 +12,7 @@
 //!     │  every leg refused or empty                                             │ replay: back to where it was
 //!     └────────────────────> COMPENSATED                                        │ resolve: RESOLVED
 //! ```
-//! A forward-only saga knows RUNNING, COMPLETED and DEAD_LETTER: it is never turned back.
+//! A forward-only saga knows RUNNING, COMPLETED and DEAD_LETTER: it is never compensated.
 //!
 //! Rules that safety rests on, each of which breaks the protocol when taken out:
 //! - nothing is sent before the state that justifies it is durable: cancels only after COMPENSATING is;
@@ -26,7 +26,7 @@ pub use crate::state::State;
 /// Milliseconds on the clock of the saga database.
 pub type Millis = i64;
 
-/// Whether a saga may be turned back.
+/// Whether a saga may be compensated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// Its legs can be cancelled: all or nothing.
@@ -37,7 +37,7 @@ pub enum Kind {
 
 /// Which way a command to a leg goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Way {
+pub enum Direction {
     /// Do it, or say what was stored.
     Forward,
     /// Take it back.
@@ -63,7 +63,7 @@ pub enum Reply {
     Wrong,
 }
 
-/// Why a saga was turned back or parked.
+/// Why a saga was compensated or parked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cause {
     /// This leg was refused.
@@ -71,7 +71,7 @@ pub enum Cause {
     /// Legs applied, but took nothing in total.
     TookNothing,
     /// The deadline passed, or this leg could not be reached for too long.
-    Silent(Option<usize>),
+    Unreachable(Option<usize>),
     /// This leg kept giving answers that the protocol does not allow.
     Wrong(usize),
     /// This leg exists with another plan.
@@ -97,9 +97,9 @@ pub enum Event {
     /// The saga's row is durable (new, taken over or replayed) and this machine runs it.
     Start,
     /// An attempt at a leg ended.
-    Replied(usize, Way, Reply),
+    Replied(usize, Direction, Reply),
     /// The wait before a leg's next attempt is over.
-    Wake(usize, Way),
+    Wake(usize, Direction),
     /// The saga's deadline has come.
     Deadline,
     /// Too many owners died while running this saga: park it instead.
@@ -112,9 +112,9 @@ pub enum Event {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Send a command to a leg.
-    Send(usize, Way),
+    Send(usize, Direction),
     /// Wake this leg after a backoff; the number counts its retries.
-    Backoff(usize, Way, u32),
+    Backoff(usize, Direction, u32),
     /// Make a transition durable; report with [`Event::Written`].
     Write(Transition),
     /// A state that ends the run is durable: answer whoever waits, and stop.
@@ -236,22 +236,22 @@ impl Machine {
             }
             Event::Written => self.written(now).ok_or(Illegal { event, state: self.state }),
             Event::Deadline => Ok(self.deadline_came(now)),
-            Event::Wake(leg, way) if leg < self.legs.len() => Ok(self.wake(leg, way)),
-            Event::Replied(leg, way, reply) if leg < self.legs.len() => {
-                Ok(self.replied(leg, way, reply, now))
+            Event::Wake(leg, direction) if leg < self.legs.len() => Ok(self.wake(leg, direction)),
+            Event::Replied(leg, direction, reply) if leg < self.legs.len() => {
+                Ok(self.replied(leg, direction, reply, now))
             }
             _ => Err(Illegal { event, state: self.state }),
         }
     }
 
-    fn way(&self) -> Way {
-        if self.state == State::Compensating { Way::Cancel } else { Way::Forward }
+    fn direction(&self) -> Direction {
+        if self.state == State::Compensating { Direction::Cancel } else { Direction::Forward }
     }
 
     fn start(&mut self, now: Millis) -> Vec<Action> {
         if self.kind == Kind::Compensable && self.state == State::Running && now >= self.deadline {
             if !self.recovered {
-                return self.write(State::Compensating, Some(Cause::Silent(None)));
+                return self.write(State::Compensating, Some(Cause::Unreachable(None)));
             }
             self.last_attempt = true;
         }
@@ -262,23 +262,23 @@ impl Machine {
         if self.legs.is_empty() {
             return self.decide(); // nothing will answer
         }
-        let way = self.way();
+        let direction = self.direction();
         (0..self.legs.len())
             .map(|leg| {
                 self.legs[leg].in_flight = true;
-                Action::Send(leg, way)
+                Action::Send(leg, direction)
             })
             .collect()
     }
 
-    fn wake(&mut self, leg: usize, way: Way) -> Vec<Action> {
-        let here = way == self.way() && self.state.is_live() && self.writing.is_none();
+    fn wake(&mut self, leg: usize, direction: Direction) -> Vec<Action> {
+        let here = direction == self.direction() && self.state.is_live() && self.writing.is_none();
         let state = &mut self.legs[leg];
         if !here || state.in_flight || state.given_up || state.answer.is_some() {
             return Vec::new(); // a wake-up of a direction that was left behind
         }
         state.in_flight = true;
-        vec![Action::Send(leg, way)]
+        vec![Action::Send(leg, direction)]
     }
 
     fn deadline_came(&mut self, now: Millis) -> Vec<Action> {
@@ -290,15 +290,15 @@ impl Machine {
             self.last_attempt = true;
             return self.settle_last_attempts();
         }
-        self.write(State::Compensating, Some(Cause::Silent(self.silent_leg())))
+        self.write(State::Compensating, Some(Cause::Unreachable(self.unanswered_leg())))
     }
 
-    fn silent_leg(&self) -> Option<usize> {
+    fn unanswered_leg(&self) -> Option<usize> {
         self.legs.iter().position(|leg| leg.answer.is_none())
     }
 
-    fn replied(&mut self, leg: usize, way: Way, reply: Reply, now: Millis) -> Vec<Action> {
-        if way != self.way() || !self.state.is_live() || self.writing.is_some() {
+    fn replied(&mut self, leg: usize, direction: Direction, reply: Reply, now: Millis) -> Vec<Action> {
+        if direction != self.direction() || !self.state.is_live() || self.writing.is_some() {
             return Vec::new(); // late: the direction is decided, and whatever this leg did will be taken back
         }
         self.legs[leg].in_flight = false;
@@ -310,7 +310,7 @@ impl Machine {
             (_, Reply::Empty) => self.legs[leg].answer = Some(Answer::Empty),
             (true, Reply::Refused) => self.legs[leg].answer = Some(Answer::Refused),
             // Going back would undo what somebody else was told is done: only an operator can tell.
-            (_, Reply::Foreign) if way == Way::Forward => {
+            (_, Reply::Foreign) if direction == Direction::Forward => {
                 return self.write(State::DeadLetter, Some(Cause::Foreign(leg)));
             }
             (false, Reply::Refused) | (_, Reply::Wrong | Reply::Foreign) => return self.wrong(leg, now),
@@ -364,7 +364,7 @@ impl Machine {
             if reply == Reply::NotSent {
                 let since = *self.legs[leg].refused_since.get_or_insert(now);
                 if now - since >= self.limits.refused_for {
-                    return self.write(State::Compensating, Some(Cause::Silent(Some(leg))));
+                    return self.write(State::Compensating, Some(Cause::Unreachable(Some(leg))));
                 }
             }
             return self.retry(leg, now);
@@ -373,7 +373,7 @@ impl Machine {
             return self.retry(leg, now);
         }
         self.legs[leg].given_up = true;
-        self.cause.get_or_insert(Cause::Silent(Some(leg)));
+        self.cause.get_or_insert(Cause::Unreachable(Some(leg)));
         self.park_if_exhausted()
     }
 
@@ -384,14 +384,14 @@ impl Machine {
             return self.settle_last_attempts();
         }
         self.legs[leg].retries += 1;
-        vec![Action::Backoff(leg, self.way(), self.legs[leg].retries)]
+        vec![Action::Backoff(leg, self.direction(), self.legs[leg].retries)]
     }
 
     /// Past the deadline, what is neither answered nor in flight is not applied.
     fn settle_last_attempts(&mut self) -> Vec<Action> {
         let lost = self.legs.iter().position(|leg| leg.answer.is_none() && !leg.in_flight);
         match lost {
-            Some(leg) => self.write(State::Compensating, Some(Cause::Silent(Some(leg)))),
+            Some(leg) => self.write(State::Compensating, Some(Cause::Unreachable(Some(leg)))),
             None => Vec::new(),
         }
     }
@@ -424,7 +424,7 @@ impl Machine {
 /// The times that a machine goes by, on the saga database's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Clocks {
-    /// When a compensable saga that runs is turned back.
+    /// When a compensable saga that runs is compensated.
     pub deadline: Millis,
     /// Since when unreachable participants cost budget.
     pub budget_from: Millis,

@@ -27,10 +27,10 @@ pub(crate) struct Parked {
 impl<D: Domain> Engine<D> {
     /// Parks a saga that cannot go on for a reason of its own; it must not be guessed at, nor stop the pass.
     pub(crate) async fn park(&self, parked: Parked, reason: Reason, detail: Value) {
-        let change = self.domain.set_aside(parked.parent.unwrap_or(parked.id), false);
+        let change = self.domain.on_parked(parked.parent.unwrap_or(parked.id), false);
         match self.write_letter(parked, reason, detail, change).await {
             Err(StoreError::Refused(error)) => self.park_alone(parked, reason, error).await,
-            result => tell(parked, reason, &result),
+            result => report(parked, reason, &result),
         }
     }
 
@@ -39,7 +39,7 @@ impl<D: Domain> Engine<D> {
         counter!("saga_parked_alone_total").increment(1);
         tracing::error!(saga_id = %parked.id, refused, "the database refuses the domain's part of a dead letter; parked without it");
         let result = self.write_letter(parked, reason, json!({ "refused": refused }), None).await;
-        tell(parked, reason, &result);
+        report(parked, reason, &result);
     }
 
     async fn write_letter(
@@ -49,7 +49,7 @@ impl<D: Domain> Engine<D> {
         detail: Value,
         change: Option<D::Change>,
     ) -> Result<Written, StoreError> {
-        let letter = Move::<D> {
+        let dead_letter = Move::<D> {
             id,
             from,
             epoch,
@@ -63,11 +63,11 @@ impl<D: Domain> Engine<D> {
             dead_letter: Some(DeadLetter { code: reason.as_str(), participant: None, detail }),
             due_ms: STUCK_AFTER_MS,
         };
-        self.store.write(Write::Move(Box::new(letter))).await
+        self.store.write(Write::Move(Box::new(dead_letter))).await
     }
 }
 
-fn tell(parked: Parked, reason: Reason, result: &Result<Written, StoreError>) {
+fn report(parked: Parked, reason: Reason, result: &Result<Written, StoreError>) {
     match result {
         Ok(Written::Moved { .. }) => parked_as(reason),
         Ok(_) => tracing::info!(saga_id = %parked.id, "somebody else has moved a saga that was to be parked"),

@@ -87,7 +87,7 @@ impl<D: Domain> Engine<D> {
         let name = pending::name(&key);
         let is_pending = self.pending.contains(&name);
         let (pool, process, horizon) = (self.lookups.clone(), self.process, self.horizon());
-        let look = async move {
+        let lookup = async move {
             let row = sqlx::query(SQL)
                 .bind(&key.business_id)
                 .bind(&key.operation)
@@ -103,7 +103,7 @@ impl<D: Domain> Engine<D> {
             let stored = if is_used { Some(Raw::read(&row)?.stored) } else { None };
             Ok::<_, sqlx::Error>((stored, row.try_get::<Option<bool>, _>("in_doubt")?))
         };
-        let (stored, in_doubt) = self.to_its_end(look).await?;
+        let (stored, in_doubt) = self.to_its_end(lookup).await?;
         Ok(match stored {
             Some(stored) => Withdrawn::Used(Box::new(stored)),
             // Without any beat the sums say nothing.

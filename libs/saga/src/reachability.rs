@@ -94,7 +94,7 @@ impl Reachability {
     }
 
     /// Whom to ask with a query: participants whose last attempt was not answered.
-    pub(crate) fn silent(&self) -> Vec<String> {
+    pub(crate) fn unreachable(&self) -> Vec<String> {
         self.lock().iter().filter(|(_, p)| p.failures > 0).map(|(name, _)| name.clone()).collect()
     }
 
@@ -156,10 +156,10 @@ mod tests {
         }
         assert!(reachability.is_open("points"));
         assert!(!reachability.is_open("store_credit"), "others are not concerned");
-        assert_eq!(reachability.silent(), ["points"]);
+        assert_eq!(reachability.unreachable(), ["points"]);
         reachability.answered("points");
         assert!(!reachability.is_open("points"));
-        assert!(reachability.silent().is_empty());
+        assert!(reachability.unreachable().is_empty());
     }
 
     #[test]

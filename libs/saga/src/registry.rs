@@ -22,9 +22,9 @@ const REST_MAX: Duration = Duration::from_secs(300);
 
 /// What those who wait for a saga can see of it.
 #[derive(Debug, Clone)]
-pub(crate) enum Seen {
+pub(crate) enum Progress {
     Running,
-    TurnedBack,
+    Compensating,
     /// Over, or parked. `None`: read the stored answer.
     Ended(Option<Arc<Response>>),
 }
@@ -33,7 +33,7 @@ struct Entry {
     /// Tells a run from the one that replaced it.
     run: u64,
     task: Option<AbortHandle>,
-    seen: watch::Sender<Seen>,
+    progress: watch::Sender<Progress>,
     /// When something last happened to it.
     touched: Instant,
 }
@@ -61,7 +61,7 @@ pub(crate) struct RunGuard {
     id: SagaId,
     run: u64,
     is_awake: bool,
-    pub seen: watch::Sender<Seen>,
+    pub progress: watch::Sender<Progress>,
 }
 
 impl Registry {
@@ -70,19 +70,21 @@ impl Registry {
         let mut inner = self.lock();
         inner.runs += 1;
         let run = inner.runs;
-        let seen = match inner.entries.remove(&id) {
+        let progress = match inner.entries.remove(&id) {
             Some(earlier) => {
                 if let Some(task) = earlier.task {
                     task.abort();
                 }
-                earlier.seen
+                earlier.progress
             }
-            None => watch::Sender::new(Seen::Running),
+            None => watch::Sender::new(Progress::Running),
         };
-        inner.entries.insert(id, Entry { run, task: None, seen: seen.clone(), touched: Instant::now() });
+        inner
+            .entries
+            .insert(id, Entry { run, task: None, progress: progress.clone(), touched: Instant::now() });
         drop(inner);
         self.awake.fetch_add(1, Ordering::Relaxed);
-        RunGuard { registry: self.clone(), id, run, is_awake: true, seen }
+        RunGuard { registry: self.clone(), id, run, is_awake: true, progress }
     }
 
     /// Says which task carries a run, so that a later one can stop it.
@@ -92,8 +94,8 @@ impl Registry {
         }
     }
 
-    pub(crate) fn watch(&self, id: SagaId) -> Option<watch::Receiver<Seen>> {
-        self.lock().entries.get(&id).map(|entry| entry.seen.subscribe())
+    pub(crate) fn watch(&self, id: SagaId) -> Option<watch::Receiver<Progress>> {
+        self.lock().entries.get(&id).map(|entry| entry.progress.subscribe())
     }
 
     pub(crate) fn contains(&self, id: SagaId) -> bool {

@@ -8,7 +8,7 @@ use sqlx::{PgExecutor, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use crate::{
-    domain::{Domain, Key, RequestHash, Response, Saga, SagaId, Turned},
+    domain::{CompensationCause, Domain, Key, RequestHash, Response, Saga, SagaId},
     machine::{Kind, State},
     write::stored_response,
 };
@@ -34,7 +34,7 @@ pub struct Stored {
     pub response: Option<Response>,
     /// When it was written.
     pub created_at: DateTime<Utc>,
-    /// When it is turned back.
+    /// When it is compensated.
     pub deadline_at: DateTime<Utc>,
 }
 
@@ -59,7 +59,7 @@ pub(crate) struct Raw {
 pub(crate) struct Loaded<D: Domain> {
     pub saga: Saga<D::Plan>,
     pub state: State,
-    pub turned: Option<Turned<D::Answer>>,
+    pub cause: Option<CompensationCause<D::Answer>>,
     pub poison: i16,
     pub budget_from: DateTime<Utc>,
 }
@@ -141,7 +141,7 @@ impl Raw {
         Ok(Loaded {
             saga,
             state: self.stored.state,
-            turned: self.cause.map(decode).transpose()?,
+            cause: self.cause.map(decode).transpose()?,
             poison: self.poison,
             budget_from: self.budget_from,
         })

@@ -24,7 +24,7 @@ use crate::{
     config::Config,
     domain::Domain,
     engine::Engine,
-    lease::{Heart, Lease},
+    lease::{Heartbeat, Lease},
     pending::{NAMED_AFTER, PendingKeys},
     reachability::{Reachability, TICK},
     recovery,
@@ -128,10 +128,10 @@ impl<D: Domain> Engine<D> {
     }
 
     async fn heartbeats(self: Arc<Self>, options: PgConnectOptions) {
-        let mut heart =
-            Heart { options, process: self.process, name: self.config.name.clone(), connection: None };
+        let mut heartbeat =
+            Heartbeat { options, process: self.process, name: self.config.name.clone(), connection: None };
         loop {
-            match heart.beat(&self.lease, self.pending.older_than(NAMED_AFTER), self.config.ttl).await {
+            match heartbeat.beat(&self.lease, self.pending.older_than(NAMED_AFTER), self.config.ttl).await {
                 Ok(()) => self.store.reachable(),
                 Err(error) => tracing::warn!(%error, "heartbeat failed"),
             }
@@ -143,7 +143,8 @@ impl<D: Domain> Engine<D> {
     async fn probes(self: Arc<Self>) {
         loop {
             tokio::time::sleep(PROBE_EVERY).await;
-            let probes = self.reachability.silent().into_iter().map(|participant| self.probe(participant));
+            let probes =
+                self.reachability.unreachable().into_iter().map(|participant| self.probe(participant));
             futures_util::future::join_all(probes).await;
         }
     }

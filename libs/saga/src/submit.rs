@@ -112,7 +112,7 @@ impl<D: Domain> Engine<D> {
                     trace_id,
                 };
                 let row =
-                    Loaded { saga, state: State::Running, turned: None, poison: 0, budget_from: created_at };
+                    Loaded { saga, state: State::Running, cause: None, poison: 0, budget_from: created_at };
                 fail_point!("saga::inserted");
                 let _ = tx.send(Ok(Submitted::Running));
                 Run::new(self, row, guard, legs, false).run().await;

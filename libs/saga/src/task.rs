@@ -9,13 +9,13 @@ use serde_json::json;
 use tracing::Instrument as _;
 
 use crate::{
-    domain::{Call, Conclusion, Domain, Ending, Reason, Replied, Saga, Turned},
+    domain::{Call, CompensationCause, Domain, Ending, Reason, Replied, Saga, TransitionEffect},
     engine::Engine,
     error::StoreError,
-    machine::{Action, Clocks, Event, Kind, Machine, Millis, Reply, State, Transition, Way},
+    machine::{Action, Clocks, Direction, Event, Kind, Machine, Millis, Reply, State, Transition},
     parking::{Parked, parked_as},
     reachability::Unanswered,
-    registry::{RunGuard, Seen},
+    registry::{Progress, RunGuard},
     row::{self, Loaded},
     write::{DeadLetter, Move, STUCK_AFTER_MS, Write, Written},
 };
@@ -26,23 +26,23 @@ const ATTEMPTS_KEPT: usize = 60;
 const STORE_PAUSE: Duration = Duration::from_millis(200);
 
 /// What a future of this run came to.
-enum Happened<A> {
+enum RunEvent<A> {
     Replied {
         leg: usize,
-        way: Way,
+        direction: Direction,
         replied: Replied<A>,
         took_ms: Millis,
     },
     Wake {
         leg: usize,
-        way: Way,
+        direction: Direction,
     },
     Write(Transition, Result<Written, StoreError>),
     /// The process may not act any more: its heartbeat is overdue.
     Lapsed,
 }
 
-type Work<A> = FuturesUnordered<Pin<Box<dyn Future<Output = Happened<A>> + Send>>>;
+type Work<A> = FuturesUnordered<Pin<Box<dyn Future<Output = RunEvent<A>> + Send>>>;
 
 pub(crate) struct Run<D: Domain> {
     engine: Arc<Engine<D>>,
@@ -53,7 +53,7 @@ pub(crate) struct Run<D: Domain> {
     answers: Vec<Option<D::Answer>>,
     /// The legs that count as such for their participants.
     unanswered: Vec<Option<Unanswered>>,
-    turned: Option<Turned<D::Answer>>,
+    cause: Option<CompensationCause<D::Answer>>,
     attempts: Vec<serde_json::Value>,
     work: Work<D::Answer>,
     /// How much of the work is attempts and writes; the rest is backoffs.
@@ -80,7 +80,7 @@ impl<D: Domain> Run<D> {
         };
         let machine = Machine::new(row.saga.kind, row.state, legs, clocks, recovered, engine.config.limits);
         if row.state == State::Compensating {
-            let _ = guard.seen.send_replace(Seen::TurnedBack);
+            let _ = guard.progress.send_replace(Progress::Compensating);
         }
         Self {
             engine,
@@ -89,7 +89,7 @@ impl<D: Domain> Run<D> {
             machine,
             answers: vec![None; legs],
             unanswered,
-            turned: row.turned,
+            cause: row.cause,
             attempts: Vec::new(),
             busy: 0,
             work: FuturesUnordered::new(),
@@ -124,16 +124,16 @@ impl<D: Domain> Run<D> {
                 }
             }
             self.guard.set_awake(self.busy > 0);
-            let happened = tokio::select! {
+            let event = tokio::select! {
                 biased;
-                Some(happened) = self.work.next() => happened,
+                Some(event) = self.work.next() => event,
                 () = until(self.machine.deadline(), self.engine.lease.now()) => {
                     next = Some(Event::Deadline);
                     continue;
                 }
             };
             self.guard.touch();
-            match self.note(happened).await {
+            match self.handle(event).await {
                 Next::Event(event) => next = Some(event),
                 Next::Nothing => {}
                 Next::Stop => return,
@@ -145,12 +145,12 @@ impl<D: Domain> Run<D> {
     fn carry_out(&mut self, actions: &[Action]) -> bool {
         for action in actions {
             match *action {
-                Action::Send(leg, way) => self.send(leg, way),
-                Action::Backoff(leg, way, nth) => self.back_off(leg, way, nth),
+                Action::Send(leg, direction) => self.send(leg, direction),
+                Action::Backoff(leg, direction, nth) => self.back_off(leg, direction, nth),
                 Action::Write(transition) => self.write(transition),
                 Action::Finish => {
                     self.guard.not_lost();
-                    let _ = self.guard.seen.send_replace(Seen::Ended(self.concluded.take()));
+                    let _ = self.guard.progress.send_replace(Progress::Ended(self.concluded.take()));
                     return true;
                 }
             }
@@ -158,49 +158,49 @@ impl<D: Domain> Run<D> {
         false
     }
 
-    fn send(&mut self, leg: usize, way: Way) {
+    fn send(&mut self, leg: usize, direction: Direction) {
         let (engine, saga) = (self.engine.clone(), self.saga.clone());
-        let limit = match (way, saga.kind) {
-            (Way::Forward, Kind::Compensable) => engine.config.forward_timeout,
+        let limit = match (direction, saga.kind) {
+            (Direction::Forward, Kind::Compensable) => engine.config.forward_timeout,
             _ => engine.config.cancel_timeout,
         };
         self.busy += 1;
         self.work.push(Box::pin(async move {
             if !engine.lease.holds() {
-                return Happened::Lapsed;
+                return RunEvent::Lapsed;
             }
             let began = engine.lease.now();
-            let call = Call { saga: &saga, leg, way };
+            let call = Call { saga: &saga, leg, direction };
             let replied = tokio::time::timeout(limit, engine.domain.send(call)).await.unwrap_or_else(|_| {
                 Replied { reply: Reply::Unknown, answer: None, note: Some("timeout".to_owned()) }
             });
-            Happened::Replied { leg, way, replied, took_ms: engine.lease.now() - began }
+            RunEvent::Replied { leg, direction, replied, took_ms: engine.lease.now() - began }
         }));
     }
 
-    fn back_off(&mut self, leg: usize, way: Way, nth: u32) {
+    fn back_off(&mut self, leg: usize, direction: Direction, nth: u32) {
         let (engine, saga) = (self.engine.clone(), self.saga.clone());
-        let retry = match (way, saga.kind) {
-            (Way::Forward, Kind::Compensable) => engine.config.forward_retry,
+        let retry = match (direction, saga.kind) {
+            (Direction::Forward, Kind::Compensable) => engine.config.forward_retry,
             _ => engine.config.cancel_retry,
         };
         let wait = retry.wait(nth);
         self.work.push(Box::pin(async move {
             engine.reachability.wait(engine.domain.participant(&saga.plan, leg), wait).await;
-            Happened::Wake { leg, way }
+            RunEvent::Wake { leg, direction }
         }));
     }
 
     fn write(&mut self, transition: Transition) {
         fail_point!("saga::decided");
-        let turned = transition.cause.map(|cause| Turned::from_cause(cause, &self.answers));
-        if transition.to != State::DeadLetter && turned.is_some() {
-            self.turned.clone_from(&turned);
+        let cause = transition.cause.map(|cause| CompensationCause::from_cause(cause, &self.answers));
+        if transition.to != State::DeadLetter && cause.is_some() {
+            self.cause.clone_from(&cause);
         }
-        let conclusion = self.conclude(transition.to);
-        self.concluded = conclusion.response.clone().map(Arc::new);
-        let event = self.event(transition, turned.as_ref());
-        let dead_letter = (transition.to == State::DeadLetter).then(|| self.dead_letter(turned.as_ref()));
+        let effect = self.on_transition(transition.to);
+        self.concluded = effect.response.clone().map(Arc::new);
+        let event = self.event(transition, cause.as_ref());
+        let dead_letter = (transition.to == State::DeadLetter).then(|| self.dead_letter(cause.as_ref()));
         let change = Move::<D> {
             id: self.saga.id,
             from: transition.from,
@@ -210,12 +210,12 @@ impl<D: Domain> Run<D> {
             cancel_key: false,
             cause: match transition.to {
                 State::Compensating | State::Compensated => {
-                    self.turned.as_ref().and_then(|t| serde_json::to_value(t).ok())
+                    self.cause.as_ref().and_then(|t| serde_json::to_value(t).ok())
                 }
                 _ => None,
             },
-            response: conclusion.response,
-            change: conclusion.change,
+            response: effect.response,
+            change: effect.change,
             event,
             dead_letter,
             due_ms: STUCK_AFTER_MS,
@@ -224,51 +224,55 @@ impl<D: Domain> Run<D> {
         self.busy += 1;
         self.work.push(Box::pin(async move {
             let written = engine.store.write(Write::Move(Box::new(change))).await;
-            Happened::Write(transition, written)
+            RunEvent::Write(transition, written)
         }));
     }
 
-    fn conclude(&self, to: State) -> Conclusion<D::Change> {
-        let cancelled = Turned::because(Reason::Cancelled);
-        let turned = self.turned.as_ref().unwrap_or(&cancelled);
+    fn on_transition(&self, to: State) -> TransitionEffect<D::Change> {
+        let cancelled = CompensationCause::because(Reason::Cancelled);
+        let cause = self.cause.as_ref().unwrap_or(&cancelled);
         let ending = match to {
             State::Completed => {
                 let answers: Vec<_> = self.answers.iter().flatten().cloned().collect();
-                return self.engine.domain.conclude(&self.saga, Ending::Completed(&answers));
+                return self.engine.domain.on_transition(&self.saga, Ending::Completed(&answers));
             }
-            State::Compensating => Ending::TurnedBack(turned),
-            State::Compensated if self.machine.state() == State::Running => Ending::Undone(turned, &[]),
-            State::Compensated => Ending::Undone(turned, &self.answers),
+            State::Compensating => Ending::Compensating(cause),
+            State::Compensated if self.machine.state() == State::Running => Ending::Compensated(cause, &[]),
+            State::Compensated => Ending::Compensated(cause, &self.answers),
             _ => Ending::Parked,
         };
-        self.engine.domain.conclude(&self.saga, ending)
+        self.engine.domain.on_transition(&self.saga, ending)
     }
 
     fn event(
         &self,
         transition: Transition,
-        turned: Option<&Turned<D::Answer>>,
+        cause: Option<&CompensationCause<D::Answer>>,
     ) -> Option<(&'static str, serde_json::Value)> {
         let name = match (transition.from, transition.to) {
             (_, State::Completed) if self.attempts.is_empty() => return None,
             (_, State::Completed) => "completed",
             (State::Running, State::Compensated) => "declined",
-            (_, State::Compensating) => "turned_back",
+            (_, State::Compensating) => "compensating",
             (_, State::Compensated) => "compensated",
             _ => "dead_letter",
         };
-        let because = turned.map(|t| json!({ "reason": t.reason, "leg": t.leg, "answer": t.answer }));
-        let way = way_name(if transition.from == State::Compensating { Way::Cancel } else { Way::Forward });
+        let because = cause.map(|t| json!({ "reason": t.reason, "leg": t.leg, "answer": t.answer }));
+        let direction = direction_name(if transition.from == State::Compensating {
+            Direction::Cancel
+        } else {
+            Direction::Forward
+        });
         let detail = json!({
-            "because": because, "attempts": self.attempts, "way": way, "answers": self.answers,
+            "because": because, "attempts": self.attempts, "way": direction, "answers": self.answers,
             "trace_id": self.saga.trace_id,
         });
         Some((name, detail))
     }
 
-    fn dead_letter(&self, turned: Option<&Turned<D::Answer>>) -> DeadLetter {
-        let reason = turned.map_or(Reason::Silent, |t| t.reason);
-        let leg = turned.and_then(|t| t.leg);
+    fn dead_letter(&self, cause: Option<&CompensationCause<D::Answer>>) -> DeadLetter {
+        let reason = cause.map_or(Reason::Unreachable, |t| t.reason);
+        let leg = cause.and_then(|t| t.leg);
         let pending: Vec<_> =
             self.answers.iter().enumerate().filter(|(_, a)| a.is_none()).map(|(leg, _)| leg).collect();
         tracing::error!(code = reason.as_str(), ?leg, "saga is to be parked for an operator");
@@ -279,45 +283,45 @@ impl<D: Domain> Run<D> {
         }
     }
 
-    async fn note(&mut self, happened: Happened<D::Answer>) -> Next {
-        if !matches!(happened, Happened::Wake { .. }) {
+    async fn handle(&mut self, event: RunEvent<D::Answer>) -> Next {
+        if !matches!(event, RunEvent::Wake { .. }) {
             self.busy -= 1;
         }
-        match happened {
-            Happened::Lapsed => {
+        match event {
+            RunEvent::Lapsed => {
                 self.guard.not_lost(); // left on purpose, which is no sign of poison
                 tracing::warn!("heartbeat overdue: this saga is left to whoever holds it");
                 Next::Stop
             }
-            Happened::Wake { leg, way } => Next::Event(Event::Wake(leg, way)),
-            Happened::Replied { leg, way, replied, took_ms } => {
-                match way {
-                    Way::Forward => fail_point!("saga::leg_replied"),
-                    Way::Cancel => fail_point!("saga::cancel_replied"),
+            RunEvent::Wake { leg, direction } => Next::Event(Event::Wake(leg, direction)),
+            RunEvent::Replied { leg, direction, replied, took_ms } => {
+                match direction {
+                    Direction::Forward => fail_point!("saga::leg_replied"),
+                    Direction::Cancel => fail_point!("saga::cancel_replied"),
                 }
-                self.replied(leg, way, &replied, took_ms);
+                self.replied(leg, direction, &replied, took_ms);
                 let back = self.machine.state() == State::Compensating;
-                if replied.answer.is_some() && back == (way == Way::Cancel) {
+                if replied.answer.is_some() && back == (direction == Direction::Cancel) {
                     self.answers[leg] = replied.answer;
                     self.unanswered[leg] = None;
                 }
-                Next::Event(Event::Replied(leg, way, replied.reply))
+                Next::Event(Event::Replied(leg, direction, replied.reply))
             }
-            Happened::Write(transition, Ok(Written::Moved { answer_given })) => {
+            RunEvent::Write(transition, Ok(Written::Moved { answer_given })) => {
                 self.written(transition, answer_given);
                 Next::Event(Event::Written)
             }
-            Happened::Write(transition, Err(StoreError::Unavailable)) => {
+            RunEvent::Write(transition, Err(StoreError::Unavailable)) => {
                 tokio::time::sleep(STORE_PAUSE).await;
                 self.write(transition);
                 Next::Nothing
             }
-            Happened::Write(transition, Ok(_)) => self.missed(transition).await,
-            Happened::Write(transition, Err(StoreError::Refused(error))) => {
+            RunEvent::Write(transition, Ok(_)) => self.missed(transition).await,
+            RunEvent::Write(transition, Err(StoreError::Refused(error))) => {
                 self.park_unwritable(transition, error).await;
                 Next::Stop
             }
-            Happened::Write(_, Err(error)) => {
+            RunEvent::Write(_, Err(error)) => {
                 tracing::error!(%error, "no word of a transition; the rescan takes the saga up again");
                 Next::Stop
             }
@@ -354,10 +358,10 @@ impl<D: Domain> Run<D> {
             self.answers.fill(None);
             self.unanswered = self.engine.expect_legs(&self.saga.plan);
             self.attempts.clear();
-            let _ = self.guard.seen.send_replace(Seen::TurnedBack);
+            let _ = self.guard.progress.send_replace(Progress::Compensating);
         }
         match transition.to {
-            State::Compensating => fail_point!("saga::turned_back"),
+            State::Compensating => fail_point!("saga::compensating"),
             State::DeadLetter => fail_point!("saga::parked"),
             _ => fail_point!("saga::ended"),
         }
@@ -394,20 +398,20 @@ impl<D: Domain> Run<D> {
         }
     }
 
-    fn replied(&mut self, leg: usize, way: Way, replied: &Replied<D::Answer>, took_ms: Millis) {
+    fn replied(&mut self, leg: usize, direction: Direction, replied: &Replied<D::Answer>, took_ms: Millis) {
         let participant = self.engine.domain.participant(&self.saga.plan, leg);
         match replied.reply {
             Reply::NotSent | Reply::Unknown => self.engine.reachability.failed(participant),
             _ => self.engine.reachability.answered(participant),
         }
-        let (way_name, reply) = (way_name(way), reply_name(replied.reply));
-        counter!("saga_leg_replies_total", "participant" => participant.to_owned(), "way" => way_name, "reply" => reply).increment(1);
-        let telling = way == Way::Cancel
+        let (direction_name, reply) = (direction_name(direction), reply_name(replied.reply));
+        counter!("saga_leg_replies_total", "participant" => participant.to_owned(), "way" => direction_name, "reply" => reply).increment(1);
+        let telling = direction == Direction::Cancel
             || !matches!(replied.reply, Reply::Done | Reply::Empty)
             || !self.attempts.is_empty();
         if telling && self.attempts.len() < ATTEMPTS_KEPT {
             self.attempts.push(json!({
-                "leg": leg, "way": way_name, "reply": reply, "note": replied.note, "took_ms": took_ms,
+                "leg": leg, "way": direction_name, "reply": reply, "note": replied.note, "took_ms": took_ms,
                 "at_ms": self.engine.lease.now(), "epoch": self.saga.epoch,
             }));
         }
@@ -424,7 +428,9 @@ impl<D: Domain> Engine<D> {
 
 /// Under which code a saga is parked by a transition.
 fn reason_of<D: Domain>(transition: Transition) -> Reason {
-    transition.cause.map_or(Reason::Silent, |cause| Turned::<D::Answer>::from_cause(cause, &[]).reason)
+    transition
+        .cause
+        .map_or(Reason::Unreachable, |cause| CompensationCause::<D::Answer>::from_cause(cause, &[]).reason)
 }
 
 enum Next {
@@ -442,10 +448,10 @@ async fn until(deadline: Option<Millis>, now: Millis) {
     }
 }
 
-const fn way_name(way: Way) -> &'static str {
-    match way {
-        Way::Forward => "forward",
-        Way::Cancel => "cancel",
+const fn direction_name(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Forward => "forward",
+        Direction::Cancel => "cancel",
     }
 }
 

@@ -8,11 +8,11 @@ use crate::{
     domain::{Domain, Response, SagaId},
     engine::Engine,
     machine::State,
-    registry::Seen,
+    registry::Progress,
     write::stored_response,
 };
 
-/// How long a caller of a saga that was turned back waits for everything to be back.
+/// How long a caller of a saga that was compensated waits for everything to be back.
 const WAIT_FOR_REVERSAL: Duration = Duration::from_secs(1);
 /// How often a saga that runs elsewhere is looked at.
 const POLL: Duration = Duration::from_millis(40);
@@ -31,21 +31,21 @@ pub enum Waited {
 }
 
 impl<D: Domain> Engine<D> {
-    /// Waits for a saga's answer, wherever it runs, at most until `until`. Once it is turned back it waits for at most a
+    /// Waits for a saga's answer, wherever it runs, at most until `until`. Once it is compensated it waits for at most a
     /// second more; the answer that it then gives is frozen.
     ///
     /// # Errors
     /// Of the database.
     pub async fn wait(&self, id: SagaId, until: Instant) -> sqlx::Result<Waited> {
         let mut until = until;
-        let mut turned_back = false;
+        let mut is_compensating = false;
         loop {
-            let seen = match self.registry.watch(id) {
+            let progress = match self.registry.watch(id) {
                 Some(mut watch) => {
-                    let seen = watch.borrow_and_update().clone();
-                    let news = match seen {
-                        Seen::Ended(_) => true,
-                        Seen::TurnedBack if !turned_back => true,
+                    let progress = watch.borrow_and_update().clone();
+                    let news = match progress {
+                        Progress::Ended(_) => true,
+                        Progress::Compensating if !is_compensating => true,
                         _ => false,
                     };
                     if !news {
@@ -54,16 +54,16 @@ impl<D: Domain> Engine<D> {
                     }
                     watch.borrow().clone()
                 }
-                None => self.look(id).await?,
+                None => self.read_progress(id).await?,
             };
-            match seen {
-                Seen::Ended(Some(response)) => return Ok(Waited::Answered((*response).clone())),
-                Seen::Ended(None) => return self.answer(id, turned_back).await,
-                Seen::TurnedBack if !turned_back => {
-                    turned_back = true;
+            match progress {
+                Progress::Ended(Some(response)) => return Ok(Waited::Answered((*response).clone())),
+                Progress::Ended(None) => return self.answer(id, is_compensating).await,
+                Progress::Compensating if !is_compensating => {
+                    is_compensating = true;
                     until = until.min(Instant::now() + WAIT_FOR_REVERSAL);
                 }
-                _ if Instant::now() >= until => return self.answer(id, turned_back).await,
+                _ if Instant::now() >= until => return self.answer(id, is_compensating).await,
                 _ if !self.registry.contains(id) => {
                     tokio::time::sleep_until(until.min(Instant::now() + POLL)).await
                 }
@@ -72,18 +72,18 @@ impl<D: Domain> Engine<D> {
         }
     }
 
-    async fn look(&self, id: SagaId) -> sqlx::Result<Seen> {
+    async fn read_progress(&self, id: SagaId) -> sqlx::Result<Progress> {
         let stored = self.find_by_id(id).await?.ok_or(sqlx::Error::RowNotFound)?;
         Ok(match stored.state {
-            State::Running => Seen::Running,
-            State::Compensating => Seen::TurnedBack,
-            _ => Seen::Ended(None),
+            State::Running => Progress::Running,
+            State::Compensating => Progress::Compensating,
+            _ => Progress::Ended(None),
         })
     }
 
     /// The stored answer. One that compensation would still improve is frozen before anybody sees it, so that every later
     /// caller gets the same bytes.
-    async fn answer(&self, id: SagaId, turned_back: bool) -> sqlx::Result<Waited> {
+    async fn answer(&self, id: SagaId, is_compensating: bool) -> sqlx::Result<Waited> {
         let stored = self.find_by_id(id).await?.ok_or(sqlx::Error::RowNotFound)?;
         if stored.key_cancelled {
             return Ok(Waited::KeyCancelled);
@@ -93,7 +93,7 @@ impl<D: Domain> Engine<D> {
             return Ok(if is_settled { Waited::Settled } else { Waited::Pending(stored.state) });
         };
         match stored.state {
-            State::Compensating if !turned_back => Ok(Waited::Pending(stored.state)),
+            State::Compensating if !is_compensating => Ok(Waited::Pending(stored.state)),
             State::Compensating | State::DeadLetter => Ok(Waited::Answered(self.freeze(id).await?)),
             _ => Ok(Waited::Answered(response)),
         }

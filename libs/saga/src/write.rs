@@ -300,18 +300,20 @@ async fn record_history<D: Domain>(
         .execute(&mut *conn)
         .await?;
     }
-    let letters: Vec<_> = moved.iter().filter_map(|m| m.dead_letter.as_ref().map(|d| (m.id.0, d))).collect();
-    if !letters.is_empty() {
-        let details = letters.iter().map(|(_, d)| encode(&d.detail)).collect::<sqlx::Result<Vec<_>>>()?;
+    let dead_letters: Vec<_> =
+        moved.iter().filter_map(|m| m.dead_letter.as_ref().map(|d| (m.id.0, d))).collect();
+    if !dead_letters.is_empty() {
+        let details =
+            dead_letters.iter().map(|(_, d)| encode(&d.detail)).collect::<sqlx::Result<Vec<_>>>()?;
         sqlx::query(
             "INSERT INTO saga.dead_letter (saga_id, business_id, code, participant, detail)
              SELECT s.saga_id, s.business_id, u.code, u.participant, u.detail::jsonb
              FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[]) AS u(saga_id, code, participant, detail)
              JOIN saga.saga s USING (saga_id)",
         )
-        .bind(letters.iter().map(|(id, _)| *id).collect::<Vec<_>>())
-        .bind(letters.iter().map(|(_, d)| d.code.to_owned()).collect::<Vec<_>>())
-        .bind(letters.iter().map(|(_, d)| d.participant.clone()).collect::<Vec<_>>())
+        .bind(dead_letters.iter().map(|(id, _)| *id).collect::<Vec<_>>())
+        .bind(dead_letters.iter().map(|(_, d)| d.code.to_owned()).collect::<Vec<_>>())
+        .bind(dead_letters.iter().map(|(_, d)| d.participant.clone()).collect::<Vec<_>>())
         .bind(details)
         .execute(conn)
         .await?;

@@ -9,12 +9,13 @@
 //! | [`plan`] | what a saga set out to do |
 //! | [`sagas`] | how legs reach tenders, and what endings mean |
 //! | [`redemption`] | where a redemption stands, what moves it, its rows |
-//! | [`returning`] | giving a whole redemption back |
+//! | [`reversal`], [`hold_expiry`] | giving a whole redemption back, and who does it when a hold ends |
 //! | [`paused`] | tenders that a business has taken out of service |
-//! | [`tenders`] | clients: lanes, breaker |
+//! | [`tenders`] | clients: lanes, connections |
 //! | [`reconcile`] | legs without a saga, and holds that outlived theirs |
 
 pub mod app;
+pub mod hold_expiry;
 pub mod http;
 pub mod live;
 pub mod paused;
@@ -22,7 +23,7 @@ pub mod plan;
 pub mod planning;
 pub mod reconcile;
 pub mod redemption;
-pub mod returning;
+pub mod reversal;
 pub mod sagas;
 pub mod tenders;
 

@@ -16,9 +16,9 @@ use service::{
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::Notify;
 use wallet::{
-    App, http,
+    App, hold_expiry, http,
     live::{self, ClientLimits, Live, cache::Cache, origin::Origins},
-    reconcile, redemption, returning,
+    reconcile, redemption,
     sagas::Sagas,
     tenders::{Addresses, Tenders},
 };
@@ -203,7 +203,7 @@ fn check_readiness(process: &Process, options: PgConnectOptions, engine: &Arc<En
 fn supervise_background(process: &Process, app: &App, reconcile_every: Duration) {
     let supervisor = process.supervisor();
     let swept = app.clone();
-    supervisor.supervise("sweep", move || returning::sweep(swept.clone()));
+    supervisor.supervise("hold_expiry", move || hold_expiry::sweep(swept.clone()));
     let reconciled = app.clone();
     supervisor.supervise("reconcile", move || reconcile::compare_legs(reconciled.clone(), reconcile_every));
     let held = app.clone();

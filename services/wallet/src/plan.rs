@@ -24,7 +24,7 @@ pub enum Plan {
     /// Take value, all or nothing.
     Redeem(RedeemPlan),
     /// Give back everything that a redemption has in force.
-    Return(ReturnPlan),
+    Reversal(ReversalPlan),
     /// Take what an authorized redemption holds, or a part of it.
     Capture(CapturePlan),
     /// Nothing: the row only keeps an answer under its key.
@@ -85,15 +85,15 @@ pub struct PlannedLeg {
 
 /// The full return of a redemption: every leg is cancelled, which takes back whatever is not back yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReturnPlan {
+pub struct ReversalPlan {
     /// Which redemption.
     pub redemption_id: Uuid,
     /// Why.
-    pub why: ReturnReason,
+    pub why: ReversalReason,
     /// Under which id tenders know its legs.
     pub of: LegsId,
     /// Its legs.
-    pub legs: Vec<ReturnLeg>,
+    pub legs: Vec<LegRef>,
     /// What the caller is answered, but for the status; absent where nobody waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer: Option<Redemption>,
@@ -117,7 +117,7 @@ pub struct CapturePlan {
 pub struct CaptureLeg {
     /// The leg.
     #[serde(flatten)]
-    pub leg: ReturnLeg,
+    pub leg: LegRef,
     /// Units to take, the rest of the hold is released; 0 releases all of it.
     pub units: i64,
 }
@@ -125,7 +125,7 @@ pub struct CaptureLeg {
 /// Why a redemption is returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ReturnReason {
+pub enum ReversalReason {
     /// Its key was cancelled after it was completed.
     Reversal,
     /// Its key was cancelled while it held value.
@@ -136,7 +136,7 @@ pub enum ReturnReason {
 
 /// A leg to be taken back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReturnLeg {
+pub struct LegRef {
     /// Its number.
     pub leg: u16,
     /// Which tender.
@@ -151,7 +151,7 @@ pub struct OrphanPlan {
     /// Under which id the tender knows them.
     pub of: LegsId,
     /// The legs.
-    pub legs: Vec<ReturnLeg>,
+    pub legs: Vec<LegRef>,
 }
 
 impl Plan {
@@ -160,7 +160,7 @@ impl Plan {
     pub const fn version(&self) -> i16 {
         match self {
             Self::Redeem(_) => 1,
-            Self::Return(_) => 2,
+            Self::Reversal(_) => 2,
             Self::Capture(_) => 3,
             Self::Nothing => 4,
             Self::Orphan(_) => 5,
@@ -172,7 +172,7 @@ impl Plan {
     pub fn legs(&self) -> usize {
         match self {
             Self::Redeem(plan) => plan.legs.len(),
-            Self::Return(plan) => plan.legs.len(),
+            Self::Reversal(plan) => plan.legs.len(),
             Self::Capture(plan) => plan.legs.len(),
             Self::Nothing => 0,
             Self::Orphan(plan) => plan.legs.len(),
@@ -184,7 +184,7 @@ impl Plan {
     pub fn tender(&self, leg: usize) -> Option<TenderKind> {
         match self {
             Self::Redeem(plan) => plan.legs.get(leg).map(|l| l.tender),
-            Self::Return(plan) => plan.legs.get(leg).map(|l| l.tender),
+            Self::Reversal(plan) => plan.legs.get(leg).map(|l| l.tender),
             Self::Capture(plan) => plan.legs.get(leg).map(|l| l.leg.tender),
             Self::Nothing => None,
             Self::Orphan(plan) => plan.legs.get(leg).map(|l| l.tender),
@@ -195,8 +195,8 @@ impl Plan {
 impl RedeemPlan {
     /// The same legs, to be taken back.
     #[must_use]
-    pub fn legs_to_return(&self) -> Vec<ReturnLeg> {
-        let back = |l: &PlannedLeg| ReturnLeg { leg: l.leg, tender: l.tender, account: l.account.clone() };
+    pub fn legs_to_reverse(&self) -> Vec<LegRef> {
+        let back = |l: &PlannedLeg| LegRef { leg: l.leg, tender: l.tender, account: l.account.clone() };
         self.legs.iter().map(back).collect()
     }
 }

@@ -209,12 +209,12 @@ mod tests {
              http_requests_total{method=\"POST\",route=\"/api/v1/wallet/redeem\",status=\"422\"} 2\n\
              http_requests_total{method=\"GET\",route=\"/metrics\",status=\"200\"} 5\n\
              sagas_unfinished{state=\"running\"} 3\nsaga_oldest_unfinished_seconds 1.25\n\
-             dead_letters_open{code=\"participant_silent\"} 12\nhub_clients{kind=\"sse\"} 4\nhub_clients{kind=\"ws\"} 2\n\
+             dead_letters_open{code=\"participant_unreachable\"} 12\nhub_clients{kind=\"sse\"} 4\nhub_clients{kind=\"ws\"} 2\n\
              wallet_tender_paused_businesses{tender=\"points\"} 0\n",
         );
         let expected = "services      wallet ready · points NOT READY\n\
              sagas         running 3 · oldest unfinished 1.2 s\n\
-             dead letters  participant_silent 12\n\
+             dead letters  participant_unreachable 12\n\
              redemptions   41.5 a second, of 42.5 calls a second\n\
              outbox lag    points 0.2 s\n\
              live clients  6\n\

@@ -348,7 +348,7 @@ impl World {
         saga["key_cancelled"] = json!(true);
         let mut back = saga.clone();
         back["saga_id"] = json!(format!("return-{key}"));
-        back["operation"] = json!("return");
+        back["operation"] = json!("reversal");
         back["parent_id"] = json!(parent);
         back["response"] = Value::Null;
         self.row("wallet/saga", back);

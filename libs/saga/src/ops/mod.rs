@@ -2,30 +2,30 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `sagas`, `saga_line`, `story` | sagas, and what happened to one of them, told in order |
-//! | `letters` | dead letters |
-//! | `remedy` | replaying or resolving one dead letter |
-//! | `bulk`, `carry` | replaying many: what the replay is, and how it is carried out |
+//! | `sagas`, `saga_line`, `timeline` | sagas, and what happened to one of them, in order |
+//! | `dead_letters` | dead letters |
+//! | `dead_letter_actions` | replaying or resolving one dead letter |
+//! | `bulk_replay`, `bulk_replay_worker` | replaying many: what the replay is, and how it is carried out |
 //! | `actions` | who did what, when and why |
-//! | `sample` | gauges of what waits |
+//! | `gauges` | gauges of what waits |
 
 mod actions;
-mod bulk;
-mod carry;
-mod letters;
-mod remedy;
+mod bulk_replay;
+mod bulk_replay_worker;
+mod dead_letter_actions;
+mod dead_letters;
+mod gauges;
 mod saga_line;
 mod sagas;
-mod sample;
-mod story;
+mod timeline;
 
 pub use actions::{ActionFilter, ActionLine, NewAction, record, was_done};
-pub use bulk::{BulkFiled, BulkOrder, BulkPreview, BulkReplay, MEMBERS_MAX};
-pub use letters::{DeadLetterLine, LetterFilter, LetterPlace};
-pub use remedy::{Order, Ordered, Remedy};
+pub use bulk_replay::{BulkFiled, BulkPreview, BulkReplay, BulkReplayCommand, MEMBERS_MAX};
+pub use dead_letter_actions::{ActionOutcome, DeadLetterAction, OperatorCommand};
+pub use dead_letters::{DeadLetterCursor, DeadLetterFilter, DeadLetterLine};
 pub use saga_line::SagaLine;
 pub use sagas::{DeadLetterDetail, SagaDetail, SagaFilter};
-pub use story::{LegAnswers, TimelineEvent};
+pub use timeline::{LegAnswers, TimelineEvent};
 
 /// Which rows of a list.
 #[derive(Debug, Clone)]

@@ -1,4 +1,4 @@
-//! A saga as lists show it, and as its story begins and ends.
+//! A saga as lists show it, and as its timeline begins and ends.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -24,7 +24,7 @@ pub struct SagaLine {
     pub owner: Option<Uuid>,
     /// Whether its direction is backward.
     pub backward: bool,
-    /// Why it was turned back.
+    /// Why it was compensated.
     pub cause: Option<Value>,
     /// When it was written.
     pub created_at: DateTime<Utc>,

@@ -7,9 +7,9 @@ use uuid::Uuid;
 
 use super::{
     Page, alternatives,
-    letters::{self, DeadLetterLine},
+    dead_letters::{self, DeadLetterLine},
     saga_line::{SagaLine, saga_line},
-    story::{self, LegAnswers, Recorded, TimelineEvent},
+    timeline::{self, LegAnswers, Recorded, TimelineEvent},
 };
 use crate::{
     domain::{Domain, Response, SagaId},
@@ -23,7 +23,7 @@ use crate::{
 pub struct SagaDetail {
     /// The saga.
     pub saga: SagaLine,
-    /// Whether it may be turned back; `None` where this version does not know.
+    /// Whether it may be compensated; `None` where this version does not know.
     pub kind: Option<Kind>,
     /// What it set out to do.
     pub plan: Value,
@@ -33,7 +33,7 @@ pub struct SagaDetail {
     pub parent_id: Option<SagaId>,
     /// The trace of the request that made it.
     pub trace_id: Option<String>,
-    /// When it is turned back unless it is done.
+    /// When it is compensated unless it is done.
     pub deadline_at: DateTime<Utc>,
     /// Whether its key was cancelled.
     pub key_cancelled: bool,
@@ -53,7 +53,7 @@ pub struct SagaDetail {
 #[derive(Debug, Clone)]
 pub struct DeadLetterDetail {
     /// The dead letter.
-    pub letter: DeadLetterLine,
+    pub dead_letter: DeadLetterLine,
     /// Its saga, with cause, plan and timeline.
     pub saga: SagaDetail,
 }
@@ -70,7 +70,7 @@ pub struct SagaFilter {
     /// Where such a plan may be found, so that not every saga is read for it: these sagas, those that take them further, and
     /// those of orphaned legs.
     pub among: Option<Vec<SagaId>>,
-    /// Only those turned back for this reason, or by a decline or with a dead letter of this code.
+    /// Only those compensated for this reason, or by a decline or with a dead letter of this code.
     pub code: Option<String>,
     /// Only those under this key.
     pub key: Option<String>,
@@ -111,7 +111,7 @@ impl<D: Domain> Engine<D> {
         let (saga, raw) = (saga_line(&row)?, Raw::read(&row)?);
         let events = self.events(id).await?;
         let participants = self.participants(&raw);
-        let timeline = story::tell(&saga, raw.stored.deadline_at, &participants, &events);
+        let timeline = timeline::build(&saga, raw.stored.deadline_at, &participants, &events);
         Ok(Some(SagaDetail {
             kind: raw.kind,
             plan: raw.plan,
@@ -121,10 +121,10 @@ impl<D: Domain> Engine<D> {
             deadline_at: raw.stored.deadline_at,
             key_cancelled: raw.stored.key_cancelled,
             answer: raw.stored.response,
-            answers: story::answers(&events),
+            answers: timeline::answers(&events),
             participants,
             timeline,
-            dead_letters: letters::of_saga(&self.ops_pool, id).await?,
+            dead_letters: dead_letters::of_saga(&self.ops_pool, id).await?,
             saga,
         }))
     }
@@ -138,9 +138,11 @@ impl<D: Domain> Engine<D> {
         business_id: &str,
         id: Uuid,
     ) -> sqlx::Result<Option<DeadLetterDetail>> {
-        let Some(letter) = letters::by_id(&self.ops_pool, business_id, id).await? else { return Ok(None) };
-        let saga = self.show_saga(business_id, letter.saga_id).await?;
-        Ok(saga.map(|saga| DeadLetterDetail { letter, saga }))
+        let Some(dead_letter) = dead_letters::by_id(&self.ops_pool, business_id, id).await? else {
+            return Ok(None);
+        };
+        let saga = self.show_saga(business_id, dead_letter.saga_id).await?;
+        Ok(saga.map(|saga| DeadLetterDetail { dead_letter, saga }))
     }
 
     async fn events(&self, id: SagaId) -> sqlx::Result<Vec<Recorded>> {

@@ -38,10 +38,10 @@ async fn a_participant_that_answers_again_ends_the_wait_of_all() {
     for key in 0..40 {
         process.submit(&key.to_string(), 1, &["a"]).await.1.expect("written");
     }
-    while !process.engine.is_silent("a") {
+    while !process.engine.is_unreachable("a") {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     process.domain.set("a", Does::Applies);
     world.until("SELECT count(*) = 40 FROM saga.saga WHERE state = 2").await;
-    assert!(!process.engine.is_silent("a"));
+    assert!(!process.engine.is_unreachable("a"));
 }

@@ -2,7 +2,7 @@
 
 use saga::{
     Config,
-    ops::{Order, Remedy},
+    ops::{DeadLetterAction, OperatorCommand},
 };
 use uuid::Uuid;
 
@@ -31,7 +31,7 @@ async fn a_park_that_the_domain_cannot_record_is_a_dead_letter_all_the_same() {
     stuck_on_its_way_back(&world, &process).await;
     world.until("SELECT count(*) = 1 FROM saga.dead_letter WHERE closed_at IS NULL").await;
     assert_eq!(world.sql::<i16>("SELECT state FROM saga.saga").await, 4);
-    assert_eq!(world.sql::<String>("SELECT code FROM saga.dead_letter").await, "participant_silent");
+    assert_eq!(world.sql::<String>("SELECT code FROM saga.dead_letter").await, "participant_unreachable");
     assert_eq!(world.sql::<String>("SELECT status FROM toy.thing").await, "going back", "what it was before");
     let told = "SELECT detail -> 'detail' ->> 'refused' LIKE '%thing_is_allowed%' FROM saga.saga_event WHERE event = 'dead_letter'";
     assert!(world.sql::<bool>(told).await, "the history says what was refused");
@@ -50,7 +50,7 @@ async fn what_was_parked_alone_can_be_replayed() {
     world.until("SELECT count(*) = 1 FROM saga.dead_letter WHERE closed_at IS NULL").await;
     process.domain.set("b", Does::Applies);
     let letter = world.sql::<Uuid>("SELECT dead_letter_id FROM saga.dead_letter").await;
-    let order = Order {
+    let command = OperatorCommand {
         business_id: "demo".to_owned(),
         actor: "op".to_owned(),
         operation_id: "o".to_owned(),
@@ -58,7 +58,7 @@ async fn what_was_parked_alone_can_be_replayed() {
         reference: None,
         dry_run: false,
     };
-    process.engine.remedy(letter, Remedy::Replay, order).await.expect("a database");
+    process.engine.act_on_dead_letter(letter, DeadLetterAction::Replay, command).await.expect("a database");
     world.until("SELECT state = 3 FROM saga.saga").await;
     assert_eq!(world.sql::<String>("SELECT status FROM toy.thing").await, "back");
 }

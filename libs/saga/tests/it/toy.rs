@@ -7,9 +7,9 @@ use std::{
 };
 
 use saga::{
-    Admission, Begin, Call, Conclusion, Config, DatabaseClock, Domain, Ending, Engine, Key, NewSaga, Replied,
-    Response, Saga, SagaId, StoreError, Submitted, Waited,
-    machine::{Kind, Reply, Way},
+    Admission, Begin, Call, Config, DatabaseClock, Domain, Ending, Engine, Key, NewSaga, Replied, Response,
+    Saga, SagaId, StoreError, Submitted, TransitionEffect, Waited,
+    machine::{Direction, Kind, Reply},
 };
 use serde::{Deserialize, Serialize};
 use sqlx::{Connection, PgConnection};
@@ -94,9 +94,9 @@ impl<const NEW: bool> Domain for Toy<NEW> {
     async fn send(&self, call: Call<'_, Plan>) -> Replied<String> {
         let participant = &call.saga.plan.legs[call.leg];
         *self.attempts.lock().expect("a lock").entry(participant.clone()).or_default() += 1;
-        match (self.does(participant), call.way) {
-            (Does::Hangs, _) | (Does::HangsOnCancel, Way::Cancel) => std::future::pending().await,
-            (Does::Declines, Way::Forward) => answered(Reply::Refused),
+        match (self.does(participant), call.direction) {
+            (Does::Hangs, _) | (Does::HangsOnCancel, Direction::Cancel) => std::future::pending().await,
+            (Does::Declines, Direction::Forward) => answered(Reply::Refused),
             (Does::Nonsense, _) => {
                 Replied { reply: Reply::Wrong, answer: None, note: Some("a \u{0}".to_owned()) }
             }
@@ -108,20 +108,20 @@ impl<const NEW: bool> Domain for Toy<NEW> {
         self.does(participant) != Does::Hangs
     }
 
-    fn conclude(&self, saga: &Saga<Plan>, ending: Ending<'_, String>) -> Conclusion<Change> {
+    fn on_transition(&self, saga: &Saga<Plan>, ending: Ending<'_, String>) -> TransitionEffect<Change> {
         let (status, change) = match ending {
             Ending::Completed(_) => (Some(201), "completed"),
-            Ending::TurnedBack(_) => (Some(422), "going back"),
-            Ending::Undone(..) => (Some(422), "back"),
+            Ending::Compensating(_) => (Some(422), "going back"),
+            Ending::Compensated(..) => (Some(422), "back"),
             Ending::Parked => (None, "parked"),
             Ending::Reopened(_) => (None, "reopened"),
             Ending::Resolved => (None, "resolved"),
         };
         let body = format!("{} {change}", saga.key.key).into_bytes();
-        Conclusion { response: status.map(|status| Response { status, body }), change: Some(change) }
+        TransitionEffect { response: status.map(|status| Response { status, body }), change: Some(change) }
     }
 
-    fn set_aside(&self, _: SagaId, is_resolved: bool) -> Option<Change> {
+    fn on_parked(&self, _: SagaId, is_resolved: bool) -> Option<Change> {
         Some(if is_resolved { "resolved" } else { "parked" })
     }
 

@@ -25,7 +25,7 @@ async fn a_plan_of_the_next_release_waits_for_a_process_that_reads_it() {
     assert_eq!(old.domain.attempts("a"), 0);
     // A cancel that meets the old release is told to come again, not that anything is broken.
     let stored = old.engine.find_by_id(id).await.expect("a database").expect("a saga");
-    let turned = old.engine.turn_back(&stored, Reason::Cancelled, true).await;
+    let turned = old.engine.compensate(&stored, Reason::Cancelled, true).await;
     assert_eq!(turned, Err(StoreError::Unavailable));
     // Rolled forward again.
     let next = world.process::<true>(quick()).await;

@@ -11,7 +11,7 @@ use super::rules::{Leg, Saga};
 /// Takes the next legs: so many of one tender are in memory at most, but for those of one saga.
 const PAGE: &str = "FETCH 500 FROM compared_legs";
 
-/// Sagas from the id $1 to the id $2. What ended before $3 is judged, and only where it may be turned back (kind 0); a stub stands for one
+/// Sagas from the id $1 to the id $2. What ended before $3 is judged, and only where it may be compensated (kind 0); a stub stands for one
 /// leg only, so what it came to says nothing of the others. A row of operation `taken_back` is no saga. A redemption is given back by a
 /// return that has completed, and taken further by any later saga of its own: a return gives all legs back, a capture those that it does
 /// not need. Each half is in the words of its index: `saga_legs_once` and `saga_orphans`.
@@ -32,7 +32,7 @@ const SAGAS: &str = "
     ) s
     CROSS JOIN LATERAL (
         SELECT count(*) > 0 AS is_taken_further,
-               coalesce(bool_or(plan ->> 'type' = 'return' AND state = 2
+               coalesce(bool_or(plan ->> 'type' = 'reversal' AND state = 2
                                 AND ended_at < $3::text::timestamptz), false) AS is_given_back
         FROM saga.saga WHERE parent_id = s.saga_id AND kind = 1
     ) c

@@ -343,7 +343,7 @@ const WALLET_ROWS: &str = "
     SELECT md5(i::text)::uuid, 'b', 'redeem', '', 'k' || i, '', 0, 1, gen_random_uuid(), '{}', 4, 1, now(), now(), now()
     FROM generate_series(1, 2000) i;
     INSERT INTO saga.dead_letter (saga_id, business_id, code, detail)
-    SELECT saga_id, 'b', 'participant_silent', '{}' FROM saga.saga;
+    SELECT saga_id, 'b', 'participant_unreachable', '{}' FROM saga.saga;
     INSERT INTO saga.operator_action (business_id, operation_id, actor, action, reason, accepted, before, after)
     SELECT 'b', key, 'o', 'pause', 'r', true, '{}', '{}' FROM saga.saga;";
 const REWARD_ROWS: &str = "

@@ -24,7 +24,7 @@ use utoipa::IntoParams;
 
 use crate::{
     app::App,
-    live::line::{self, Line},
+    live::account_balance::{self, AccountBalance},
     plan::Plan,
 };
 
@@ -69,7 +69,7 @@ impl App {
     pub(crate) async fn balance(
         &self,
         owner: &Owner,
-    ) -> Result<(WalletBalance, Vec<(TenderKind, Line)>), ApiError> {
+    ) -> Result<(WalletBalance, Vec<(TenderKind, AccountBalance)>), ApiError> {
         let mut cached = self.live.cache.read(owner).await;
         let is_free_of_doubt = cached.is_free_of_doubt;
         let tenders = TenderKind::ALL.map(|kind| {
@@ -108,10 +108,10 @@ impl App {
         Ok((answer, all))
     }
 
-    async fn read_through(&self, owner: &Owner, kind: TenderKind) -> Result<Vec<Line>, CallError> {
+    async fn read_through(&self, owner: &Owner, kind: TenderKind) -> Result<Vec<AccountBalance>, CallError> {
         let account = self.tenders.get(kind).account(&owner.business_id, owner.customer_id.as_str()).await?;
-        let lines = line::lines(&account);
-        let fresh_for = line::fresh_for(&account, self.clock.now());
+        let lines = account_balance::lines(&account);
+        let fresh_for = account_balance::fresh_for(&account, self.clock.now());
         self.live.cache.store(owner, kind, &lines, fresh_for).await;
         Ok(lines)
     }

@@ -12,7 +12,7 @@ use api::{
 };
 use axum::{Json, extract::State};
 use saga::{
-    Begin, Key, NewSaga, Reason, SagaId, StoreError, Stored, Submitted, TurnBack,
+    Begin, CompensateOutcome, Key, NewSaga, Reason, SagaId, StoreError, Stored, Submitted,
     machine::{Kind, State as SagaState},
 };
 use service::{
@@ -24,8 +24,8 @@ use service::{
 use super::{keyed::Failure, redemptions};
 use crate::{
     app::App,
-    plan::{Plan, REDEEM, ReturnReason},
-    returning,
+    plan::{Plan, REDEEM, ReversalReason},
+    reversal,
     sagas::Sagas,
 };
 
@@ -100,9 +100,9 @@ impl Cancel {
         self.require_own_location(&stored).await?;
         let result = match stored.state {
             SagaState::Running => {
-                let turned = engine.turn_back(&stored, Reason::Cancelled, true).await;
+                let turned = engine.compensate(&stored, Reason::Cancelled, true).await;
                 let turned = turned.map_err(|error| not_durable(&error))?;
-                (turned == TurnBack::Done).then_some(CancelResult::WillReverse)
+                (turned == CompensateOutcome::Done).then_some(CancelResult::WillReverse)
             }
             SagaState::Completed => self.cancel_completed(&stored).await?,
             SagaState::Compensating | SagaState::DeadLetter => {
@@ -139,16 +139,16 @@ impl Cancel {
     async fn cancel_completed(&self, stored: &Stored) -> Result<Option<CancelResult>, Failure> {
         let engine = &self.app.engine;
         let (pool, business, id) = (self.app.pool.clone(), self.caller.business_id.clone(), stored.id.0);
-        let look = async move { returning::load(&pool, &business, id).await };
+        let look = async move { reversal::load(&pool, &business, id).await };
         let redemption = engine.to_its_end(look).await;
         let Some(redemption) = redemption.map_err(|error| Failure::read(&error))? else { return Ok(None) };
         let why = match redemption.status.as_str() {
-            "completed" | "partially_refunded" => ReturnReason::Reversal,
-            "authorized" => ReturnReason::Void,
+            "completed" | "partially_refunded" => ReversalReason::Reversal,
+            "authorized" => ReversalReason::Void,
             // Forward-only sagas do not turn: it goes back when they are done.
             "capturing" | "reversing" | "under_review" => {
                 let (pool, id) = (self.app.pool.clone(), redemption.id);
-                let is_noted = engine.to_its_end(async move { returning::request(&pool, id).await }).await;
+                let is_noted = engine.to_its_end(async move { reversal::request(&pool, id).await }).await;
                 if !is_noted.map_err(|error| Failure::read(&error))? {
                     return Ok(None);
                 }
@@ -158,7 +158,7 @@ impl Cancel {
             "resolved" => return self.cancel_key(stored, CancelResult::Resolved).await,
             _ => return self.cancel_key(stored, CancelResult::AlreadyReversed).await,
         };
-        let submitted = self.app.engine.submit(returning::saga(&redemption, why)).await;
+        let submitted = self.app.engine.submit(reversal::saga(&redemption, why)).await;
         let submitted = submitted.map_err(|error| not_durable(&error))?;
         Ok(matches!(submitted, Submitted::Running).then_some(CancelResult::WillReverse))
     }

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     app::App,
     plan::{CaptureLeg, CapturePlan, Plan, PlannedLeg, RedeemPlan},
-    returning::Returnable,
+    reversal::Reversible,
 };
 
 /// The body.
@@ -54,13 +54,13 @@ pub(super) async fn capture_redemption(
     if amount.is_some_and(|amount| amount < 1) {
         return Err(Failure::of_the_call(Problem::invalid("/amount", "must be at least 1").into()));
     }
-    let plan = |held: &Returnable, shown| plan(held, shown, amount);
+    let plan = |held: &Reversible, shown| plan(held, shown, amount);
     held.answer(key, requests::capture(amount), Step { operation: "capture", plan }).await
 }
 
 /// Takes `amount` from the legs in request order. Points that cover a part are rounded up, as they are when they take the
 /// rest: half a point cannot be taken.
-fn plan(held: &Returnable, shown: Redemption, amount: Option<i64>) -> Result<Plan, Box<Problem>> {
+fn plan(held: &Reversible, shown: Redemption, amount: Option<i64>) -> Result<Plan, Box<Problem>> {
     let Plan::Redeem(redeem) = &held.plan else {
         return Err(Box::new(Problem::new(Code::AlreadyFinal, "The redemption holds nothing.")));
     };
@@ -73,7 +73,7 @@ fn plan(held: &Returnable, shown: Redemption, amount: Option<i64>) -> Result<Pla
     let mut left = amount;
     let mut legs = Vec::with_capacity(redeem.legs.len());
     let mut tenders = Vec::with_capacity(redeem.legs.len());
-    for (leg, back) in redeem.legs.iter().zip(redeem.legs_to_return()) {
+    for (leg, back) in redeem.legs.iter().zip(redeem.legs_to_reverse()) {
         let Some(mut tender) = shown.tenders.iter().find(|tender| tender.leg == leg.leg).cloned() else {
             continue;
         };

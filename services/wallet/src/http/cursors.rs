@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 
 use api::{history::Place, ops::DeadLetterLine, tender::EntryView, wallet::TenderKind};
 use chrono::{DateTime, Utc};
-use saga::ops::LetterPlace;
+use saga::ops::DeadLetterCursor;
 use uuid::Uuid;
 
 /// This tender has been read to its end.
@@ -66,12 +66,12 @@ impl Places {
 
 /// The place that a cursor of dead letters names: microseconds, as precise as the database keeps them, and the id.
 #[must_use]
-pub fn letter_place(cursor: &str) -> Option<LetterPlace> {
+pub fn letter_place(cursor: &str) -> Option<DeadLetterCursor> {
     let (micros, id) = cursor.split_once('-')?;
     let opened_at = DateTime::from_timestamp_micros(micros.parse().ok()?)?;
     let dead_letter_id = id.parse().ok()?;
     let is_ours = write_letter(opened_at, dead_letter_id) == cursor;
-    is_ours.then_some(LetterPlace { opened_at, dead_letter_id })
+    is_ours.then_some(DeadLetterCursor { opened_at, dead_letter_id })
 }
 
 /// The cursor behind this line.

@@ -23,7 +23,7 @@ use crate::{
     app::App,
     plan::Plan,
     redemption::Change,
-    returning::{self, Returnable},
+    reversal::{self, Reversible},
     sagas::{Sagas, declined_response},
 };
 
@@ -36,7 +36,7 @@ pub(super) struct Held {
     caller: Caller,
     deadline: Instant,
     shown: Redemption,
-    held: Returnable,
+    held: Reversible,
 }
 
 /// What is done to a held redemption.
@@ -64,7 +64,7 @@ impl Held {
         step: Step<P>,
     ) -> Result<Response, Failure>
     where
-        P: Fn(&Returnable, Redemption) -> Result<Plan, Box<Problem>> + Send + Sync,
+        P: Fn(&Reversible, Redemption) -> Result<Plan, Box<Problem>> + Send + Sync,
     {
         let IdempotencyKey(key) = key.map_err(Failure::of_the_call)?;
         let key = Key {
@@ -83,7 +83,7 @@ impl Held {
     }
 }
 
-async fn load(app: &App, caller: &Caller, id: Uuid) -> Result<(Redemption, Returnable), Failure> {
+async fn load(app: &App, caller: &Caller, id: Uuid) -> Result<(Redemption, Reversible), Failure> {
     if !app.engine.is_available() {
         return Err(Failure::unknown(&"the saga database is away"));
     }
@@ -91,7 +91,7 @@ async fn load(app: &App, caller: &Caller, id: Uuid) -> Result<(Redemption, Retur
     let reads = async move {
         // What is planned on first, what is shown after it: the figures of a redemption that held value are there by then, and
         // whether it still holds value is judged when the saga is written.
-        let Some(held) = returning::load(&pool, &caller.business_id, id).await? else {
+        let Some(held) = reversal::load(&pool, &caller.business_id, id).await? else {
             return Ok::<_, sqlx::Error>(None);
         };
         Ok(redemptions::visible(&pool, &caller, id).await?.map(|shown| (shown, held)))
@@ -108,13 +108,13 @@ struct Moving<P> {
     /// As it was found.
     shown: Redemption,
     /// The same, for the first plan; the next one looks again.
-    found: Mutex<Option<(Redemption, Returnable)>>,
+    found: Mutex<Option<(Redemption, Reversible)>>,
     step: Step<P>,
 }
 
 impl<P> Operation for Moving<P>
 where
-    P: Fn(&Returnable, Redemption) -> Result<Plan, Box<Problem>> + Send + Sync,
+    P: Fn(&Reversible, Redemption) -> Result<Plan, Box<Problem>> + Send + Sync,
 {
     fn door(&self) -> Result<(), Refused> {
         // Sagas that take further what exists are not counted against the bound for new work.
@@ -159,13 +159,13 @@ impl<P> Moving<P> {
                 (Kind::Compensable, Plan::Nothing, refused, None)
             }
         };
-        let (parent_id, deadline) = (Some(SagaId(self.id)), returning::DEADLINE);
+        let (parent_id, deadline) = (Some(SagaId(self.id)), reversal::DEADLINE);
         call.saga(id, Draft { kind, plan, begin, change, parent_id, deadline })
     }
 }
 
 /// Whether a redemption is authorized; whether its hold has ended is judged when the saga is written.
-fn may_move(held: &Returnable) -> Result<(), Box<Problem>> {
+fn may_move(held: &Reversible) -> Result<(), Box<Problem>> {
     let refusal = |code, detail| Err(Box::new(Problem::new(code, detail)));
     match held.status.as_str() {
         "authorized" if held.is_over => {

@@ -130,7 +130,7 @@ impl Operation for Redeem {
                 return Err(Refused::paused(kind));
             }
             let engine = &self.app.engine;
-            if engine.is_silent(kind.as_str()) || engine.is_full_for(kind.as_str()) {
+            if engine.is_unreachable(kind.as_str()) || engine.is_full_for(kind.as_str()) {
                 return Err(Refused::unreachable(kind));
             }
         }

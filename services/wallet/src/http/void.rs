@@ -18,8 +18,8 @@ use super::{
 };
 use crate::{
     app::App,
-    plan::{Plan, ReturnPlan, ReturnReason},
-    returning::Returnable,
+    plan::{Plan, ReversalPlan, ReversalReason},
+    reversal::Reversible,
 };
 
 /// The body: nothing needs to be said.
@@ -45,11 +45,17 @@ pub(super) async fn void_redemption(
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "what a step's plan is")]
-fn plan(held: &Returnable, shown: Redemption) -> Result<Plan, Box<Problem>> {
+fn plan(held: &Reversible, shown: Redemption) -> Result<Plan, Box<Problem>> {
     let legs = match &held.plan {
-        Plan::Redeem(plan) => plan.legs_to_return(),
+        Plan::Redeem(plan) => plan.legs_to_reverse(),
         _ => Vec::new(),
     };
     let (redemption_id, of) = (held.id, LegsId(held.legs_id));
-    Ok(Plan::Return(ReturnPlan { redemption_id, why: ReturnReason::Void, of, legs, answer: Some(shown) }))
+    Ok(Plan::Reversal(ReversalPlan {
+        redemption_id,
+        why: ReversalReason::Void,
+        of,
+        legs,
+        answer: Some(shown),
+    }))
 }

@@ -18,7 +18,7 @@ use metrics::counter;
 use redis::{Client, cmd};
 use service::Supervisor;
 
-use super::{line::Line, link::Link};
+use super::{account_balance::AccountBalance, redis_connection::RedisConnection};
 use crate::tenders::BalanceObserver;
 
 const TENDERS: usize = TenderKind::ALL.len();
@@ -50,14 +50,14 @@ return 0";
 /// What the cache knows of a customer.
 #[derive(Debug, Default)]
 pub struct Cached {
-    lines: [Option<Vec<Line>>; TENDERS],
+    lines: [Option<Vec<AccountBalance>>; TENDERS],
     /// No unfinished redemption, as of a second ago at most.
     pub is_free_of_doubt: bool,
 }
 
 impl Cached {
     /// The lines of a tender, if they can be shown.
-    pub fn take(&mut self, kind: TenderKind) -> Option<Vec<Line>> {
+    pub fn take(&mut self, kind: TenderKind) -> Option<Vec<AccountBalance>> {
         self.lines[place(kind)].take()
     }
 }
@@ -69,14 +69,14 @@ fn place(kind: TenderKind) -> usize {
 /// The cache. Clones share its connection.
 #[derive(Debug, Clone, Default)]
 pub struct Cache {
-    link: Link,
+    link: RedisConnection,
 }
 
 impl Cache {
     /// A cache in this Redis, if there is one, with a connection that is kept as long as the process serves.
     #[must_use]
     pub fn start(redis: Option<Client>, supervisor: &Supervisor) -> Self {
-        let link = redis.map(|redis| Link::start(redis, supervisor));
+        let link = redis.map(|redis| RedisConnection::start(redis, supervisor));
         Self { link: link.unwrap_or_default() }
     }
 
@@ -114,7 +114,13 @@ impl Cache {
     }
 
     /// Keeps what a tender said just now, for as long as it may be shown.
-    pub async fn store(&self, owner: &Owner, kind: TenderKind, lines: &[Line], fresh_for: Duration) {
+    pub async fn store(
+        &self,
+        owner: &Owner,
+        kind: TenderKind,
+        lines: &[AccountBalance],
+        fresh_for: Duration,
+    ) {
         let Ok(body) = serde_json::to_string(lines) else { return };
         if fresh_for.as_millis() == 0 {
             return;
@@ -190,14 +196,14 @@ fn doubt_key(owner: &Owner) -> String {
 }
 
 /// The versions of all accounts, as a floor writes them.
-fn head(kind: TenderKind, lines: &[Line]) -> String {
+fn head(kind: TenderKind, lines: &[AccountBalance]) -> String {
     let versions =
         lines.iter().filter_map(|line| Some(format!("{}={}", line.asset(kind)?, line.totals.version)));
     versions.collect::<Vec<_>>().join(",")
 }
 
 /// The lines of an entry, unless it is below the floor.
-fn parse(entry: &str, floor: Option<&str>) -> Option<Vec<Line>> {
+fn parse(entry: &str, floor: Option<&str>) -> Option<Vec<AccountBalance>> {
     let (head, body) = entry.split_once('\n')?;
     let has = |asset: &str| versions(head).find(|(known, _)| *known == asset).map(|(_, version)| version);
     let is_above =

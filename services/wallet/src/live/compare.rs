@@ -13,7 +13,7 @@ use api::{
 use futures_util::StreamExt;
 use metrics::counter;
 
-use super::{hub::Hub, line};
+use super::{account_balance, hub::Hub};
 use crate::tenders::{Tender, Tenders};
 
 /// How often all watched accounts are compared.
@@ -79,7 +79,7 @@ async fn compare(hub: &Hub, tenders: &Tenders, kind: TenderKind, owners: &[Owner
 
 async fn read(hub: &Hub, tender: &Tender, kind: TenderKind, owner: Owner) -> Result<(), CallError> {
     let account = tender.account(&owner.business_id, owner.customer_id.as_str()).await?;
-    for line in line::lines(&account) {
+    for line in account_balance::lines(&account) {
         if let Some(asset) = line.asset(kind) {
             hub.learn(&owner, kind, asset, line.totals);
         }

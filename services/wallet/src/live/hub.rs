@@ -25,8 +25,8 @@ use tokio::{
 };
 
 use super::{
+    account_balance::AccountBalance,
     admission::{Admission, Admitted, ClientLimits},
-    line::Line,
 };
 
 /// A client that was told of changes is told of the next ones this much later: however busy an account is, its clients
@@ -239,7 +239,7 @@ pub struct Watcher {
 
 impl Watcher {
     /// The client is told this as part of its snapshot; others learn from it.
-    pub fn tell(&mut self, kind: TenderKind, line: &Line) {
+    pub fn tell(&mut self, kind: TenderKind, line: &AccountBalance) {
         let Some(asset) = line.asset(kind) else { return };
         self.seen.insert((kind, asset), line.totals.version);
         self.hub.learn(&self.owner, kind, asset, line.totals);
@@ -342,12 +342,12 @@ mod tests {
         let hub = Hub::new(ClientLimits::default());
         let mut client = watch(&hub, "c").await;
         hub.learn(&owner("c"), TenderKind::Points, Asset::Points, totals(8));
-        let snapshot = Line { currency: None, totals: totals(7), expiring: Vec::new() };
+        let snapshot = AccountBalance { currency: None, totals: totals(7), expiring: Vec::new() };
         client.tell(TenderKind::Points, &snapshot);
         assert_eq!(client.next().await.version, 8);
         // A second client's newer snapshot is news to the first.
         let mut second = watch(&hub, "c").await;
-        second.tell(TenderKind::Points, &Line { totals: totals(9), ..snapshot });
+        second.tell(TenderKind::Points, &AccountBalance { totals: totals(9), ..snapshot });
         assert_eq!(client.next().await.version, 9);
         second.look();
         assert_eq!(second.due, []);

@@ -2,8 +2,8 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | [`line`] | what a tender says of one account |
-//! | `link`, [`cache`] | balances in Redis, which no invalidation can leave stale |
+//! | [`account_balance`] | what a tender says of one account |
+//! | `redis_connection`, [`cache`] | balances in Redis, which no invalidation can leave stale |
 //! | [`hub`] | who watches whom, and the latest state of each |
 //! | `admission` | how many may watch at once |
 //! | `subscriber` | changes as they are published |
@@ -12,13 +12,13 @@
 //!
 //! Redis may be away at any time: balances are then read from the tenders, and changes reach clients by comparison.
 
+pub mod account_balance;
 mod admission;
 pub mod cache;
 mod compare;
 pub mod hub;
-pub mod line;
-mod link;
 pub mod origin;
+mod redis_connection;
 mod subscriber;
 
 use std::sync::Arc;

@@ -29,7 +29,7 @@ use api::{
     wallet::{RedemptionStatus as Status, TenderKind},
 };
 use metrics::counter;
-use saga::ops::{Order, Ordered, Remedy};
+use saga::ops::{ActionOutcome, DeadLetterAction, OperatorCommand};
 use sqlx::{PgPool, Row};
 use uuid::Uuid;
 
@@ -155,8 +155,10 @@ async fn carry_out(app: &App, leg: &Leg<'_>, hold: &HoldPastEnd, verdict: Verdic
 /// letter for another reason by now.
 async fn replay(app: &App, leg: &Leg<'_>) -> anyhow::Result<bool> {
     let name = leg.name();
-    let Some(letter) = orphan_letter(&app.pool, leg.business(), &name).await? else { return Ok(false) };
-    let order = Order {
+    let Some(dead_letter) = orphan_dead_letter(&app.pool, leg.business(), &name).await? else {
+        return Ok(false);
+    };
+    let command = OperatorCommand {
         business_id: leg.business().to_owned(),
         actor: ACTOR.to_owned(),
         operation_id: format!("hold-ended {name}"),
@@ -164,11 +166,14 @@ async fn replay(app: &App, leg: &Leg<'_>) -> anyhow::Result<bool> {
         reference: None,
         dry_run: false,
     };
-    Ok(matches!(app.engine.remedy(letter, Remedy::Replay, order).await?, Ordered::Done { .. }))
+    Ok(matches!(
+        app.engine.act_on_dead_letter(dead_letter, DeadLetterAction::Replay, command).await?,
+        ActionOutcome::Done { .. }
+    ))
 }
 
 /// The open dead letter of a parked leg, while it is only that.
-async fn orphan_letter(pool: &PgPool, business: &str, name: &str) -> sqlx::Result<Option<Uuid>> {
+async fn orphan_dead_letter(pool: &PgPool, business: &str, name: &str) -> sqlx::Result<Option<Uuid>> {
     sqlx::query_scalar(
         "SELECT d.dead_letter_id FROM saga.saga s JOIN saga.dead_letter d USING (saga_id)
          WHERE s.business_id = $1 AND s.key = $2 AND s.operation = 'orphan' AND s.scope = ''

@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::{
     app::App,
-    plan::{OrphanPlan, Plan, ReturnLeg},
+    plan::{LegRef, OrphanPlan, Plan},
 };
 
 mod applied;
@@ -49,7 +49,7 @@ impl Leg<'_> {
     /// sagas know it and are all over. False if it is parked already.
     async fn park(&self, app: &App, has_outlived: bool, told: &impl Serialize) -> anyhow::Result<bool> {
         let Self { tender, key, account } = *self;
-        let legs = vec![ReturnLeg { leg: key.leg, tender, account: account.clone() }];
+        let legs = vec![LegRef { leg: key.leg, tender, account: account.clone() }];
         let orphan = Orphan {
             id: SagaId(fresh_id(Bucket::of_key(key.legs_id))),
             business_id: self.business().to_owned(),

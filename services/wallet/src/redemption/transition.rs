@@ -25,7 +25,7 @@
 use api::wallet::{RedemptionStatus as Status, Reversal};
 
 use super::status::Standing;
-use crate::plan::{Plan, ReturnReason};
+use crate::plan::{Plan, ReversalReason};
 
 /// What happened to a saga of a redemption.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -34,7 +34,7 @@ pub enum Event {
     Completed,
     /// Every leg is held.
     Authorized,
-    /// The redemption is turned back: its legs are about to be cancelled.
+    /// The redemption is compensated: its legs are about to be cancelled.
     Compensating,
     /// No leg of it is in force, and none will be.
     Compensated,
@@ -43,9 +43,9 @@ pub enum Event {
     /// Every leg of a capture is done.
     Captured,
     /// A return is written.
-    ReturnStarted(ReturnReason),
+    ReturnStarted(ReversalReason),
     /// Every leg of a return is done.
-    Returned(ReturnReason),
+    Returned(ReversalReason),
     /// The saga is a dead letter.
     Parked,
     /// An operator replays the dead letter of this work.
@@ -95,15 +95,17 @@ pub const fn next(from: Standing, event: Event) -> Result<Standing, Illegal> {
         (
             Status::Completed | Status::PartiallyRefunded,
             None,
-            Event::ReturnStarted(ReturnReason::Reversal),
+            Event::ReturnStarted(ReversalReason::Reversal),
         )
-        | (Status::Authorized, None, Event::ReturnStarted(ReturnReason::Void | ReturnReason::HoldExpired)) => {
-            Standing::on(Status::Reversing)
-        }
+        | (
+            Status::Authorized,
+            None,
+            Event::ReturnStarted(ReversalReason::Void | ReversalReason::HoldExpired),
+        ) => Standing::on(Status::Reversing),
         (Status::Reversing, None, Event::Returned(why)) => Standing::on(match why {
-            ReturnReason::Reversal => Status::Reversed,
-            ReturnReason::Void => Status::Voided,
-            ReturnReason::HoldExpired => Status::Expired,
+            ReversalReason::Reversal => Status::Reversed,
+            ReversalReason::Void => Status::Voided,
+            ReversalReason::HoldExpired => Status::Expired,
         }),
 
         (Status::Pending | Status::Capturing, None, Event::Parked) => Standing::on(Status::UnderReview),
@@ -148,9 +150,9 @@ impl Event {
             Self::Authorized => "authorized",
             Self::Compensating | Self::Compensated => "declined",
             Self::Captured => "captured",
-            Self::Returned(ReturnReason::Reversal) => "reversed",
-            Self::Returned(ReturnReason::Void) => "voided",
-            Self::Returned(ReturnReason::HoldExpired) => "expired",
+            Self::Returned(ReversalReason::Reversal) => "reversed",
+            Self::Returned(ReversalReason::Void) => "voided",
+            Self::Returned(ReversalReason::HoldExpired) => "expired",
             Self::Parked => "under_review",
             Self::Resolved => "resolved",
             Self::CaptureStarted | Self::ReturnStarted(_) | Self::Reopened(_) => return None,
@@ -167,7 +169,7 @@ impl Event {
     #[must_use]
     pub const fn started_by(plan: &Plan) -> Option<(uuid::Uuid, Self)> {
         match plan {
-            Plan::Return(plan) => Some((plan.redemption_id, Self::ReturnStarted(plan.why))),
+            Plan::Reversal(plan) => Some((plan.redemption_id, Self::ReturnStarted(plan.why))),
             Plan::Capture(plan) => Some((plan.redemption_id, Self::CaptureStarted)),
             Plan::Redeem(_) | Plan::Nothing | Plan::Orphan(_) => None,
         }
@@ -185,12 +187,12 @@ mod tests {
         Event::Compensated,
         Event::CaptureStarted,
         Event::Captured,
-        Event::ReturnStarted(ReturnReason::Reversal),
-        Event::ReturnStarted(ReturnReason::Void),
-        Event::ReturnStarted(ReturnReason::HoldExpired),
-        Event::Returned(ReturnReason::Reversal),
-        Event::Returned(ReturnReason::Void),
-        Event::Returned(ReturnReason::HoldExpired),
+        Event::ReturnStarted(ReversalReason::Reversal),
+        Event::ReturnStarted(ReversalReason::Void),
+        Event::ReturnStarted(ReversalReason::HoldExpired),
+        Event::Returned(ReversalReason::Reversal),
+        Event::Returned(ReversalReason::Void),
+        Event::Returned(ReversalReason::HoldExpired),
         Event::Parked,
         Event::Reopened(Work::Redeem),
         Event::Reopened(Work::Compensation),

@@ -5,16 +5,16 @@ use api::{
     wallet::{Redemption, RedemptionStatus},
 };
 use chrono::{DateTime, SubsecRound, Utc};
-use saga::{Conclusion, Ending};
+use saga::{Ending, TransitionEffect};
 
 use super::answer::{as_json, stored};
 use crate::{
-    plan::{CapturePlan, ReturnPlan, ReturnReason},
+    plan::{CapturePlan, ReversalPlan, ReversalReason},
     redemption::{Change, Event, Moved, Work, legs},
 };
 
 /// What the return of a redemption makes of it.
-pub(super) fn returned(plan: &ReturnPlan, ending: &Ending<'_, LegAnswer>) -> Conclusion<Change> {
+pub(super) fn returned(plan: &ReversalPlan, ending: &Ending<'_, LegAnswer>) -> TransitionEffect<Change> {
     let event = event(ending, Event::Returned(plan.why), Work::Return);
     let answer = plan.answer.as_ref().filter(|_| matches!(ending, Ending::Completed(_))).map(|answer| {
         let tenders = answer.tenders.iter().cloned().map(|mut tender| {
@@ -23,16 +23,16 @@ pub(super) fn returned(plan: &ReturnPlan, ending: &Ending<'_, LegAnswer>) -> Con
         });
         Redemption {
             status: match plan.why {
-                ReturnReason::Reversal => RedemptionStatus::Reversed,
-                ReturnReason::Void => RedemptionStatus::Voided,
-                ReturnReason::HoldExpired => RedemptionStatus::Expired,
+                ReversalReason::Reversal => RedemptionStatus::Reversed,
+                ReversalReason::Void => RedemptionStatus::Voided,
+                ReversalReason::HoldExpired => RedemptionStatus::Expired,
             },
             hold_expires_at: None,
             tenders: tenders.collect(),
             ..answer.clone()
         }
     });
-    Conclusion {
+    TransitionEffect {
         response: answer.map(|answer| stored(200, &answer)),
         change: Some(Change::Moved(Moved::by(plan.redemption_id, event))),
     }
@@ -43,10 +43,10 @@ pub(super) fn captured(
     plan: &CapturePlan,
     ending: &Ending<'_, LegAnswer>,
     now: DateTime<Utc>,
-) -> Conclusion<Change> {
+) -> TransitionEffect<Change> {
     let moved = Moved::by(plan.redemption_id, event(ending, Event::Captured, Work::Capture));
     if !matches!(ending, Ending::Completed(_)) {
-        return Conclusion { response: None, change: Some(Change::Moved(moved)) };
+        return TransitionEffect { response: None, change: Some(Change::Moved(moved)) };
     }
     let answer = Redemption { completed_at: Some(now.trunc_subsecs(6)), ..plan.answer.clone() };
     let moved = Moved {
@@ -55,10 +55,10 @@ pub(super) fn captured(
         completed_at: answer.completed_at,
         ..moved
     };
-    Conclusion { response: Some(stored(200, &answer)), change: Some(Change::Moved(moved)) }
+    TransitionEffect { response: Some(stored(200, &answer)), change: Some(Change::Moved(moved)) }
 }
 
-/// What happened to the redemption at an ending of a forward-only saga. Such a saga is never turned back; should one be, the
+/// What happened to the redemption at an ending of a forward-only saga. Such a saga is never compensated; should one be, the
 /// redemption refuses that from where it stands, and the saga is parked.
 fn event(ending: &Ending<'_, LegAnswer>, done: Event, work: Work) -> Event {
     match ending {
@@ -66,7 +66,7 @@ fn event(ending: &Ending<'_, LegAnswer>, done: Event, work: Work) -> Event {
         Ending::Parked => Event::Parked,
         Ending::Reopened(_) => Event::Reopened(work),
         Ending::Resolved => Event::Resolved,
-        Ending::TurnedBack(_) => Event::Compensating,
-        Ending::Undone(..) => Event::Compensated,
+        Ending::Compensating(_) => Event::Compensating,
+        Ending::Compensated(..) => Event::Compensated,
     }
 }

@@ -16,8 +16,8 @@ use api::{
 use chrono::TimeDelta;
 use fail::fail_point;
 use saga::{
-    Admission, Call, Conclusion, Domain, Ending, NewSaga, Replied, Saga, SagaId,
-    machine::{Reply, Way},
+    Admission, Call, Domain, Ending, NewSaga, Replied, Saga, SagaId, TransitionEffect,
+    machine::{Direction, Reply},
 };
 use service::{
     Clock, otlp,
@@ -31,7 +31,7 @@ pub(crate) use redeem::link;
 pub use redeem::{REDEEM_PATH, declined_response};
 
 use crate::{
-    plan::{self, CaptureLeg, Plan, PlannedLeg, RedeemPlan, ReturnLeg, ReturnPlan},
+    plan::{self, CaptureLeg, LegRef, Plan, PlannedLeg, RedeemPlan, ReversalPlan},
     redemption::{Change, Event, Moved, record},
     tenders::Tenders,
 };
@@ -66,10 +66,15 @@ impl Sagas {
         Self { hold_margin, ..self }
     }
 
-    fn command(&self, saga: &Saga<Plan>, leg: usize, way: Way) -> Option<(TenderKind, LegCommand)> {
+    fn command(
+        &self,
+        saga: &Saga<Plan>,
+        leg: usize,
+        direction: Direction,
+    ) -> Option<(TenderKind, LegCommand)> {
         let legs_id = api::LegsId(saga.legs_id);
-        let (of, tender, leg, account, action) = match (&*saga.plan, way) {
-            (Plan::Redeem(plan), Way::Forward) => {
+        let (of, tender, leg, account, action) = match (&*saga.plan, direction) {
+            (Plan::Redeem(plan), Direction::Forward) => {
                 let leg = plan.legs.get(leg)?;
                 (
                     legs_id,
@@ -79,11 +84,11 @@ impl Sagas {
                     LegAction::Forward(self.forward(saga, plan, leg)),
                 )
             }
-            (Plan::Redeem(plan), Way::Cancel) => {
+            (Plan::Redeem(plan), Direction::Cancel) => {
                 let leg = plan.legs.get(leg)?;
                 (legs_id, leg.tender, leg.leg, &leg.account, LegAction::Cancel)
             }
-            (Plan::Return(ReturnPlan { of, legs, .. }), _) => back(*of, legs, leg)?,
+            (Plan::Reversal(ReversalPlan { of, legs, .. }), _) => back(*of, legs, leg)?,
             (Plan::Capture(plan), _) => {
                 let CaptureLeg { leg, units } = plan.legs.get(leg)?;
                 let action =
@@ -120,7 +125,7 @@ impl Sagas {
 
 type Addressed<'a> = (api::LegsId, TenderKind, u16, &'a api::legs::Account, LegAction);
 
-fn back(of: api::LegsId, legs: &[ReturnLeg], leg: usize) -> Option<Addressed<'_>> {
+fn back(of: api::LegsId, legs: &[LegRef], leg: usize) -> Option<Addressed<'_>> {
     let leg = legs.get(leg)?;
     Some((of, leg.tender, leg.leg, &leg.account, LegAction::Cancel))
 }
@@ -145,7 +150,7 @@ impl Domain for Sagas {
     }
 
     async fn send(&self, call: Call<'_, Plan>) -> Replied<LegAnswer> {
-        let Some((tender, mut command)) = self.command(call.saga, call.leg, call.way) else {
+        let Some((tender, mut command)) = self.command(call.saga, call.leg, call.direction) else {
             return Replied { reply: Reply::Wrong, answer: None, note: Some("no such leg".to_owned()) };
         };
         let trace = Trace::resume(call.saga.trace_id.as_deref(), "leg");
@@ -159,9 +164,9 @@ impl Domain for Sagas {
         };
         let replied = replied(trace::scope(trace, sending).instrument(span).await, is_cancel);
         if replied.answer.is_some() {
-            match call.way {
-                Way::Forward => fail_point!("wallet::leg_done"),
-                Way::Cancel => fail_point!("wallet::cancel_done"),
+            match call.direction {
+                Direction::Forward => fail_point!("wallet::leg_done"),
+                Direction::Cancel => fail_point!("wallet::cancel_done"),
             }
         }
         replied
@@ -174,26 +179,25 @@ impl Domain for Sagas {
         }
     }
 
-    fn conclude(&self, saga: &Saga<Plan>, ending: Ending<'_, LegAnswer>) -> Conclusion<Change> {
-        let mut conclusion = match &*saga.plan {
-            Plan::Redeem(plan) => {
-                redeem::conclude(saga, plan, &ending, self.clock.now()).unwrap_or_else(|error| {
+    fn on_transition(&self, saga: &Saga<Plan>, ending: Ending<'_, LegAnswer>) -> TransitionEffect<Change> {
+        let mut effect = match &*saga.plan {
+            Plan::Redeem(plan) => redeem::on_transition(saga, plan, &ending, self.clock.now())
+                .unwrap_or_else(|error| {
                     let why = format!("what the tenders answered cannot be valued: {error}");
-                    Conclusion { response: None, change: Some(Change::Contradiction(why)) }
-                })
-            }
-            Plan::Return(plan) => forward::returned(plan, &ending),
+                    TransitionEffect { response: None, change: Some(Change::Contradiction(why)) }
+                }),
+            Plan::Reversal(plan) => forward::returned(plan, &ending),
             Plan::Capture(plan) => forward::captured(plan, &ending, self.clock.now()),
-            Plan::Nothing | Plan::Orphan(_) => Conclusion { response: None, change: None },
+            Plan::Nothing | Plan::Orphan(_) => TransitionEffect { response: None, change: None },
         };
-        if let Some(Change::Moved(moved)) = &mut conclusion.change {
+        if let Some(Change::Moved(moved)) = &mut effect.change {
             moved.trace_id.clone_from(&saga.trace_id);
         }
-        conclusion
+        effect
     }
 
     /// A redemption has its saga's id, and is the parent of the sagas that take it further.
-    fn set_aside(&self, subject: SagaId, is_resolved: bool) -> Option<Change> {
+    fn on_parked(&self, subject: SagaId, is_resolved: bool) -> Option<Change> {
         let event = if is_resolved { Event::Resolved } else { Event::Parked };
         Some(Change::Moved(Moved::by(subject.0, event)))
     }

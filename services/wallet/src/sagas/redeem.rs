@@ -10,7 +10,7 @@ use api::{
 };
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use money::{MoneyError, PointValue, Rounding};
-use saga::{Conclusion, Ending, Reason, Response, Saga, Turned};
+use saga::{CompensationCause, Ending, Reason, Response, Saga, TransitionEffect};
 use serde_json::json;
 
 use super::answer::{as_json, stored};
@@ -26,24 +26,24 @@ pub const REDEEM_PATH: &str = "/api/v1/wallet/redeem";
 ///
 /// # Errors
 /// If what the tenders answered cannot be valued.
-pub(super) fn conclude(
+pub(super) fn on_transition(
     saga: &Saga<Plan>,
     plan: &RedeemPlan,
     ending: &Ending<'_, LegAnswer>,
     now: DateTime<Utc>,
-) -> Result<Conclusion<Change>, MoneyError> {
+) -> Result<TransitionEffect<Change>, MoneyError> {
     let (response, event) = match ending {
         Ending::Completed(answers) => return completed(saga, plan, answers, now),
-        Ending::TurnedBack(turned) => {
-            let body = Declined { saga, plan, turned, returned: &[], reversal: Reversal::Pending };
+        Ending::Compensating(cause) => {
+            let body = Declined { saga, plan, cause, returned: &[], reversal: Reversal::Pending };
             (Some(body.response()), Event::Compensating)
         }
-        Ending::Undone(turned, answers) => {
+        Ending::Compensated(cause, answers) => {
             let given_back = plan.legs.iter().zip(answers.iter());
             let given_back =
                 given_back.filter_map(|(leg, a)| given_back_by(leg, plan, a.as_ref()?).transpose());
             let returned = given_back.collect::<Result<Vec<_>, _>>()?;
-            let body = Declined { saga, plan, turned, returned: &returned, reversal: Reversal::Done };
+            let body = Declined { saga, plan, cause, returned: &returned, reversal: Reversal::Done };
             (Some(body.response()), Event::Compensated)
         }
         Ending::Parked => (None, Event::Parked),
@@ -51,7 +51,7 @@ pub(super) fn conclude(
         Ending::Reopened(false) => (None, Event::Reopened(Work::Redeem)),
         Ending::Resolved => (None, Event::Resolved),
     };
-    Ok(Conclusion { response, change: Some(Change::Moved(Moved::by(saga.id.0, event))) })
+    Ok(TransitionEffect { response, change: Some(Change::Moved(Moved::by(saga.id.0, event))) })
 }
 
 fn completed(
@@ -59,7 +59,7 @@ fn completed(
     plan: &RedeemPlan,
     answers: &[LegAnswer],
     now: DateTime<Utc>,
-) -> Result<Conclusion<Change>, MoneyError> {
+) -> Result<TransitionEffect<Change>, MoneyError> {
     let tenders = plan.legs.iter().zip(answers).map(|(leg, answer)| applied(leg, plan, answer));
     let tenders = tenders.collect::<Result<Vec<_>, _>>()?;
     let redeemed = tenders.iter().fold(0_i64, |sum, tender| sum.saturating_add(tender.amount));
@@ -96,7 +96,7 @@ fn completed(
         hold_expires_at,
         ..Moved::by(saga.id.0, event)
     };
-    Ok(Conclusion { response: Some(stored(201, &redemption)), change: Some(Change::Moved(moved)) })
+    Ok(TransitionEffect { response: Some(stored(201, &redemption)), change: Some(Change::Moved(moved)) })
 }
 
 /// Where a redemption is looked up.
@@ -168,14 +168,14 @@ fn given_back_by(
 struct Declined<'a> {
     saga: &'a Saga<Plan>,
     plan: &'a RedeemPlan,
-    turned: &'a Turned<LegAnswer>,
+    cause: &'a CompensationCause<LegAnswer>,
     returned: &'a [Returned],
     reversal: Reversal,
 }
 
 impl Declined<'_> {
     fn response(&self) -> Response {
-        let leg = self.turned.leg.and_then(|leg| self.plan.legs.get(leg));
+        let leg = self.cause.leg.and_then(|leg| self.plan.legs.get(leg));
         let mut problem = self.problem();
         problem.redemption_id = Some(self.saga.id.0);
         if let Some(leg) = leg {
@@ -188,7 +188,7 @@ impl Declined<'_> {
     }
 
     fn problem(&self) -> Problem {
-        match self.turned.reason {
+        match self.cause.reason {
             Reason::Refused => self.refused(),
             Reason::TookNothing => Problem::new(Code::InsufficientBalance, "There was nothing to take."),
             Reason::WrongAnswers => Problem::new(
@@ -204,7 +204,7 @@ impl Declined<'_> {
     }
 
     fn refused(&self) -> Problem {
-        let Some(answer) = &self.turned.answer else {
+        let Some(answer) = &self.cause.answer else {
             return Problem::new(
                 Code::NotCompletedInTime,
                 "A tender gave no answer in time, so everything was undone.",
@@ -223,7 +223,7 @@ impl Declined<'_> {
         let mut problem = Problem::new(code, format!("{}.", code.title()));
         problem.available = decline.available;
         problem.held_until = decline.held_until.map(|at| at.to_rfc3339());
-        problem.required = self.turned.leg.and_then(|leg| self.plan.legs.get(leg)).map(|leg| leg.units);
+        problem.required = self.cause.leg.and_then(|leg| self.plan.legs.get(leg)).map(|leg| leg.units);
         problem
     }
 }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{REDEEM_PATH, Sagas, declined_response};
 use crate::{
-    plan::ReturnReason,
+    plan::ReversalReason,
     redemption::{
         Change, Event, Opening, Standing,
         status::{holds_sequence, read_reversal, read_status},
@@ -85,7 +85,7 @@ async fn stale_plans(conn: &mut PgConnection, new: &[&NewSaga<Sagas>]) -> sqlx::
         let is_free = found.remove(&redemption).is_some_and(|(standing, is_over)| {
             let is_in_time = match event {
                 Event::CaptureStarted => !is_over,
-                Event::ReturnStarted(ReturnReason::HoldExpired) => is_over,
+                Event::ReturnStarted(ReversalReason::HoldExpired) => is_over,
                 _ => true,
             };
             is_in_time && next(standing, event).is_ok()

@@ -26,7 +26,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::client::{Inner, unknown};
+use super::transport::{Transport, unknown};
 
 /// Longest queue in front of a lane.
 const QUEUE: usize = 8_192;
@@ -50,7 +50,7 @@ struct Item {
 pub(super) struct Lane(mpsc::Sender<Item>);
 
 impl Lane {
-    pub(super) fn start(tender: Arc<Inner>, tasks: &TaskTracker) -> Self {
+    pub(super) fn start(tender: Arc<Transport>, tasks: &TaskTracker) -> Self {
         let (queue, items) = mpsc::channel(QUEUE);
         let (items, sending) = (Arc::new(Mutex::new(items)), tasks.clone());
         // It ends with the last that sends; what waits in the queue outlives a panic.
@@ -72,7 +72,7 @@ impl Lane {
     }
 }
 
-async fn run(tender: Arc<Inner>, items: &mut mpsc::Receiver<Item>, tasks: TaskTracker) {
+async fn run(tender: Arc<Transport>, items: &mut mpsc::Receiver<Item>, tasks: TaskTracker) {
     let unfinished = Arc::new(Semaphore::new(UNFINISHED));
     let mut singles = 0_usize;
     let mut waiting = Vec::with_capacity(BATCH_MAX);
@@ -107,7 +107,7 @@ async fn run(tender: Arc<Inner>, items: &mut mpsc::Receiver<Item>, tasks: TaskTr
 }
 
 /// Sends a batch and answers its callers line by line. An error means that commands should go singly for a while.
-async fn send_batch(tender: &Inner, items: Vec<Item>) -> Result<(), ()> {
+async fn send_batch(tender: &Transport, items: Vec<Item>) -> Result<(), ()> {
     let (commands, mut callers): (Vec<_>, Vec<_>) =
         items.into_iter().map(|item| (item.command, Some(item.done))).unzip();
     let batch = Batch { commands };
@@ -140,7 +140,7 @@ fn answer_all(callers: &mut [Caller], error: impl Fn() -> CallError) {
 }
 
 async fn read_lines(
-    tender: &Inner,
+    tender: &Transport,
     response: Response,
     commands: &[LegCommand],
     callers: &mut [Caller],
@@ -176,7 +176,7 @@ fn take_lines(buffer: &mut Vec<u8>, lines: &mut Vec<BatchLine>) -> Result<(), St
     if buffer.len() > LINE_LIMIT { Err("a line is too long".to_owned()) } else { Ok(()) }
 }
 
-fn answer(tender: &Inner, line: BatchLine, callers: &mut [Caller]) {
+fn answer(tender: &Transport, line: BatchLine, callers: &mut [Caller]) {
     if line.answer.is_some() {
         tender.note_clock(line.at_ms);
     }
@@ -189,13 +189,13 @@ fn answer(tender: &Inner, line: BatchLine, callers: &mut [Caller]) {
     });
 }
 
-async fn send_single(tender: &Inner, item: Item) {
+async fn send_single(tender: &Transport, item: Item) {
     let trace = Trace::of_header(item.command.trace.as_deref(), "leg");
     let answer = timeout(BATCH_TIMEOUT, trace::scope(trace, single(tender, item.command))).await;
     let _ = item.done.send(answer.unwrap_or_else(|_| Err(CallError::Unknown("timeout".to_owned()))));
 }
 
-async fn single(tender: &Inner, command: LegCommand) -> Result<LegAnswer, CallError> {
+async fn single(tender: &Transport, command: LegCommand) -> Result<LegAnswer, CallError> {
     let LegCommand { legs_id, leg, account, action, epoch, trace: _ } = command;
     let (legs_id, leg) = (legs_id.to_string(), leg.to_string());
     let response = match action {

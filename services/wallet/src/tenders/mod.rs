@@ -3,6 +3,7 @@
 mod client;
 mod lane;
 mod observer;
+mod transport;
 
 use std::{collections::HashMap, sync::Arc};
 

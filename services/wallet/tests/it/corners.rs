@@ -103,7 +103,7 @@ async fn a_silent_tender_is_refused_at_the_door_until_a_leg_is_answered() {
     for round in 0.. {
         assert!(round < 200, "it never opened");
         tokio::time::sleep(Duration::from_millis(50)).await;
-        if wallet.engine.is_silent("store_credit") {
+        if wallet.engine.is_unreachable("store_credit") {
             break;
         }
     }

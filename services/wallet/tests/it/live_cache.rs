@@ -13,7 +13,7 @@ use money::{Asset, Currency};
 use serde_json::json;
 use testkit::Mode;
 use tokio_util::task::TaskTracker;
-use wallet::live::line::Line;
+use wallet::live::account_balance::AccountBalance;
 
 use crate::{
     live_support::LiveSystem,
@@ -98,8 +98,12 @@ async fn a_credit_shows_soon_and_a_lot_that_expires_at_once() {
     assert_eq!(live.points(&wallet, "c").await, (100, 2));
 }
 
-fn line(currency: Option<Currency>, version: i64) -> Line {
-    Line { currency, totals: Totals { version, posted: 1, held: 0, available: 1 }, expiring: Vec::new() }
+fn line(currency: Option<Currency>, version: i64) -> AccountBalance {
+    AccountBalance {
+        currency,
+        totals: Totals { version, posted: 1, held: 0, available: 1 },
+        expiring: Vec::new(),
+    }
 }
 
 fn owner(customer: &str) -> Owner {
@@ -140,7 +144,8 @@ async fn a_slow_reader_cannot_bring_an_older_balance_back() {
         |asset| Account { business_id: owner.business_id.clone(), customer_id: "c".to_owned(), asset };
     let credit = TenderKind::StoreCredit;
     let (usd, eur) = (Currency::USD, "EUR".parse::<Currency>().expect("a currency"));
-    let store = async |lines: &[Line]| cache.store(&owner, credit, lines, Duration::from_secs(5)).await;
+    let store =
+        async |lines: &[AccountBalance]| cache.store(&owner, credit, lines, Duration::from_secs(5)).await;
     let versions = async || {
         let lines = cache.read(&owner).await.take(credit)?;
         Some(lines.iter().map(|line| line.totals.version).collect::<Vec<_>>())

@@ -40,7 +40,10 @@ async fn compensation_past_its_budget_is_a_dead_letter_and_a_replay_finishes_it(
     assert_eq!((till.status.as_u16(), &till.json()["reversal"]), (422, &json!("pending")), "{}", till.text());
 
     let letter = dead_letter(&system, &wallet).await;
-    assert_eq!((&letter["code"], &letter["tender"]), (&json!("participant_silent"), &json!("store_credit")));
+    assert_eq!(
+        (&letter["code"], &letter["tender"]),
+        (&json!("participant_unreachable"), &json!("store_credit"))
+    );
     assert_eq!(letter["detail"]["pending_legs"], json!([2]));
     assert_eq!(
         system.get(&wallet, "/wallet/redemptions?idempotency_key=k1").await.json()["data"][0]["status"],
@@ -85,7 +88,7 @@ fn tells_its_story(saga: &Value) {
     assert!(times.is_sorted(), "{times:?}");
     let (attempts, told): (Vec<_>, Vec<_>) = timeline.iter().partition(|event| event["event"] == "attempt");
     let events: Vec<_> = told.iter().map(|event| event["event"].clone()).collect();
-    assert_eq!(events, [json!("began"), json!("turned_back"), json!("dead_letter")]);
+    assert_eq!(events, [json!("began"), json!("compensating"), json!("dead_letter")]);
     assert_eq!(told[1]["detail"]["because"]["reason"], "refused");
     let text = told[1]["text"].as_str().expect("a sentence");
     assert!(text.contains("leg 1 (digital_reward): insufficient_balance"), "{text}");

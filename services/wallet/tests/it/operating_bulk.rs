@@ -72,18 +72,18 @@ async fn five_hundred_are_found_replayed_and_never_replayed_twice() {
     let wallets = [system.wallet_with(parking()).await, system.wallet_with(parking()).await];
     park(&system, &wallets, 500).await;
     orphan(&wallets[0]).await;
-    assert_eq!(pages(&system, &wallets[0], "code=participant_silent&tender=store_credit").await, 500);
+    assert_eq!(pages(&system, &wallets[0], "code=participant_unreachable&tender=store_credit").await, 500);
     assert_eq!(pages(&system, &wallets[0], "code=orphan_leg").await, 1);
     assert_eq!(pages(&system, &wallets[0], "customer=c3").await, 50);
     assert_eq!(pages(&system, &wallets[0], "older_than=3600").await, 0);
 
-    let filter = json!({ "code": "participant_silent", "tender": "store_credit" });
+    let filter = json!({ "code": "participant_unreachable", "tender": "store_credit" });
     let order = bulk("bulk-1", 500, &filter);
     let mut dry = order.clone();
     dry["dry_run"] = json!(true);
     let (status, preview) = file(&system, &wallets[0], &dry).await;
     assert_eq!((status, &preview["matched"]), (200, &json!(500)));
-    assert_eq!(preview["by_code"], json!({ "participant_silent": 500 }));
+    assert_eq!(preview["by_code"], json!({ "participant_unreachable": 500 }));
     assert_eq!(preview["by_tender"], json!({ "store_credit": 500 }));
     assert_eq!(preview["sample"].as_array().expect("ids").len(), 20);
     let written: i64 = system.sql("SELECT count(*) FROM saga.bulk_replay").await;

@@ -165,7 +165,7 @@ impl System {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a socket");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let routes = http::finish(wallet::http::routes(app.clone()), self.tokens.public_verifier());
-        let sweep = stop.clone().run_until_cancelled_owned(wallet::returning::sweep(app.clone()));
+        let sweep = stop.clone().run_until_cancelled_owned(wallet::hold_expiry::sweep(app.clone()));
         TaskTracker::new().spawn(sweep);
         let follow =
             stop.clone().run_until_cancelled_owned(wallet::redemption::follow::follow(app.pool.clone()));

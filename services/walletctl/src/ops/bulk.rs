@@ -9,11 +9,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use super::{
-    Common,
-    dead_letters::{Filter, ReplayAll},
-    operation_id, print_fields,
-};
+use super::{Common, operation_id, print_fields};
 use crate::{client::Client, environment::Environment, output, table};
 
 /// Pause between two looks.
@@ -55,6 +51,42 @@ pub enum BulkCommand {
     },
 }
 
+/// Which dead letters.
+#[derive(Debug, Args)]
+pub struct Filter {
+    /// Parked for this reason only.
+    #[arg(long)]
+    pub code: Option<String>,
+    /// Where this tender stands in the way only: points, digital_reward, store_credit.
+    #[arg(long)]
+    pub tender: Option<String>,
+    /// Of this customer only.
+    #[arg(long)]
+    pub customer: Option<String>,
+    /// Parked more than so many seconds ago.
+    #[arg(long)]
+    pub older_than: Option<u64>,
+}
+
+/// What `walletctl dead-letters replay-all` takes.
+#[derive(Debug, Args)]
+pub struct ReplayAll {
+    #[command(flatten)]
+    pub filter: Filter,
+    /// Dead letters a second, at most: 1 to 500.
+    #[arg(long, default_value_t = 20)]
+    pub rate: u32,
+    /// Why; kept for ever. Without it, an operation that was begun before is watched.
+    #[arg(long, required_unless_present_any = ["operation_id", "dry_run"])]
+    pub reason: Option<String>,
+    /// Makes a repetition harmless; one is made if none is given.
+    #[arg(long)]
+    pub operation_id: Option<String>,
+    /// Say what would be done, and do nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
 /// Runs `walletctl bulk`.
 ///
 /// # Errors
@@ -67,21 +99,21 @@ pub async fn run(environment: &Environment, arguments: BulkArgs) -> anyhow::Resu
 }
 
 /// Asks for a replay, unless it was begun before, and watches it; whether every member could be taken up again.
-pub(super) async fn replay_all(client: &Client, order: ReplayAll, is_json: bool) -> anyhow::Result<bool> {
-    let operation_id = order.operation_id.unwrap_or_else(operation_id);
+pub(super) async fn replay_all(client: &Client, command: ReplayAll, is_json: bool) -> anyhow::Result<bool> {
+    let operation_id = command.operation_id.unwrap_or_else(operation_id);
     // What changes nothing needs no reason.
-    let reason = order.reason.or_else(|| order.dry_run.then(|| "dry run".to_owned()));
+    let reason = command.reason.or_else(|| command.dry_run.then(|| "dry run".to_owned()));
     if let Some(reason) = reason {
         let body = json!({
-            "operation_id": operation_id, "filter": filter(order.filter), "rate_per_second": order.rate,
-            "reason": reason, "dry_run": order.dry_run,
+            "operation_id": operation_id, "filter": filter(command.filter), "rate_per_second": command.rate,
+            "reason": reason, "dry_run": command.dry_run,
         });
         let answer = client.post("/api/v1/ops/dead-letters/replay", None, &body).await;
         // Without an answer it may have begun: the same operation id again tells.
         let answer = answer.with_context(|| format!("--operation-id {operation_id}"))?;
         let is_known = answer.status == StatusCode::OK;
         let answer = answer.success()?;
-        if order.dry_run {
+        if command.dry_run {
             return preview(&answer, is_json).map(|()| true);
         }
         let how = if is_known { "was begun before" } else { "began" };

@@ -4,7 +4,11 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{Act, Common, Paging, bulk, print_fields, print_list, sagas};
+use super::{
+    Act, Common, Paging,
+    bulk::{self, Filter, ReplayAll},
+    print_fields, print_list, sagas,
+};
 use crate::{environment::Environment, output};
 
 const PATH: &str = "/api/v1/ops/dead-letters";
@@ -26,7 +30,7 @@ pub enum DeadLettersCommand {
     /// List dead letters, oldest first.
     #[command(after_help = "Examples:
   walletctl dead-letters list --tender store_credit
-  walletctl dead-letters list --code participant_silent --older-than 600
+  walletctl dead-letters list --code participant_unreachable --older-than 600
   walletctl dead-letters list --all --customer cus_8Q")]
     List {
         /// Also those that were dealt with.
@@ -37,7 +41,7 @@ pub enum DeadLettersCommand {
         #[command(flatten)]
         paging: Paging,
     },
-    /// Show one dead letter with its saga's story.
+    /// Show one dead letter with its saga's timeline.
     Show {
         /// Its id.
         id: Uuid,
@@ -73,42 +77,6 @@ pub enum DeadLettersCommand {
     },
 }
 
-/// Which dead letters.
-#[derive(Debug, Args)]
-pub struct Filter {
-    /// Parked for this reason only.
-    #[arg(long)]
-    pub code: Option<String>,
-    /// Where this tender stands in the way only: points, digital_reward, store_credit.
-    #[arg(long)]
-    pub tender: Option<String>,
-    /// Of this customer only.
-    #[arg(long)]
-    pub customer: Option<String>,
-    /// Parked more than so many seconds ago.
-    #[arg(long)]
-    pub older_than: Option<u64>,
-}
-
-/// What `walletctl dead-letters replay-all` takes.
-#[derive(Debug, Args)]
-pub struct ReplayAll {
-    #[command(flatten)]
-    pub filter: Filter,
-    /// Dead letters a second, at most: 1 to 500.
-    #[arg(long, default_value_t = 20)]
-    pub rate: u32,
-    /// Why; kept for ever. Without it, an operation that was begun before is watched.
-    #[arg(long, required_unless_present_any = ["operation_id", "dry_run"])]
-    pub reason: Option<String>,
-    /// Makes a repetition harmless; one is made if none is given.
-    #[arg(long)]
-    pub operation_id: Option<String>,
-    /// Say what would be done, and do nothing.
-    #[arg(long)]
-    pub dry_run: bool,
-}
-
 /// Runs `walletctl dead-letters`; whether everything that was asked for was done.
 ///
 /// # Errors
@@ -139,7 +107,7 @@ pub async fn run(environment: &Environment, arguments: DeadLettersArgs) -> anyho
             }
             output::json(&client.post(&format!("{PATH}/{id}/replay"), None, &body).await?.success()?)?;
         }
-        DeadLettersCommand::ReplayAll(order) => return bulk::replay_all(&client, order, is_json).await,
+        DeadLettersCommand::ReplayAll(command) => return bulk::replay_all(&client, command, is_json).await,
         DeadLettersCommand::Resolve { id, act, reference } => {
             let mut body = act.body();
             body["reference"] = json!(reference);

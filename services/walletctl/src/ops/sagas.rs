@@ -50,7 +50,7 @@ pub enum SagasCommand {
         /// With a leg on this tender only: points, digital_reward, store_credit.
         #[arg(long)]
         tender: Option<String>,
-        /// Turned back for this reason only: of a decline, or of a dead letter.
+        /// Compensated for this reason only: of a decline, or of a dead letter.
         #[arg(long)]
         code: Option<String>,
         /// Of this customer only.

@@ -30,7 +30,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use saga::{
-    Begin, Intent, Key, NewSaga, Reason, SagaId, StoreError, Stored, Submitted, TurnBack, Waited, Withdrawn,
+    Begin, CompensateOutcome, Intent, Key, NewSaga, Reason, SagaId, StoreError, Stored, Submitted, Waited,
+    Withdrawn,
     machine::{Kind, State as SagaState},
 };
 use service::trace;
@@ -50,7 +51,7 @@ const MARGIN: Duration = Duration::from_millis(100);
 const CANCELLING: Duration = Duration::from_millis(150);
 /// Plans are judged again this often when they met others at the same moment.
 const TRIES: usize = 5;
-/// Looks again this often at a saga that moves while it is being turned back.
+/// Looks again this often at a saga that moves while it is being compensated.
 const LOOKS: usize = 5;
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
@@ -131,7 +132,7 @@ impl Call {
         Self { app, business, key, key_id, form, on_deadline, until, end, written, turned }
     }
 
-    /// The same call, whose saga is turned back when its time is up.
+    /// The same call, whose saga is compensated when its time is up.
     pub fn cancelled_on_deadline(self) -> Self {
         Self { on_deadline: OnDeadline::Cancel, until: self.until - CANCELLING, ..self }
     }
@@ -292,20 +293,20 @@ impl Call {
             if stored.state != SagaState::Running {
                 return match engine.wait(id, Instant::now()).await.map_err(|error| Failure::read(&error))? {
                     // Under review, in the other direction.
-                    Waited::Pending(_) => Err(Failure::unknown(&"it cannot be turned back now").about(id)),
+                    Waited::Pending(_) => Err(Failure::unknown(&"it cannot be compensated now").about(id)),
                     waited => Ok(waited),
                 };
             }
-            match engine.turn_back(&stored, Reason::Silent, false).await {
-                Ok(TurnBack::Done) => {
+            match engine.compensate(&stored, Reason::Unreachable, false).await {
+                Ok(CompensateOutcome::Done) => {
                     let _ = self.turned.set(());
                     return Ok(Waited::Pending(SagaState::Compensating));
                 }
-                Ok(TurnBack::Moved) => {}
+                Ok(CompensateOutcome::Moved) => {}
                 Err(error) => return Err(Failure::unknown(&error).about(id)),
             }
         }
-        Err(Failure::unknown(&"it moves too fast to be turned back").about(id))
+        Err(Failure::unknown(&"it moves too fast to be compensated").about(id))
     }
 }
 

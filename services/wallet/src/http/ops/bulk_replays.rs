@@ -14,7 +14,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use saga::ops::{BulkFiled, BulkOrder, LetterFilter};
+use saga::ops::{BulkFiled, BulkReplayCommand, DeadLetterFilter};
 use service::{
     ApiError,
     auth::{Allow, Operate},
@@ -24,7 +24,7 @@ use service::{
 
 use utoipa::ToSchema;
 
-use super::{check_age, check_dead_letter_code, check_order, plan_filter, reused, unsure, views};
+use super::{check_age, check_command, check_dead_letter_code, plan_filter, reused, unsure, views};
 use crate::app::App;
 use crate::http::keyed::same::{is_same, kept, not_known};
 
@@ -55,7 +55,7 @@ pub(super) async fn replay_dead_letters(
         let preview = app.engine.preview_bulk_replay(caller.business_id.as_str(), &filter).await?;
         return Ok(Json(views::bulk_preview(preview)).into_response());
     }
-    let order = BulkOrder {
+    let command = BulkReplayCommand {
         business_id: caller.business_id.as_str().to_owned(),
         actor: caller.subject.clone(),
         request_hash: kept(&form),
@@ -66,14 +66,14 @@ pub(super) async fn replay_dead_letters(
         reason: request.reason,
     };
     let is_same_as = |stored| is_same(&form, stored).ok();
-    let (status, bulk) = match app.engine.file_bulk_replay(&order, is_same_as).await.map_err(unsure)? {
+    let (status, bulk) = match app.engine.file_bulk_replay(&command, is_same_as).await.map_err(unsure)? {
         BulkFiled::Started(bulk) => (StatusCode::ACCEPTED, bulk),
         BulkFiled::Known(bulk) => (StatusCode::OK, bulk),
         BulkFiled::Reused => return Err(reused()),
         BulkFiled::NotJudged => return Err(not_known()),
     };
     let mut answer = (status, Json(views::bulk_replay(bulk))).into_response();
-    if let Ok(location) = HeaderValue::from_str(&location(&order.operation_id)) {
+    if let Ok(location) = HeaderValue::from_str(&location(&command.operation_id)) {
         answer.headers_mut().insert(header::LOCATION, location);
     }
     Ok(answer)
@@ -92,7 +92,7 @@ pub(super) async fn show_bulk_replay(
 }
 
 fn check(request: &BulkReplayRequest) -> Result<(), ApiError> {
-    check_order(&request.operation_id, &request.reason)?;
+    check_command(&request.operation_id, &request.reason)?;
     check_age("/filter/older_than_s", request.filter.older_than_s)?;
     check_dead_letter_code("/filter/code", request.filter.code.as_deref())?;
     if !(1..=500).contains(&request.rate_per_second) {
@@ -101,8 +101,8 @@ fn check(request: &BulkReplayRequest) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn letter_filter(filter: &BulkFilter) -> LetterFilter {
-    LetterFilter {
+fn letter_filter(filter: &BulkFilter) -> DeadLetterFilter {
+    DeadLetterFilter {
         with_closed: false,
         code: filter.code.clone(),
         participant: filter.tender.map(|tender| tender.as_str().to_owned()),

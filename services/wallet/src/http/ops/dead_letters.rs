@@ -7,7 +7,7 @@ use api::{
     wallet::TenderKind,
 };
 use axum::{Json, extract::State};
-use saga::ops::{LetterFilter, Page};
+use saga::ops::{DeadLetterFilter, Page};
 use serde::Deserialize;
 use service::{
     ApiError,
@@ -64,7 +64,7 @@ pub(super) async fn list_dead_letters(
     };
     check_age("older_than", filters.older_than)?;
     check_dead_letter_code("code", filters.code.as_deref())?;
-    let filter = LetterFilter {
+    let filter = DeadLetterFilter {
         with_closed,
         code: filters.code,
         participant: filters.tender.map(|tender| tender.as_str().to_owned()),

@@ -28,7 +28,7 @@ fn units(plan: &Plan, leg: usize) -> Option<i64> {
     match plan {
         Plan::Redeem(plan) => plan.legs.get(leg).map(|leg| leg.units),
         Plan::Capture(plan) => plan.legs.get(leg).map(|leg| leg.units),
-        Plan::Return(_) | Plan::Nothing | Plan::Orphan(_) => None,
+        Plan::Reversal(_) | Plan::Nothing | Plan::Orphan(_) => None,
     }
 }
 

@@ -4,9 +4,9 @@
 
 mod actions;
 mod bulk_replays;
+mod dead_letter_actions;
 mod dead_letters;
 mod legs;
-mod remedies;
 mod sagas;
 mod tenders;
 mod views;
@@ -32,8 +32,8 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(dead_letters::list_dead_letters))
         .routes(routes!(bulk_replays::replay_dead_letters))
         .routes(routes!(dead_letters::show_dead_letter))
-        .routes(routes!(remedies::replay_dead_letter))
-        .routes(routes!(remedies::resolve_dead_letter))
+        .routes(routes!(dead_letter_actions::replay_dead_letter))
+        .routes(routes!(dead_letter_actions::resolve_dead_letter))
         .routes(routes!(bulk_replays::show_bulk_replay))
         .routes(routes!(actions::list_actions))
         .routes(routes!(tenders::list_tenders))
@@ -42,7 +42,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 }
 
 /// Checks what every order carries.
-fn check_order(operation_id: &str, reason: &str) -> Result<(), ApiError> {
+fn check_command(operation_id: &str, reason: &str) -> Result<(), ApiError> {
     if !is_visible_ascii(operation_id, 128) {
         return Err(Problem::invalid("/operation_id", "must be 1 to 128 visible ASCII characters").into());
     }

@@ -39,7 +39,7 @@ pub(super) struct Filters {
     status: Option<String>,
     /// With a leg on this tender.
     tender: Option<TenderKind>,
-    /// Turned back or parked for this reason, or because a leg was declined with this code.
+    /// Compensated or parked for this reason, or because a leg was declined with this code.
     code: Option<String>,
     /// Older than so many seconds.
     #[param(minimum = 0, maximum = 3_162_240_000_i64)]

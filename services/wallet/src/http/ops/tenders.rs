@@ -13,7 +13,7 @@ use service::{
     json::Body,
 };
 
-use super::{check_order, reused, unsure};
+use super::{check_command, reused, unsure};
 use crate::{
     app::App,
     paused::{self, Change, Changed},
@@ -39,7 +39,7 @@ pub(super) async fn list_tenders(
                 paused_by: pause.map(|pause| pause.actor.clone()),
                 reason: pause.map(|pause| pause.reason.clone()),
                 reachable: tender.probe().await,
-                breaker_open: engine.is_silent(kind.as_str()),
+                breaker_open: engine.is_unreachable(kind.as_str()),
                 clock_skew_ms: tender.skew_ms(),
             }
         }
@@ -76,16 +76,16 @@ async fn change(
     caller: &Caller,
     tender: TenderKind,
     pause: bool,
-    order: TenderOrder,
+    command: TenderOrder,
 ) -> Result<Json<TenderAnswer>, ApiError> {
-    check_order(&order.operation_id, &order.reason)?;
+    check_command(&command.operation_id, &command.reason)?;
     let change = Change {
         business_id: caller.business_id.as_str(),
         tender,
         pause,
-        operation_id: &order.operation_id,
+        operation_id: &command.operation_id,
         actor: &caller.subject,
-        reason: &order.reason,
+        reason: &command.reason,
     };
     let result = match app.paused.change(&app.pool, &change).await.map_err(unsure)? {
         Changed::Done => PauseResult::Done,

@@ -64,23 +64,26 @@ fn timeline_event(event: ops::TimelineEvent) -> TimelineEvent {
     }
 }
 
-pub(super) fn dead_letter_line(letter: ops::DeadLetterLine) -> DeadLetterLine {
+pub(super) fn dead_letter_line(dead_letter: ops::DeadLetterLine) -> DeadLetterLine {
     DeadLetterLine {
-        dead_letter_id: letter.dead_letter_id,
-        saga_id: letter.saga_id.0,
-        operation: letter.operation,
-        idempotency_key: letter.key,
-        code: letter.code,
-        tender: letter.participant,
-        detail: letter.detail,
-        opened_at: letter.opened_at,
-        closed_at: letter.closed_at,
-        closed_as: letter.closed_as,
+        dead_letter_id: dead_letter.dead_letter_id,
+        saga_id: dead_letter.saga_id.0,
+        operation: dead_letter.operation,
+        idempotency_key: dead_letter.key,
+        code: dead_letter.code,
+        tender: dead_letter.participant,
+        detail: dead_letter.detail,
+        opened_at: dead_letter.opened_at,
+        closed_at: dead_letter.closed_at,
+        closed_as: dead_letter.closed_as,
     }
 }
 
 pub(super) fn dead_letter_detail(detail: ops::DeadLetterDetail, clock: Clock) -> DeadLetterDetail {
-    DeadLetterDetail { letter: dead_letter_line(detail.letter), saga: saga_detail(detail.saga, clock) }
+    DeadLetterDetail {
+        dead_letter: dead_letter_line(detail.dead_letter),
+        saga: saga_detail(detail.saga, clock),
+    }
 }
 
 pub(super) fn action_line(action: ops::ActionLine) -> ActionLine {

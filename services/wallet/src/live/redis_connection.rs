@@ -31,7 +31,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// A connection to Redis, or none. Clones share it.
 #[derive(Clone, Default)]
-pub struct Link(Option<Arc<Shared>>);
+pub struct RedisConnection(Option<Arc<Shared>>);
 
 struct Shared {
     standing: watch::Sender<Standing>,
@@ -71,13 +71,13 @@ impl Standing {
     }
 }
 
-impl std::fmt::Debug for Link {
+impl std::fmt::Debug for RedisConnection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Link")
     }
 }
 
-impl Link {
+impl RedisConnection {
     /// Keeps a connection as long as the process serves.
     #[must_use]
     pub fn start(client: Client, supervisor: &Supervisor) -> Self {

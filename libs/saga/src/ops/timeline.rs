@@ -1,4 +1,4 @@
-//! What happened to a saga, told in order: pure, from what its row and its events hold.
+//! What happened to a saga, in order: pure, from what its row and its events hold.
 //!
 //! The happy path writes no events, and the attempts of one run are stored with the event that ends it. Here they take
 //! their places, each with a sentence.
@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::saga_line::SagaLine;
 
-/// One event of a saga's story.
+/// One event of a saga's timeline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TimelineEvent {
     /// When.
@@ -47,21 +47,21 @@ pub(super) struct Recorded {
     pub detail: Value,
 }
 
-/// Tells the story of `saga`, whose leg `n` the `n`th participant carries out.
-pub(super) fn tell(
+/// The timeline of `saga`, whose leg `n` the `n`th participant carries out.
+pub(super) fn build(
     saga: &SagaLine,
     deadline_at: DateTime<Utc>,
     participants: &[String],
     events: &[Recorded],
 ) -> Vec<TimelineEvent> {
     let began = saga.created_at;
-    let mut story = vec![beginning(saga, deadline_at, participants)];
+    let mut timeline = vec![beginning(saga, deadline_at, participants)];
     for recorded in events {
-        story.extend(attempts(recorded, participants).map(|attempt| since(began, attempt)));
+        timeline.extend(attempts(recorded, participants).map(|attempt| since(began, attempt)));
         let detail = without_attempts(&recorded.detail);
         let text = sentence(&recorded.event, &recorded.detail, recorded.owner, participants);
         let Recorded { at, epoch, owner, .. } = *recorded;
-        story.push(since(
+        timeline.push(since(
             began,
             TimelineEvent { at, after_ms: 0, event: recorded.event.clone(), epoch, owner, text, detail },
         ));
@@ -71,14 +71,14 @@ pub(super) fn tell(
     if let (Some(at), false, "completed") = (saga.ended_at, has_end, saga.status) {
         let text = "Completed: every leg is in force.".to_owned();
         let (event, epoch, owner) = ("completed".to_owned(), saga.epoch, saga.owner);
-        story.push(since(
+        timeline.push(since(
             began,
             TimelineEvent { at, after_ms: 0, event, epoch, owner, text, detail: json!({}) },
         ));
     }
     // Attempts overlap with what was written meanwhile; a stable sort keeps what was written together together.
-    story.sort_by_key(|event| event.at);
-    story
+    timeline.sort_by_key(|event| event.at);
+    timeline
 }
 
 /// The participants' answers that the events hold: the last ones of each way.
@@ -175,7 +175,7 @@ fn sentence(event: &str, detail: &Value, owner: Option<Uuid>, participants: &[St
             format!("Taken over by {who}: its owner was gone ({} died so far).", detail["poison"])
         }
         "adopted_again" => format!("Started anew by {who}: its run was lost or stuck."),
-        "turned_back" => format!("Turned back{why}. Every leg is to be taken back."),
+        "compensating" => format!("Compensating{why}: every leg is to be taken back."),
         "completed" => "Completed: every leg is in force.".to_owned(),
         "declined" => format!("Declined{why}. No leg was in force."),
         "compensated" => format!("Undone{why}: no leg is in force."),
@@ -197,7 +197,7 @@ fn because(because: &Value, participants: &[String]) -> String {
         None => return String::new(),
         Some("refused") => "a leg was declined",
         Some("took_nothing") => "there was nothing to take",
-        Some("participant_silent") => "a participant could not be reached in time",
+        Some("participant_unreachable") => "a participant could not be reached in time",
         Some("wrong_answers") => "a participant kept answering outside the protocol",
         Some("foreign_leg") => "a leg exists with another plan",
         Some("cancelled") => "its key was cancelled",
@@ -244,29 +244,29 @@ mod tests {
         }
     }
 
-    fn told(saga: &SagaLine, events: &[Recorded]) -> Vec<(i64, String)> {
+    fn texts_of(saga: &SagaLine, events: &[Recorded]) -> Vec<(i64, String)> {
         let participants = ["points".to_owned(), "store_credit".to_owned()];
-        let story = tell(saga, at(10_000), &participants, events);
-        story.into_iter().map(|event| (event.after_ms, event.text)).collect()
+        let timeline = build(saga, at(10_000), &participants, events);
+        timeline.into_iter().map(|event| (event.after_ms, event.text)).collect()
     }
 
     #[test]
     fn the_happy_path_has_a_beginning_and_an_end() {
-        let story = told(&saga("completed", Some(12)), &[]);
+        let timeline = texts_of(&saga("completed", Some(12)), &[]);
         let expected = [
             (0, "Written: redeem over points, store_credit, to be done within 10000 ms."),
             (12, "Completed: every leg is in force."),
         ];
-        assert_eq!(story, expected.map(|(ms, text)| (ms, text.to_owned())));
-        assert_eq!(told(&saga("running", None), &[]).len(), 1, "what has not ended has no end");
+        assert_eq!(timeline, expected.map(|(ms, text)| (ms, text.to_owned())));
+        assert_eq!(texts_of(&saga("running", None), &[]).len(), 1, "what has not ended has no end");
     }
 
     #[test]
     fn attempts_take_their_places_before_the_event_that_they_led_to() {
-        let attempt = |leg: u64, way: &str, reply: &str, ms: i64| json!({ "leg": leg, "way": way, "reply": reply, "note": null, "took_ms": 5, "at_ms": 1_000_000 + ms, "epoch": 1 });
+        let attempt = |leg: u64, direction: &str, reply: &str, ms: i64| json!({ "leg": leg, "way": direction, "reply": reply, "note": null, "took_ms": 5, "at_ms": 1_000_000 + ms, "epoch": 1 });
         let turned = Recorded {
             at: at(20),
-            event: "turned_back".into(),
+            event: "compensating".into(),
             epoch: 1,
             owner: None,
             detail: json!({ "because": { "reason": "refused", "leg": 0, "answer": { "decline": { "code": "insufficient_balance" } } },
@@ -275,19 +275,19 @@ mod tests {
         let parked = Recorded {
             at: at(90),
             event: "dead_letter".into(),
-            detail: json!({ "because": { "reason": "participant_silent", "leg": 1 },
+            detail: json!({ "because": { "reason": "participant_unreachable", "leg": 1 },
                 "attempts": [attempt(0, "cancel", "done", 30), attempt(1, "cancel", "unknown", 80)],
                 "way": "cancel", "answers": [{ "state": "reversed" }, null] }),
             ..turned.clone()
         };
         let events = [turned, parked];
-        let story = told(&saga("dead_letter", None), &events);
-        let texts: Vec<_> = story.iter().map(|(_, text)| text.as_str()).collect();
+        let timeline = texts_of(&saga("dead_letter", None), &events);
+        let texts: Vec<_> = timeline.iter().map(|(_, text)| text.as_str()).collect();
         assert_eq!(
             texts[1..],
             [
                 "Asked for leg 0 (points): declined, after 5 ms.",
-                "Turned back because a leg was declined, leg 0 (points): insufficient_balance. Every leg is to be taken back.",
+                "Compensating because a leg was declined, leg 0 (points): insufficient_balance: every leg is to be taken back.",
                 "Asked to take back leg 0 (points): done, after 5 ms.",
                 "Asked to take back leg 1 (store_credit): no answer that can be used, after 5 ms.",
                 "Parked as a dead letter because a participant could not be reached in time, leg 1 (store_credit).",

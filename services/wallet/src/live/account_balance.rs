@@ -15,7 +15,7 @@ const FRESH_FOR: Duration = Duration::from_secs(5);
 
 /// One account of a customer in one tender.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Line {
+pub struct AccountBalance {
     /// Its currency; absent for points, and where a tender of money has no account.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub currency: Option<Currency>,
@@ -26,7 +26,7 @@ pub struct Line {
     pub expiring: Vec<Expiring>,
 }
 
-impl Line {
+impl AccountBalance {
     /// What the account holds; `None` where there is no account.
     #[must_use]
     pub fn asset(&self, kind: TenderKind) -> Option<Asset> {
@@ -54,8 +54,8 @@ impl Line {
 
 /// The lines of a customer's account view; without any account one line of zeros.
 #[must_use]
-pub fn lines(account: &AccountView) -> Vec<Line> {
-    let line = |currency, totals| Line { currency, totals, expiring: expiring(account, currency) };
+pub fn lines(account: &AccountView) -> Vec<AccountBalance> {
+    let line = |currency, totals| AccountBalance { currency, totals, expiring: expiring(account, currency) };
     match &account.accounts {
         Some(accounts) if !accounts.is_empty() => {
             accounts.iter().map(|a| line(Some(a.currency), a.totals)).collect()

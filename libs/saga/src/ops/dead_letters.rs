@@ -38,7 +38,7 @@ pub struct DeadLetterLine {
 
 /// Filters of dead letters.
 #[derive(Debug, Clone, Default)]
-pub struct LetterFilter {
+pub struct DeadLetterFilter {
     /// Also those that were dealt with.
     pub with_closed: bool,
     /// Only with this code.
@@ -53,7 +53,7 @@ pub struct LetterFilter {
 
 /// A place in a list of dead letters, which is in the order of their opening.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LetterPlace {
+pub struct DeadLetterCursor {
     /// When the dead letter was opened.
     pub opened_at: DateTime<Utc>,
     /// Its id.
@@ -69,7 +69,7 @@ macro_rules! columns {
 
 /// Adds the dead letters `d` of a business, with their sagas `s`, that a filter lets through. The statement names only what is
 /// asked for: the planner then knows that the index of open dead letters serves, and reads no closed one.
-pub(super) fn push_matching(sql: &mut QueryBuilder<Postgres>, business_id: &str, filter: &LetterFilter) {
+pub(super) fn push_matching(sql: &mut QueryBuilder<Postgres>, business_id: &str, filter: &DeadLetterFilter) {
     sql.push(" FROM saga.dead_letter d JOIN saga.saga s ON s.saga_id = d.saga_id WHERE d.business_id = ");
     sql.push_bind(business_id);
     if !filter.with_closed {
@@ -90,7 +90,11 @@ pub(super) fn push_matching(sql: &mut QueryBuilder<Postgres>, business_id: &str,
 }
 
 /// The statement for a list.
-fn list(business_id: &str, filter: &LetterFilter, page: &Page<LetterPlace>) -> QueryBuilder<Postgres> {
+fn list(
+    business_id: &str,
+    filter: &DeadLetterFilter,
+    page: &Page<DeadLetterCursor>,
+) -> QueryBuilder<Postgres> {
     let mut sql = QueryBuilder::new(concat!("SELECT ", columns!()));
     push_matching(&mut sql, business_id, filter);
     if let Some(place) = page.after {
@@ -109,8 +113,8 @@ impl<D: Domain> Engine<D> {
     pub async fn list_dead_letters(
         &self,
         business_id: &str,
-        filter: &LetterFilter,
-        page: &Page<LetterPlace>,
+        filter: &DeadLetterFilter,
+        page: &Page<DeadLetterCursor>,
     ) -> sqlx::Result<Vec<DeadLetterLine>> {
         list(business_id, filter, page)
             .build()

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::actions::{self, NewAction};
 use crate::{
-    domain::{Conclusion, Domain, Ending, SagaId},
+    domain::{Domain, Ending, SagaId, TransitionEffect},
     engine::Engine,
     machine::{Kind, State},
     orphan::{self, ORPHAN},
@@ -22,7 +22,7 @@ use crate::{
 
 /// An operator's order.
 #[derive(Debug, Clone)]
-pub struct Order {
+pub struct OperatorCommand {
     /// The tenant of the operator.
     pub business_id: String,
     /// Who.
@@ -39,14 +39,14 @@ pub struct Order {
 
 /// What is to be done with a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Remedy {
+pub enum DeadLetterAction {
     /// Go on, in the direction that was written.
     Replay,
     /// It was settled by hand; close the saga.
     Resolve,
 }
 
-impl Remedy {
+impl DeadLetterAction {
     /// The name in the list of actions.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -66,7 +66,7 @@ impl Remedy {
 
 /// What came of an order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ordered {
+pub enum ActionOutcome {
     /// Done now.
     Done {
         /// The saga's state before.
@@ -83,7 +83,7 @@ pub enum Ordered {
     },
     /// Done earlier under the same operation id.
     AlreadyDone,
-    /// The operation id was used for another remedy of this dead letter.
+    /// The operation id was used for another action on this dead letter.
     Reused,
     /// The dead letter is closed: nothing is left to do.
     AlreadyClosed,
@@ -100,79 +100,82 @@ impl<D: Domain> Engine<D> {
     ///
     /// # Errors
     /// Of the database; then nothing was done.
-    pub async fn remedy(
+    pub async fn act_on_dead_letter(
         self: &Arc<Self>,
         dead_letter: Uuid,
-        remedy: Remedy,
-        order: Order,
-    ) -> sqlx::Result<Ordered> {
+        action: DeadLetterAction,
+        command: OperatorCommand,
+    ) -> sqlx::Result<ActionOutcome> {
         let mut tx = self.ops_pool.begin().await?;
-        let (ordered, row) = self.remedy_in(&mut tx, dead_letter, remedy, &order).await?;
+        let (outcome, row) = self.act_on_dead_letter_in(&mut tx, dead_letter, action, &command).await?;
         tx.commit().await?;
         if let Some(row) = row {
             self.adopt(row);
         }
-        Ok(ordered)
+        Ok(outcome)
     }
 
-    /// As [`Engine::remedy`], inside the caller's transaction; after its commit the caller adopts the row, if there is one.
-    pub(super) async fn remedy_in(
+    /// As [`Engine::act_on_dead_letter`], inside the caller's transaction; after its commit the caller adopts the row, if there is one.
+    pub(super) async fn act_on_dead_letter_in(
         &self,
         tx: &mut PgConnection,
         dead_letter: Uuid,
-        remedy: Remedy,
-        order: &Order,
-    ) -> sqlx::Result<(Ordered, Option<Loaded<D>>)> {
-        let letter = sqlx::query("SELECT saga_id, closed_as FROM saga.dead_letter WHERE business_id = $1 AND dead_letter_id = $2 FOR UPDATE")
-            .bind(&order.business_id)
+        action: DeadLetterAction,
+        command: &OperatorCommand,
+    ) -> sqlx::Result<(ActionOutcome, Option<Loaded<D>>)> {
+        let found = sqlx::query("SELECT saga_id, closed_as FROM saga.dead_letter WHERE business_id = $1 AND dead_letter_id = $2 FOR UPDATE")
+            .bind(&command.business_id)
             .bind(dead_letter)
             .fetch_optional(&mut *tx)
             .await?;
-        let Some(letter) = letter else { return Ok((Ordered::NotFound, None)) };
-        let saga_id: SagaId = letter.try_get(0)?;
-        let closed: Option<String> = letter.try_get(1)?;
-        let action = Action { dead_letter, saga_id, remedy, order };
+        let Some(found) = found else { return Ok((ActionOutcome::NotFound, None)) };
+        let saga_id: SagaId = found.try_get(0)?;
+        let closed: Option<String> = found.try_get(1)?;
+        let request = Request { dead_letter, saga_id, action, command };
         let earlier =
-            actions::was_done(tx, &order.business_id, &order.operation_id, Some(dead_letter)).await?;
+            actions::was_done(tx, &command.business_id, &command.operation_id, Some(dead_letter)).await?;
         if let Some((name, _)) = earlier {
-            if name == remedy.name() {
-                return Ok((Ordered::AlreadyDone, None));
+            if name == action.name() {
+                return Ok((ActionOutcome::AlreadyDone, None));
             }
-            action.refuse(tx, "closed", "operation_id_reused").await?;
-            return Ok((Ordered::Reused, None));
+            request.refuse(tx, "closed", "operation_id_reused").await?;
+            return Ok((ActionOutcome::Reused, None));
         }
         if closed.is_some() {
-            action.refuse(tx, "closed", "already_closed").await?;
-            return Ok((Ordered::AlreadyClosed, None));
+            request.refuse(tx, "closed", "already_closed").await?;
+            return Ok((ActionOutcome::AlreadyClosed, None));
         }
         let raw = lock_saga(tx, saga_id).await?;
         let (before, parent) = (raw.stored.state, raw.parent_id);
-        let to = destination(&raw, remedy);
+        let to = destination(&raw, action);
         let names = (before.as_str().to_owned(), to.as_str().to_owned());
         let Ok(row) = raw.load::<D>() else {
-            if remedy == Remedy::Resolve && !order.dry_run {
-                return self.resolve_unreadable(tx, &action, parent).await.map(|done| (done, None));
+            if action == DeadLetterAction::Resolve && !command.dry_run {
+                return self.resolve_unreadable(tx, &request, parent).await.map(|done| (done, None));
             }
-            action.refuse(tx, &names.0, "unreadable").await?;
-            return Ok((Ordered::Unreadable, None));
+            request.refuse(tx, &names.0, "unreadable").await?;
+            return Ok((ActionOutcome::Unreadable, None));
         };
-        if remedy == Remedy::Replay && row.saga.key.operation == ORPHAN {
-            let may = if order.dry_run {
+        if action == DeadLetterAction::Replay && row.saga.key.operation == ORPHAN {
+            let may = if command.dry_run {
                 !orphan::has_saga(tx, &row.saga).await?
             } else {
                 orphan::take_back::<D>(tx, &row.saga).await?
             };
             if !may {
-                action.refuse(tx, &names.0, "saga_exists").await?;
-                return Ok((Ordered::SagaExists, None));
+                request.refuse(tx, &names.0, "saga_exists").await?;
+                return Ok((ActionOutcome::SagaExists, None));
             }
         }
-        if order.dry_run {
-            return Ok((Ordered::WouldDo { before: names.0, after: names.1 }, None));
+        if command.dry_run {
+            return Ok((ActionOutcome::WouldDo { before: names.0, after: names.1 }, None));
         }
-        let row = self.carry_out(tx, row, to, &action).await?;
-        action.accept(tx, &names.0, &names.1).await?;
-        Ok((Ordered::Done { before: names.0, after: names.1 }, (remedy == Remedy::Replay).then_some(row)))
+        let row = self.carry_out(tx, row, to, &request).await?;
+        request.accept(tx, &names.0, &names.1).await?;
+        Ok((
+            ActionOutcome::Done { before: names.0, after: names.1 },
+            (action == DeadLetterAction::Replay).then_some(row),
+        ))
     }
 
     async fn carry_out(
@@ -180,7 +183,7 @@ impl<D: Domain> Engine<D> {
         tx: &mut PgConnection,
         mut row: Loaded<D>,
         to: State,
-        action: &Action<'_>,
+        request: &Request<'_>,
     ) -> sqlx::Result<Loaded<D>> {
         let id = row.saga.id;
         let (epoch, budget_from): (i64, DateTime<Utc>) = move_by_hand(tx, id, to, self.process).await?;
@@ -188,42 +191,42 @@ impl<D: Domain> Engine<D> {
         row.state = to;
         row.poison = 0;
         row.budget_from = budget_from;
-        let ending = match action.remedy {
-            Remedy::Replay => Ending::Reopened(to == State::Compensating),
-            Remedy::Resolve => Ending::Resolved,
+        let ending = match request.action {
+            DeadLetterAction::Replay => Ending::Reopened(to == State::Compensating),
+            DeadLetterAction::Resolve => Ending::Resolved,
         };
-        let Conclusion { change, .. } = self.domain.conclude(&row.saga, ending);
+        let TransitionEffect { change, .. } = self.domain.on_transition(&row.saga, ending);
         if let Some(change) = change {
             self.domain.record(tx, &[(id, change)]).await?;
         }
-        action.close(tx, epoch, self.process).await?;
+        request.close(tx, epoch, self.process).await?;
         Ok(row)
     }
 
     async fn resolve_unreadable(
         &self,
         tx: &mut PgConnection,
-        action: &Action<'_>,
+        request: &Request<'_>,
         parent: Option<SagaId>,
-    ) -> sqlx::Result<Ordered> {
-        let (epoch, _) = move_by_hand(tx, action.saga_id, State::Resolved, self.process).await?;
-        if let Some(change) = self.domain.set_aside(parent.unwrap_or(action.saga_id), true) {
-            self.domain.record(tx, &[(action.saga_id, change)]).await?;
+    ) -> sqlx::Result<ActionOutcome> {
+        let (epoch, _) = move_by_hand(tx, request.saga_id, State::Resolved, self.process).await?;
+        if let Some(change) = self.domain.on_parked(parent.unwrap_or(request.saga_id), true) {
+            self.domain.record(tx, &[(request.saga_id, change)]).await?;
         }
-        action.close(tx, epoch, self.process).await?;
+        request.close(tx, epoch, self.process).await?;
         let (before, after) = (State::DeadLetter.as_str().to_owned(), State::Resolved.as_str().to_owned());
-        action.accept(tx, &before, &after).await?;
-        Ok(Ordered::Done { before, after })
+        request.accept(tx, &before, &after).await?;
+        Ok(ActionOutcome::Done { before, after })
     }
 }
 
-/// Where a remedy leads. An undecided saga whose key was cancelled meanwhile is turned back.
-fn destination(raw: &Raw, remedy: Remedy) -> State {
+/// Where an action leads. An undecided saga whose key was cancelled meanwhile is compensated.
+fn destination(raw: &Raw, action: DeadLetterAction) -> State {
     let back = raw.stored.backward || (raw.stored.key_cancelled && raw.kind == Some(Kind::Compensable));
-    match remedy {
-        Remedy::Resolve => State::Resolved,
-        Remedy::Replay if back => State::Compensating,
-        Remedy::Replay => State::Running,
+    match action {
+        DeadLetterAction::Resolve => State::Resolved,
+        DeadLetterAction::Replay if back => State::Compensating,
+        DeadLetterAction::Replay => State::Running,
     }
 }
 
@@ -252,18 +255,18 @@ async fn move_by_hand(
     .await
 }
 
-struct Action<'a> {
+struct Request<'a> {
     dead_letter: Uuid,
     saga_id: SagaId,
-    remedy: Remedy,
-    order: &'a Order,
+    action: DeadLetterAction,
+    command: &'a OperatorCommand,
 }
 
-impl Action<'_> {
+impl Request<'_> {
     async fn close(&self, tx: &mut PgConnection, epoch: i64, owner: Uuid) -> sqlx::Result<()> {
         sqlx::query("UPDATE saga.dead_letter SET closed_at = clock_timestamp(), closed_as = $2 WHERE dead_letter_id = $1")
             .bind(self.dead_letter)
-            .bind(self.remedy.closing())
+            .bind(self.action.closing())
             .execute(&mut *tx)
             .await?;
         sqlx::query(
@@ -272,9 +275,9 @@ impl Action<'_> {
         .bind(self.saga_id)
         .bind(epoch)
         .bind(owner)
-        .bind(self.remedy.closing())
+        .bind(self.action.closing())
         .bind(
-            json!({ "by": self.order.actor, "reason": self.order.reason, "reference": self.order.reference }),
+            json!({ "by": self.command.actor, "reason": self.command.reason, "reference": self.command.reference }),
         )
         .execute(tx)
         .await?;
@@ -287,7 +290,7 @@ impl Action<'_> {
 
     /// Nothing changes, and the action says why. A dry run leaves no row.
     async fn refuse(&self, tx: &mut PgConnection, status: &str, why: &str) -> sqlx::Result<()> {
-        if self.order.dry_run {
+        if self.command.dry_run {
             return Ok(());
         }
         self.record(tx, false, json!({ "status": status }), json!({ "status": status, "refused": why })).await
@@ -300,17 +303,17 @@ impl Action<'_> {
         before: Value,
         after: Value,
     ) -> sqlx::Result<()> {
-        let order = self.order;
+        let command = self.command;
         let action = NewAction {
-            business_id: &order.business_id,
-            operation_id: &order.operation_id,
-            actor: &order.actor,
-            action: self.remedy.name(),
+            business_id: &command.business_id,
+            operation_id: &command.operation_id,
+            actor: &command.actor,
+            action: self.action.name(),
             dead_letter_id: Some(self.dead_letter),
             saga_id: Some(self.saga_id),
             participant: None,
-            reason: &order.reason,
-            reference: order.reference.as_deref(),
+            reason: &command.reason,
+            reference: command.reference.as_deref(),
             accepted,
             before,
             after,

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{
     actions::{self, NewAction},
-    letters::{LetterFilter, push_matching},
+    dead_letters::{DeadLetterFilter, push_matching},
 };
 use crate::{
     domain::{Domain, RequestHash},
@@ -27,7 +27,7 @@ const ACTION: &str = "bulk_replay";
 
 /// An operator's order to replay many.
 #[derive(Debug, Clone)]
-pub struct BulkOrder {
+pub struct BulkReplayCommand {
     /// The tenant of the operator.
     pub business_id: String,
     /// Who.
@@ -39,7 +39,7 @@ pub struct BulkOrder {
     /// Of the order, to tell a repetition from a reuse of the operation id.
     pub request_hash: RequestHash,
     /// Which.
-    pub filter: LetterFilter,
+    pub filter: DeadLetterFilter,
     /// The filter as it was asked for, to be shown.
     pub filter_shown: Value,
     /// Dead letters a second, at most: 1 to 500.
@@ -119,19 +119,19 @@ impl<D: Domain> Engine<D> {
     /// Of the database; at COMMIT it may have been written, and the same order again tells.
     pub async fn file_bulk_replay(
         &self,
-        order: &BulkOrder,
+        command: &BulkReplayCommand,
         is_same: impl Fn(RequestHash) -> Option<bool> + Send,
     ) -> sqlx::Result<BulkFiled> {
         let mut tx = self.ops_pool.begin().await?;
         let is_used =
-            actions::was_done(&mut tx, &order.business_id, &order.operation_id, None).await?.is_some();
-        let matched = if is_used { None } else { insert(&mut tx, order).await? };
+            actions::was_done(&mut tx, &command.business_id, &command.operation_id, None).await?.is_some();
+        let matched = if is_used { None } else { insert(&mut tx, command).await? };
         let filed = match matched {
             Some(matched) => {
-                record(&mut tx, order, true, json!({ "matched": matched })).await?;
-                BulkFiled::Started(show(&mut tx, &order.business_id, &order.operation_id).await?)
+                record(&mut tx, command, true, json!({ "matched": matched })).await?;
+                BulkFiled::Started(show(&mut tx, &command.business_id, &command.operation_id).await?)
             }
-            None => known(&mut tx, order, is_same).await?,
+            None => known(&mut tx, command, is_same).await?,
         };
         tx.commit().await?;
         Ok(filed)
@@ -144,7 +144,7 @@ impl<D: Domain> Engine<D> {
     pub async fn preview_bulk_replay(
         &self,
         business_id: &str,
-        filter: &LetterFilter,
+        filter: &DeadLetterFilter,
     ) -> sqlx::Result<BulkPreview> {
         let mut counts = QueryBuilder::new("SELECT d.code, d.participant, count(*)");
         push_matching(&mut counts, business_id, filter);
@@ -191,12 +191,12 @@ fn sums<K: Ord>(counts: impl Iterator<Item = (K, i64)>) -> Vec<(K, i64)> {
 
 /// Writes a replay and its members in one statement; how many it has, unless the operation id was used before. Waits for
 /// another order under it to be decided.
-async fn insert(tx: &mut PgConnection, order: &BulkOrder) -> sqlx::Result<Option<i64>> {
+async fn insert(tx: &mut PgConnection, command: &BulkReplayCommand) -> sqlx::Result<Option<i64>> {
     let mut sql = QueryBuilder::new(
         "WITH member AS (
              SELECT d.dead_letter_id, row_number() OVER (ORDER BY d.opened_at, d.dead_letter_id) AS position",
     );
-    push_matching(&mut sql, &order.business_id, &order.filter);
+    push_matching(&mut sql, &command.business_id, &command.filter);
     sql.push(" ORDER BY d.opened_at, d.dead_letter_id LIMIT ").push(MEMBERS_MAX + 1);
     sql.push(
         "), replay AS (
@@ -204,14 +204,14 @@ async fn insert(tx: &mut PgConnection, order: &BulkOrder) -> sqlx::Result<Option
                  matched, truncated, finished_at, hash_version)
              SELECT ",
     );
-    sql.push_bind(&order.business_id).push(", ").push_bind(&order.operation_id);
-    sql.push(", ").push_bind(&order.request_hash.bytes[..]).push(", ").push_bind(&order.filter_shown);
-    sql.push(", ").push_bind(order.rate).push(", ").push_bind(&order.actor);
-    sql.push(", ").push_bind(&order.reason);
+    sql.push_bind(&command.business_id).push(", ").push_bind(&command.operation_id);
+    sql.push(", ").push_bind(&command.request_hash.bytes[..]).push(", ").push_bind(&command.filter_shown);
+    sql.push(", ").push_bind(command.rate).push(", ").push_bind(&command.actor);
+    sql.push(", ").push_bind(&command.reason);
     sql.push(format_args!(
         ", least(count(*), {MEMBERS_MAX}), count(*) > {MEMBERS_MAX}, CASE WHEN count(*) = 0 THEN clock_timestamp() END, ",
     ));
-    sql.push_bind(order.request_hash.version);
+    sql.push_bind(command.request_hash.version);
     sql.push(format_args!(
         "
              FROM member
@@ -229,41 +229,46 @@ async fn insert(tx: &mut PgConnection, order: &BulkOrder) -> sqlx::Result<Option
 /// What is stored under an operation id that was used before.
 async fn known(
     tx: &mut PgConnection,
-    order: &BulkOrder,
+    command: &BulkReplayCommand,
     is_same: impl Fn(RequestHash) -> Option<bool>,
 ) -> sqlx::Result<BulkFiled> {
     let stored = sqlx::query(
         "SELECT request_hash, hash_version FROM saga.bulk_replay WHERE business_id = $1 AND operation_id = $2",
     )
-    .bind(&order.business_id)
-    .bind(&order.operation_id)
+    .bind(&command.business_id)
+    .bind(&command.operation_id)
     .fetch_optional(&mut *tx)
     .await?;
     let hash = stored.as_ref().map(row::request_hash).transpose()?.flatten();
     match hash.map_or(Some(false), is_same) {
         Some(true) => {
-            return Ok(BulkFiled::Known(show(tx, &order.business_id, &order.operation_id).await?));
+            return Ok(BulkFiled::Known(show(tx, &command.business_id, &command.operation_id).await?));
         }
         Some(false) => {}
         None => return Ok(BulkFiled::NotJudged),
     }
-    record(tx, order, false, json!({ "refused": "operation_id_reused" })).await?;
+    record(tx, command, false, json!({ "refused": "operation_id_reused" })).await?;
     Ok(BulkFiled::Reused)
 }
 
-async fn record(tx: &mut PgConnection, order: &BulkOrder, accepted: bool, after: Value) -> sqlx::Result<()> {
+async fn record(
+    tx: &mut PgConnection,
+    command: &BulkReplayCommand,
+    accepted: bool,
+    after: Value,
+) -> sqlx::Result<()> {
     let action = NewAction {
-        business_id: &order.business_id,
-        operation_id: &order.operation_id,
-        actor: &order.actor,
+        business_id: &command.business_id,
+        operation_id: &command.operation_id,
+        actor: &command.actor,
         action: ACTION,
         dead_letter_id: None,
         saga_id: None,
         participant: None,
-        reason: &order.reason,
+        reason: &command.reason,
         reference: None,
         accepted,
-        before: json!({ "filter": order.filter_shown }),
+        before: json!({ "filter": command.filter_shown }),
         after,
     };
     actions::record(tx, &action).await

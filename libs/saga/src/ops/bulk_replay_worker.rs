@@ -18,7 +18,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::remedy::{Order, Ordered, Remedy};
+use super::dead_letter_actions::{ActionOutcome, DeadLetterAction, OperatorCommand};
 use crate::{domain::Domain, engine::Engine};
 
 /// Most replays that one process carries out at the same time.
@@ -80,7 +80,7 @@ impl<D: Domain> Engine<D> {
                     match self.claim_bulk_replays(&carried, &turns).await {
                         Ok(jobs) => for job in jobs {
                             carried.insert(job.bulk_id);
-                            work.push(self.clone().carry(job));
+                            work.push(self.clone().run_job(job));
                         },
                         Err(error) => tracing::warn!(%error, "could not look for replays of dead letters"),
                     }
@@ -138,7 +138,7 @@ impl<D: Domain> Engine<D> {
     }
 
     /// Carries a replay out until it is over, somebody else's, or this process may not act any more; its id.
-    async fn carry(self: Arc<Self>, job: Job) -> i64 {
+    async fn run_job(self: Arc<Self>, job: Job) -> i64 {
         tracing::info!(operation_id = job.operation_id, "carrying out a replay of dead letters");
         while self.lease.holds() && !self.is_draining() {
             if self.is_full() {
@@ -237,7 +237,7 @@ impl<D: Domain> Engine<D> {
         if owner != Some(self.process) || !self.lease.holds() {
             return Ok(Step::Over);
         }
-        let order = Order {
+        let command = OperatorCommand {
             business_id: job.business_id.clone(),
             actor: job.actor.clone(),
             operation_id: job.operation_id.clone(),
@@ -245,12 +245,13 @@ impl<D: Domain> Engine<D> {
             reference: None,
             dry_run: false,
         };
-        let (ordered, row) = self.remedy_in(&mut tx, member, Remedy::Replay, &order).await?;
-        let (outcome, detail) = outcome(&ordered);
+        let (outcome, row) =
+            self.act_on_dead_letter_in(&mut tx, member, DeadLetterAction::Replay, &command).await?;
+        let (name, detail) = outcome_name(&outcome);
         let moved = sqlx::query(MEMBER_DONE)
             .bind(job.bulk_id)
             .bind(member)
-            .bind(outcome)
+            .bind(name)
             .bind(detail)
             .execute(&mut *tx)
             .await?;
@@ -258,7 +259,7 @@ impl<D: Domain> Engine<D> {
             return Ok(Step::More); // its turn was over already, and nothing is to be told twice
         }
         tx.commit().await?;
-        counter!("saga_bulk_replayed_total", "outcome" => outcome).increment(1);
+        counter!("saga_bulk_replayed_total", "outcome" => name).increment(1);
         if let Some(row) = row {
             self.adopt(row);
         }
@@ -278,22 +279,22 @@ const MEMBER_DONE: &str =
      WHERE bulk_id = $1 AND dead_letter_id = $2 AND outcome IS NULL";
 
 /// What is written of a member.
-fn outcome(ordered: &Ordered) -> (&'static str, Option<&'static str>) {
-    match ordered {
+fn outcome_name(outcome: &ActionOutcome) -> (&'static str, Option<&'static str>) {
+    match outcome {
         // The same operation id: an attempt of this replay whose COMMIT was not answered cannot be told from this one.
-        Ordered::Done { .. } | Ordered::AlreadyDone => ("replayed", None),
-        Ordered::AlreadyClosed => ("already_closed", None),
-        Ordered::NotFound => ("refused", Some("there is no such dead letter")),
-        Ordered::Reused => {
-            ("refused", Some("the operation id was used for another remedy of this dead letter"))
+        ActionOutcome::Done { .. } | ActionOutcome::AlreadyDone => ("replayed", None),
+        ActionOutcome::AlreadyClosed => ("already_closed", None),
+        ActionOutcome::NotFound => ("refused", Some("there is no such dead letter")),
+        ActionOutcome::Reused => {
+            ("refused", Some("the operation id was used for another action on this dead letter"))
         }
-        Ordered::SagaExists => {
+        ActionOutcome::SagaExists => {
             ("refused", Some("its saga has come back: nothing is to be taken back; resolve it"))
         }
-        Ordered::Unreadable => {
+        ActionOutcome::Unreadable => {
             ("refused", Some("this version cannot read its saga; it can only be resolved"))
         }
-        Ordered::WouldDo { .. } => ("refused", Some("it was a dry run")),
+        ActionOutcome::WouldDo { .. } => ("refused", Some("it was a dry run")),
     }
 }
 

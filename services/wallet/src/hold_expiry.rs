@@ -1,0 +1,78 @@
+//! Ends holds that ran out, and carries out reversals that were asked for while a redemption was being moved.
+
+use std::time::Duration;
+
+use api::wallet::RedemptionStatus;
+use metrics::counter;
+use saga::Submitted;
+use sqlx::{PgPool, Row};
+
+use crate::{
+    app::App,
+    plan::{ReversalReason, VERSIONS},
+    reversal::{Reversible, read, reversible, saga},
+};
+
+/// How often holds that ran out are looked for.
+const SWEEP: Duration = Duration::from_secs(1);
+/// Most redemptions in one sweep.
+const SWEEP_MAX: i64 = 200;
+
+/// Reverses what is held past its end by this database's clock, and what was asked back while it was being captured.
+/// Any instance may; one wins.
+pub async fn sweep(app: App) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        match due(&app.pool).await {
+            Ok(due) => reverse(&app, due).await,
+            Err(error) => {
+                tracing::warn!(%error, "could not look for redemptions that are due to be reversed")
+            }
+        }
+    }
+}
+
+async fn reverse(app: &App, due: Vec<(Reversible, bool)>) {
+    for (redemption, is_requested) in due {
+        let why = match (is_requested, redemption.status) {
+            (true, RedemptionStatus::Authorized) => ReversalReason::Void,
+            (true, _) => ReversalReason::Reversal,
+            (false, _) => ReversalReason::HoldExpired,
+        };
+        if let Ok(Submitted::Running) = app.engine.submit(saga(&redemption, why)).await {
+            counter!("wallet_swept_total", "why" => if is_requested { "requested" } else { "hold_expired" })
+                .increment(1);
+        }
+    }
+}
+
+async fn due(pool: &PgPool) -> sqlx::Result<Vec<(Reversible, bool)>> {
+    let rows = sqlx::query(concat!(
+        // Each half reads an index of its own from the beginning: together they would read every redemption there is. What a newer
+        // release has planned is that release's to sweep, and must not fill the page.
+        "WITH due AS MATERIALIZED (
+             (SELECT r.redemption_id FROM wallet.redemption r JOIN saga.saga s ON s.saga_id = r.redemption_id
+              WHERE r.status = 'authorized' AND r.hold_expires_at < clock_timestamp() AND s.version = ANY ($2)
+              ORDER BY r.hold_expires_at LIMIT $1)
+             UNION
+             (SELECT r.redemption_id FROM wallet.redemption r JOIN saga.saga s ON s.saga_id = r.redemption_id
+              WHERE r.cancel_requested AND r.status IN ('authorized', 'completed', 'partially_refunded')
+                AND s.version = ANY ($2)
+              ORDER BY r.redemption_id LIMIT $1)) ",
+        reversible!(),
+        "WHERE r.redemption_id = ANY (ARRAY(SELECT redemption_id FROM due)) ORDER BY r.redemption_id"
+    ))
+    .bind(SWEEP_MAX)
+    .bind(VERSIONS)
+    .fetch_all(pool)
+    .await?;
+    let mut due = Vec::with_capacity(rows.len());
+    for row in rows {
+        // One row that this version cannot read must not keep the others.
+        match read(&row) {
+            Ok(redemption) => due.push((redemption, row.try_get("cancel_requested")?)),
+            Err(error) => tracing::error!(%error, "a redemption that is due to be reversed cannot be read"),
+        }
+    }
+    Ok(due)
+}

@@ -1,0 +1,140 @@
+//! Reversing a whole redemption: asked for by its key, as a void, or because its hold has ended.
+
+use std::{sync::Arc, time::Duration};
+
+use api::{
+    BusinessId, LegsId,
+    derive::{Bucket, fresh_id},
+    wallet::RedemptionStatus,
+};
+use saga::{Begin, Key, NewSaga, SagaId, machine::Kind};
+use service::trace;
+use sqlx::{PgPool, Row, postgres::PgRow};
+use uuid::Uuid;
+
+use crate::{
+    plan::{Plan, ReversalPlan, ReversalReason},
+    redemption::{Change, status::read_status},
+    sagas::Sagas,
+};
+
+/// A forward-only saga is never compensated, so its deadline is nobody's.
+pub const DEADLINE: Duration = Duration::from_secs(10);
+/// The operation's name in keys.
+const OPERATION: &str = "reversal";
+
+/// A redemption with the plan that made it.
+#[derive(Debug)]
+pub struct Reversible {
+    /// Its id.
+    pub id: Uuid,
+    /// Whose.
+    pub business_id: BusinessId,
+    /// Where it stands.
+    pub status: RedemptionStatus,
+    /// What made it.
+    pub plan: Plan,
+    /// Under which id tenders know its legs.
+    pub legs_id: Uuid,
+    /// Whether its hold has ended, by the database's clock.
+    pub is_over: bool,
+    key: String,
+}
+
+/// The columns that [`read`] expects.
+macro_rules! reversible {
+    () => {
+        "SELECT r.redemption_id, r.business_id, r.status, s.plan, s.legs_id, s.key,
+             coalesce(r.hold_expires_at <= clock_timestamp(), false), r.cancel_requested
+         FROM wallet.redemption r JOIN saga.saga s ON s.saga_id = r.redemption_id "
+    };
+}
+pub(crate) use reversible;
+
+/// A redemption of a business, to be reversed.
+///
+/// # Errors
+/// Of the database.
+pub async fn load(pool: &PgPool, business: &BusinessId, id: Uuid) -> sqlx::Result<Option<Reversible>> {
+    sqlx::query(concat!(reversible!(), "WHERE r.business_id = $1 AND r.redemption_id = $2"))
+        .bind(business.as_str())
+        .bind(id)
+        .fetch_optional(pool)
+        .await?
+        .as_ref()
+        .map(read)
+        .transpose()
+}
+
+/// A row of [`reversible`].
+///
+/// # Errors
+/// When this version cannot read it.
+pub(crate) fn read(row: &PgRow) -> sqlx::Result<Reversible> {
+    Ok(Reversible {
+        id: row.try_get(0)?,
+        business_id: BusinessId::try_from(row.try_get::<String, _>(1)?)
+            .map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
+        status: read_status(row.try_get(2)?)?,
+        plan: serde_json::from_value(row.try_get(3)?)
+            .map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
+        legs_id: row.try_get(4)?,
+        key: row.try_get(5)?,
+        is_over: row.try_get(6)?,
+    })
+}
+
+/// The forward-only saga that gives a redemption back. Writing it is the point of no return: the same transaction moves
+/// the redemption, by a compare-and-set, to `reversing`.
+#[must_use]
+pub fn saga(redemption: &Reversible, why: ReversalReason) -> NewSaga<Sagas> {
+    let legs = match &redemption.plan {
+        Plan::Redeem(plan) => plan.legs_to_reverse(),
+        _ => Vec::new(),
+    };
+    // One reversal a redemption, whoever asks for it first: its key is the redemption's, in the redemption's own namespace.
+    let key = Key {
+        business_id: redemption.business_id.as_str().to_owned(),
+        operation: OPERATION.to_owned(),
+        scope: redemption.id.to_string(),
+        key: redemption.key.clone(),
+    };
+    let plan = Plan::Reversal(ReversalPlan {
+        redemption_id: redemption.id,
+        why,
+        of: LegsId(redemption.legs_id),
+        legs,
+        answer: None,
+    });
+    NewSaga {
+        id: SagaId(fresh_id(Bucket::of_id(redemption.id))),
+        request_hash: None,
+        kind: Kind::ForwardOnly,
+        // Its own: the legs that it cancels are the redemption's, and named in its plan.
+        legs_id: LegsId::of_child(&redemption.business_id, OPERATION, redemption.id, &key.key).0,
+        key,
+        parent_id: Some(SagaId(redemption.id)),
+        change: Change::started_by(&plan),
+        plan: Arc::new(plan),
+        deadline: DEADLINE,
+        trace_id: trace::current().map(|trace| trace.id()),
+        begin: Begin::Run,
+        // A hold that ran out leaves its key as it is: the till's retry still hears what it was told.
+        cancel_parent_key: why != ReversalReason::HoldExpired,
+    }
+}
+
+/// Has a redemption given back as soon as what it is in the middle of is done. False if it is in the middle of nothing.
+///
+/// # Errors
+/// Of the database.
+pub async fn request(pool: &PgPool, id: Uuid) -> sqlx::Result<bool> {
+    let marked = sqlx::query(
+        "UPDATE wallet.redemption SET cancel_requested = true
+         WHERE redemption_id = $1 AND status IN ('capturing', 'reversing', 'under_review')",
+    )
+    .bind(id)
+    .execute(pool)
+    .await?;
+    Ok(marked.rows_affected() == 1)
+}
