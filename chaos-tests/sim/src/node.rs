@@ -92,7 +92,7 @@ pub enum Waiter {
     /// A till, for its new saga.
     Submit { ask: Option<Attempt>, new: Box<NewSaga> },
     /// A till, for the cancel of a saga that runs.
-    CompensateOutcome { ask: Attempt, seen: Box<Row> },
+    Compensate { ask: Attempt, seen: Box<Row> },
 }
 
 /// A batch on its way to COMMIT.

@@ -123,7 +123,7 @@ impl World {
             match waiter {
                 Waiter::Run { id, no, transition } => self.run_wrote(process, (id, no), transition, wrote),
                 Waiter::Submit { ask, new } => self.submitted(process, ask, &new, wrote),
-                Waiter::CompensateOutcome { ask, seen } => self.turned_back(process, ask, *seen, wrote),
+                Waiter::Compensate { ask, seen } => self.compensated(process, ask, *seen, wrote),
             }
         }
     }

@@ -358,11 +358,11 @@ impl World {
             change: change.map(|moved| Moved { status: Status::Declined, ..moved }),
             due: STUCK_AFTER,
         };
-        let waiter = Waiter::CompensateOutcome { ask, seen: Box::new(seen) };
+        let waiter = Waiter::Compensate { ask, seen: Box::new(seen) };
         self.store(process, Write::Move(Box::new(change)), waiter);
     }
 
-    pub fn turned_back(&mut self, process: Process, ask: Attempt, seen: Row, wrote: Wrote) {
+    pub fn compensated(&mut self, process: Process, ask: Attempt, seen: Row, wrote: Wrote) {
         let ask = Some(ask).filter(|(index, attempt)| self.asks[*index].attempt == *attempt);
         let Ok(Written::Moved { .. }) = wrote else { return self.soon(ask) };
         self.cover.count(if seen.owner == Some(process) {

@@ -204,7 +204,7 @@ pub struct TimelineEvent {
     pub at: DateTime<Utc>,
     /// Milliseconds since the saga was written.
     pub after_ms: i64,
-    /// What: `began`, `attempt`, `turned_back`, `taken_over`, `dead_letter`, `replayed` and others.
+    /// What: `began`, `attempt`, `compensating`, `taken_over`, `dead_letter`, `replayed` and others.
     pub event: String,
     /// What, in a sentence.
     pub text: String,

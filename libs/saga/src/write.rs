@@ -420,9 +420,8 @@ fn without_nul(json: &str) -> String {
     clean
 }
 
-/// HTTP statuses have three digits.
 fn status_code(status: u16) -> i16 {
-    i16::try_from(status).unwrap_or(500)
+    i16::try_from(status).expect("an HTTP status has three digits")
 }
 
 fn millis(duration: std::time::Duration) -> i64 {

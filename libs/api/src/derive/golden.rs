@@ -42,7 +42,7 @@ fn keys_of_sagas() {
     assert_eq!(own.to_string(), "6b50e40a-2963-891f-845f-2931a3993138");
     assert_eq!(child("capture"), "a5da41bc-1ad0-8970-ab7a-0e0877ff265b");
     assert_eq!(child("void"), "a57c2c68-bd40-87fd-8819-0a1a9e1710a8");
-    assert_eq!(child("reversal"), "a566f8cb-ee3e-8d9c-91ad-55e80a0a02a5");
+    assert_eq!(child("reversal"), "a593c6fd-0f3e-8bc0-a580-7f0bcc1440d2");
     assert_eq!(derived_uuid(&["a", "bc"]).to_string(), "3fafa1cf-2f19-87c1-929b-eb20cf0983f7");
     assert_eq!(derived_uuid(&[]).to_string(), "e3b0c442-98fc-8c14-9afb-f4c8996fb924");
 }

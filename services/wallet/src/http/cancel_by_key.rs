@@ -8,7 +8,7 @@ use api::{
     BusinessId, LegsId, Problem,
     derive::{Bucket, fresh_id},
     id::is_visible_ascii,
-    wallet::{CancelByKeyAnswer, CancelByKeyRequest, CancelResult},
+    wallet::{CancelByKeyAnswer, CancelByKeyRequest, CancelResult, RedemptionStatus as Status},
 };
 use axum::{Json, extract::State};
 use saga::{
@@ -100,9 +100,9 @@ impl Cancel {
         self.require_own_location(&stored).await?;
         let result = match stored.state {
             SagaState::Running => {
-                let turned = engine.compensate(&stored, Reason::Cancelled, true).await;
-                let turned = turned.map_err(|error| not_durable(&error))?;
-                (turned == CompensateOutcome::Done).then_some(CancelResult::WillReverse)
+                let outcome = engine.compensate(&stored, Reason::Cancelled, true).await;
+                let outcome = outcome.map_err(|error| not_durable(&error))?;
+                (outcome == CompensateOutcome::Done).then_some(CancelResult::WillReverse)
             }
             SagaState::Completed => self.cancel_completed(&stored).await?,
             SagaState::Compensating | SagaState::DeadLetter => {
@@ -142,11 +142,11 @@ impl Cancel {
         let look = async move { reversal::load(&pool, &business, id).await };
         let redemption = engine.to_its_end(look).await;
         let Some(redemption) = redemption.map_err(|error| Failure::read(&error))? else { return Ok(None) };
-        let why = match redemption.status.as_str() {
-            "completed" | "partially_refunded" => ReversalReason::Reversal,
-            "authorized" => ReversalReason::Void,
-            // Forward-only sagas do not turn: it goes back when they are done.
-            "capturing" | "reversing" | "under_review" => {
+        let why = match redemption.status {
+            Status::Completed | Status::PartiallyRefunded => ReversalReason::Reversal,
+            Status::Authorized => ReversalReason::Void,
+            // A forward-only saga is never compensated: the redemption is reversed when that is done.
+            Status::Capturing | Status::Reversing | Status::UnderReview => {
                 let (pool, id) = (self.app.pool.clone(), redemption.id);
                 let is_noted = engine.to_its_end(async move { reversal::request(&pool, id).await }).await;
                 if !is_noted.map_err(|error| Failure::read(&error))? {
@@ -155,8 +155,12 @@ impl Cancel {
                 return self.cancel_key(stored, CancelResult::WillReverse).await;
             }
             // What is in force is what the operator who settled it says.
-            "resolved" => return self.cancel_key(stored, CancelResult::Resolved).await,
-            _ => return self.cancel_key(stored, CancelResult::AlreadyReversed).await,
+            Status::Resolved => return self.cancel_key(stored, CancelResult::Resolved).await,
+            // Not yet as its saga says: looked at again.
+            Status::Pending => return Ok(None),
+            Status::Declined | Status::Voided | Status::Expired | Status::Reversed | Status::Refunded => {
+                return self.cancel_key(stored, CancelResult::AlreadyReversed).await;
+            }
         };
         let submitted = self.app.engine.submit(reversal::saga(&redemption, why)).await;
         let submitted = submitted.map_err(|error| not_durable(&error))?;

@@ -8,7 +8,11 @@ use std::{
     time::Duration,
 };
 
-use api::{Code, LegsId, Problem, derive::RequestForm, wallet::Redemption};
+use api::{
+    Code, LegsId, Problem,
+    derive::RequestForm,
+    wallet::{Redemption, RedemptionStatus as Status},
+};
 use axum::response::Response;
 use saga::{Begin, Key, NewSaga, SagaId, machine::Kind};
 use service::{ApiError, auth::Caller, extract::IdempotencyKey, trace};
@@ -167,12 +171,12 @@ impl<P> Moving<P> {
 /// Whether a redemption is authorized; whether its hold has ended is judged when the saga is written.
 fn may_move(held: &Reversible) -> Result<(), Box<Problem>> {
     let refusal = |code, detail| Err(Box::new(Problem::new(code, detail)));
-    match held.status.as_str() {
-        "authorized" if held.is_over => {
+    match held.status {
+        Status::Authorized if held.is_over => {
             refusal(Code::HoldExpired, "The hold has ended; its value goes back.")
         }
-        "authorized" => Ok(()),
-        "expired" => refusal(Code::HoldExpired, "The hold has ended; its value went back."),
+        Status::Authorized => Ok(()),
+        Status::Expired => refusal(Code::HoldExpired, "The hold has ended; its value went back."),
         _ => refusal(Code::AlreadyFinal, "The redemption holds nothing any more."),
     }
 }

@@ -63,7 +63,7 @@ impl Cached {
 }
 
 fn place(kind: TenderKind) -> usize {
-    TenderKind::ALL.iter().position(|one| *one == kind).unwrap_or(0) // ALL has every kind
+    TenderKind::ALL.iter().position(|one| *one == kind).expect("ALL has every kind")
 }
 
 /// The cache. Clones share its connection.

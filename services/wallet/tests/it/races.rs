@@ -171,7 +171,7 @@ async fn c5_a_lost_commit_on_the_way_back_is_written_once() {
     assert_eq!(told.status, 422, "{}", told.text());
     tokio::time::sleep(Duration::from_millis(500)).await;
     for (event, query) in [
-        ("compensating", "SELECT count(*) FROM saga.saga_event WHERE event = 'turned_back'"),
+        ("compensating", "SELECT count(*) FROM saga.saga_event WHERE event = 'compensating'"),
         ("dead_letter", "SELECT count(*) FROM saga.saga_event WHERE event = 'dead_letter'"),
         ("letters", "SELECT count(*) FROM saga.dead_letter WHERE code = 'participant_unreachable'"),
         ("adopted", "SELECT 1 + count(*) FROM saga.saga_event WHERE event = 'adopted_again'"),
