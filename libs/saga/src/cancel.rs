@@ -1,4 +1,5 @@
-//! Compensating a saga from outside: whoever writes the transition takes the saga over in the same statement.
+//! Compensating a saga from outside: the process that writes the transition takes the saga over in the same
+//! statement.
 
 use std::sync::Arc;
 
@@ -21,7 +22,7 @@ pub enum CompensateOutcome {
 }
 
 impl<D: Domain> Engine<D> {
-    /// Turns a running compensable saga back, taking it over from whoever runs it: by its key (`cancel_key`: no other
+    /// Compensates a running compensable saga, taking it over from the process that runs it: by its key (`cancel_key`: no other
     /// answer under that key from now on), or because its caller's time is up.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! One heartbeat a process, instead of a lease a saga.
 //!
-//! A process whose heartbeat is older than the TTL by the database's clock has lost its sagas to whoever claims them.
+//! A process whose heartbeat is older than the TTL by the database's clock has lost its sagas to the process that claims them.
 //! So a process that could not renew for as long stops sending by itself, measured from *before* the last heartbeat was
 //! sent on a clock that goes on while the process is stopped. Back from such a gap, it waits one TTL before it claims
 //! anything: others may have had the same gap and deserve to renew first.

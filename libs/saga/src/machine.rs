@@ -1,7 +1,7 @@
 //! The saga as a pure state machine: `(state, event) -> (state, actions)`.
 //!
-//! Sync and total, without I/O, randomness or a clock: events bring the time, and delays are drawn by whoever carries
-//! the actions out. The runtime, the simulator and the model checker drive this same code. An event that makes no
+//! Sync and total, without I/O, randomness or a clock: events bring the time, and delays are drawn by the runtime that
+//! carries the actions out. The runtime, the simulator and the model checker drive this same code. An event that makes no
 //! sense in a state is an error value.
 //!
 //! ```text
@@ -117,7 +117,7 @@ pub enum Action {
     Backoff(usize, Direction, u32),
     /// Make a transition durable; report with [`Event::Written`].
     Write(Transition),
-    /// A state that ends the run is durable: answer whoever waits, and stop.
+    /// A state that ends the run is durable: answer the callers that wait, and stop.
     Finish,
 }
 
@@ -132,7 +132,7 @@ pub struct Limits {
     pub unreachable_for: Millis,
 }
 
-/// An event that does not fit the state. A defect of whoever drives the machine.
+/// An event that does not fit the state. A defect of the code that drives the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Illegal {
     /// The event.

@@ -42,7 +42,7 @@ struct Inner<T> {
     waiting: VecDeque<T>,
     /// Empty while no writer is at work: no batch is.
     at_work: HashSet<SagaId>,
-    /// With so many waiting, whoever waits for a batch looks again.
+    /// With so many waiting, the writer that waits for a batch looks again.
     wanted: usize,
     is_open: bool,
 }

@@ -34,7 +34,7 @@ const CLAIM: &str = concat!(
          ORDER BY f.saga_id LIMIT $3 FOR UPDATE SKIP LOCKED
      ), claimed AS (
          UPDATE saga.saga s SET owner = $1, epoch = s.epoch + 1,
-             -- Whoever claims what it owns itself has not died, only its beat was late.
+             -- A process that claims what it owns itself has not died, only its beat was late.
              poison = s.poison + CASE WHEN s.owner IS NULL OR s.owner = $1 THEN 0 ELSE 1 END,
              due_at = clock_timestamp() + make_interval(secs => $4 / 1000.0)
          FROM free WHERE s.saga_id = free.saga_id

@@ -13,7 +13,7 @@ use crate::{
     write::stored_response,
 };
 
-/// What is stored of a saga, short of its plan: enough to answer whoever asks under its key.
+/// What is stored of a saga, short of its plan: enough to answer a caller under its key.
 #[derive(Debug, Clone)]
 pub struct Stored {
     /// Its id.

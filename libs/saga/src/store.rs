@@ -185,7 +185,7 @@ impl<D: Domain> Writer<D> {
             let taken = tokio::select! {
                 biased;
                 taken = self.open.0.take() => Some(taken),
-                // Whoever waits already is served.
+                // What waits already is written.
                 () = stop.cancelled() => self.open.0.take_now(),
             };
             let Some((batch, behind)) = taken else { return };

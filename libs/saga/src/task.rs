@@ -290,7 +290,7 @@ impl<D: Domain> Run<D> {
         match event {
             RunEvent::Lapsed => {
                 self.guard.not_lost(); // left on purpose, which is no sign of poison
-                tracing::warn!("heartbeat overdue: this saga is left to whoever holds it");
+                tracing::warn!("heartbeat overdue: this saga is left to the process that claims it");
                 Next::Stop
             }
             RunEvent::Wake { leg, direction } => Next::Event(Event::Wake(leg, direction)),

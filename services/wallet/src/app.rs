@@ -15,7 +15,7 @@ use crate::{live::Live, paused::Paused, sagas::Sagas, tenders::Tenders};
 const CUSTOMER_READS: u32 = 60;
 /// Redeems a minute of one customer's own token.
 const CUSTOMER_REDEEMS: u32 = 10;
-/// Wrong codes a minute of one business, whoever tries them: beyond that somebody guesses, and no code is taken.
+/// Wrong codes a minute of one business, of all callers together: beyond that somebody guesses, and no code is taken.
 const WRONG_CODES: u32 = 120;
 /// How long a business's codes are refused then.
 const GUESSING_PAUSE: Duration = Duration::from_secs(60);

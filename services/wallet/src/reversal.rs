@@ -92,7 +92,7 @@ pub fn saga(redemption: &Reversible, why: ReversalReason) -> NewSaga<Sagas> {
         Plan::Redeem(plan) => plan.legs_to_reverse(),
         _ => Vec::new(),
     };
-    // One reversal a redemption, whoever asks for it first: its key is the redemption's, in the redemption's own namespace.
+    // One reversal a redemption, be it asked for by a till, an app or the end of the hold: its key is the redemption's, in the redemption's own namespace.
     let key = Key {
         business_id: redemption.business_id.as_str().to_owned(),
         operation: OPERATION.to_owned(),

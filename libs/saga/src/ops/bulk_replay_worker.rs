@@ -4,7 +4,7 @@
 //! came of it: a process that dies leaves each member either done or not yet its turn, and one that was taken over from
 //! does nothing more. The pace counts the members done within the last second, in the database: it holds across takeovers.
 //!
-//! No business waits for another's replays: of each business the first few that are unfinished are carried out, whoever owns
+//! No business waits for another's replays: of each business the first few that are unfinished are carried out, whichever process owns
 //! them, and all that one process carries take turns at the database.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};

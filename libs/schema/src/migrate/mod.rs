@@ -96,8 +96,10 @@ async fn apply_all(
     // All are read before the first is applied.
     let kinds = pending.iter().map(|migration| kind(migration)).collect::<anyhow::Result<Vec<_>>>()?;
     let offline = kinds.iter().any(|kind| matches!(kind, Kind::Offline(_)));
-    let door = match offline && !is_new {
-        true => Some(service::shut_out(owner, writer).await.with_context(|| reasons(&pending, &kinds))?),
+    let revoked = match offline && !is_new {
+        true => {
+            Some(service::revoke_connect(owner, writer).await.with_context(|| reasons(&pending, &kinds))?)
+        }
         false => None,
     };
     let mut done = Vec::new();
@@ -111,9 +113,11 @@ async fn apply_all(
             }
         }
     }
-    match (door, result) {
-        (Some(door), Ok(())) => door.open(owner).await.context("the service may not connect yet")?,
-        (Some(door), Err(error)) => return Err(door.open_after(owner, error).await),
+    match (revoked, result) {
+        (Some(revoked), Ok(())) => {
+            revoked.give_back(owner).await.context("the service may not connect yet")?
+        }
+        (Some(revoked), Err(error)) => return Err(revoked.give_back_after(owner, error).await),
         (None, result) => result?,
     }
     Ok(done)

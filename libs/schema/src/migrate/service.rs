@@ -31,10 +31,10 @@ const MAY_CONNECT: &str = "
       AND (acl.grantee IN (0, w.oid) OR m.member IS NOT NULL)
     ORDER BY 1";
 
-/// What was taken from the service, so that it may not connect for now.
+/// The right to connect, taken from the service for now.
 #[derive(Debug)]
-pub(super) struct Door {
-    /// Quoted.
+pub(super) struct RevokedConnect {
+    /// The roles that had it, quoted.
     grantees: Vec<String>,
 }
 
@@ -42,7 +42,7 @@ pub(super) struct Door {
 ///
 /// # Errors
 /// While one does, with the names of its sessions; nothing is changed then.
-pub(super) async fn shut_out(owner: &mut PgConnection, writer: &str) -> anyhow::Result<Door> {
+pub(super) async fn revoke_connect(owner: &mut PgConnection, writer: &str) -> anyhow::Result<RevokedConnect> {
     for look in 0..LOOKS {
         if look > 0 {
             tokio::time::sleep(LOOK_EVERY).await;
@@ -50,13 +50,13 @@ pub(super) async fn shut_out(owner: &mut PgConnection, writer: &str) -> anyhow::
         refuse_while_used(owner, writer).await?;
     }
     let grantees = sqlx::query_scalar(MAY_CONNECT).bind(writer).fetch_all(&mut *owner).await?;
-    let door = Door { grantees };
-    door.turn(owner, "REVOKE CONNECT ON DATABASE %I FROM %s").await?;
-    // A process may have come between the last look and the door.
+    let revoked = RevokedConnect { grantees };
+    revoked.apply(owner, "REVOKE CONNECT ON DATABASE %I FROM %s").await?;
+    // A process may have come between the last look and the revocation.
     if let Err(error) = refuse_while_used(owner, writer).await {
-        return Err(door.open_after(owner, error).await);
+        return Err(revoked.give_back_after(owner, error).await);
     }
-    Ok(door)
+    Ok(revoked)
 }
 
 async fn refuse_while_used(owner: &mut PgConnection, writer: &str) -> anyhow::Result<()> {
@@ -69,15 +69,19 @@ async fn refuse_while_used(owner: &mut PgConnection, writer: &str) -> anyhow::Re
     Ok(())
 }
 
-impl Door {
+impl RevokedConnect {
     /// Lets the service in again.
-    pub(super) async fn open(&self, owner: &mut PgConnection) -> sqlx::Result<()> {
-        self.turn(owner, "GRANT CONNECT ON DATABASE %I TO %s").await
+    pub(super) async fn give_back(&self, owner: &mut PgConnection) -> sqlx::Result<()> {
+        self.apply(owner, "GRANT CONNECT ON DATABASE %I TO %s").await
     }
 
     /// Lets the service in again after an error, which is what is told.
-    pub(super) async fn open_after(&self, owner: &mut PgConnection, error: anyhow::Error) -> anyhow::Error {
-        match self.open(owner).await {
+    pub(super) async fn give_back_after(
+        &self,
+        owner: &mut PgConnection,
+        error: anyhow::Error,
+    ) -> anyhow::Error {
+        match self.give_back(owner).await {
             Ok(()) => error,
             Err(shut) => {
                 error.context(format!("the service may not connect until the next migration ({shut})"))
@@ -86,7 +90,7 @@ impl Door {
     }
 
     /// For all of them or for none.
-    async fn turn(&self, owner: &mut PgConnection, template: &str) -> sqlx::Result<()> {
+    async fn apply(&self, owner: &mut PgConnection, template: &str) -> sqlx::Result<()> {
         if self.grantees.is_empty() {
             return Ok(());
         }

@@ -120,7 +120,7 @@ impl<P> Operation for Moving<P>
 where
     P: Fn(&Reversible, Redemption) -> Result<Plan, Box<Problem>> + Send + Sync,
 {
-    fn door(&self) -> Result<(), Refused> {
+    fn admit(&self) -> Result<(), Refused> {
         // Sagas that take further what exists are not counted against the bound for new work.
         if self.app.engine.is_ready() { Ok(()) } else { Err(Refused::overloaded()) }
     }

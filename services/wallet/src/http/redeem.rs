@@ -110,7 +110,7 @@ struct Redeem {
 }
 
 impl Operation for Redeem {
-    fn door(&self) -> Result<(), Refused> {
+    fn admit(&self) -> Result<(), Refused> {
         if !self.app.engine.is_ready() || self.app.engine.is_full() {
             return Err(Refused::overloaded());
         }

@@ -190,7 +190,7 @@ pub(super) async fn visible(pool: &PgPool, caller: &Caller, id: Uuid) -> sqlx::R
     find(pool, &caller.business_id, id, own, caller.location_ids.as_deref()).await
 }
 
-/// A redemption of a business, whoever asks.
+/// A redemption of a business, for any caller.
 pub(super) async fn by_id(
     pool: &PgPool,
     business: &BusinessId,

@@ -1,7 +1,7 @@
 //! How many clients watch at once: of this process, of one business, of one customer.
 //!
 //! A client is a connection for as long as it watches. All of them together have at most half of the listener's connections,
-//! so that a till finds its place whoever watches; a business has a part of that, and a customer a part of the business's.
+//! so that a till finds its place however many watch; a business has a part of that, and a customer a part of the business's.
 
 use std::{
     collections::HashMap,

@@ -156,7 +156,7 @@ impl Cache {
         let _: Option<()> = self.link.call(async |connection| command.query_async(connection).await).await;
     }
 
-    /// Something of a customer is in doubt from now on. Whoever calls has to answer a till in time.
+    /// Something of a customer is in doubt from now on. The caller has to answer a till in time.
     pub async fn note_doubt(&self, owner: &Owner) {
         let mut command = cmd("DEL");
         command.arg(doubt_key(owner));

@@ -2,7 +2,7 @@
 //!
 //! One task takes whatever waits, up to a limit and without a timer, and sends it as one batch, whose answers come as a stream of
 //! lines: each caller has its answer when its line is there, and when the cache knows which versions the lines that came with it
-//! tell of: from then on no older balance is shown, whoever runs the saga. A batch that does not end soon is left to itself and
+//! tell of: from then on no older balance is shown, whichever process runs the saga. A batch that does not end soon is left to itself and
 //! the lane goes on, so that a slow leg delays nobody. After an error the next commands go singly: a batch must not fail
 //! for one bad command, nor for a tender that does not know batches.
 
@@ -78,7 +78,7 @@ async fn run(tender: Arc<Transport>, items: &mut mpsc::Receiver<Item>, tasks: Ta
     let mut waiting = Vec::with_capacity(BATCH_MAX);
     let (failed, mut failures) = mpsc::channel::<()>(UNFINISHED);
     while items.recv_many(&mut waiting, BATCH_MAX).await > 0 {
-        // Whoever gave up while waiting here is not sent for.
+        // A command whose caller gave up while it waited here is not sent.
         waiting.retain(|item| !item.done.is_closed());
         if waiting.is_empty() {
             continue;

@@ -165,7 +165,7 @@ impl Transport {
             .map_err(|error| if error.is_connect() { CallError::Refused } else { unknown(&error) })?;
         match response.status() {
             status if status.is_success() => Ok(response),
-            // Whoever answers there is not whom we asked: it says nothing about the leg.
+            // Another service answers at this address: it says nothing about the leg.
             StatusCode::MISDIRECTED_REQUEST => Err(CallError::Unknown("another tender answers".to_owned())),
             status if status.is_client_error() => Err(rejected(status, response).await),
             status => Err(CallError::Unknown(format!("status {status}"))),

@@ -58,7 +58,7 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 /// What differs from call to call.
 pub(super) trait Operation: Sync {
     /// What is refused without planning: overload, limits, tenders that are out of service.
-    fn door(&self) -> Result<(), Refused>;
+    fn admit(&self) -> Result<(), Refused>;
 
     /// Whether planning reads anything, so that the key is looked up before.
     fn looks_up_first(&self) -> bool;
@@ -180,7 +180,7 @@ impl Call {
             return Err(Failure::unknown(&"the saga database is away"));
         }
         let intent = self.app.engine.intend(&self.key);
-        if let Err(refused) = operation.door() {
+        if let Err(refused) = operation.admit() {
             return self.refuse(operation, intent, refused).await;
         }
         if operation.looks_up_first() {
