@@ -19,7 +19,7 @@ impl<D: Domain> Engine<D> {
         let guard = self.registry.enter(row.saga.id);
         let (id, run, engine) = (row.saga.id, guard.run(), self.clone());
         let task = self.tasks.spawn(async move {
-            let legs = engine.expect_legs(&row.saga.plan);
+            let legs = engine.expect_legs(&row.saga.plan, &row.saga.key.business_id);
             Run::new(engine, row, guard, legs, true).run().await;
         });
         self.registry.carry(id, run, task.abort_handle());

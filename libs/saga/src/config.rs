@@ -21,10 +21,10 @@ pub struct Config {
     pub claim_batch: i64,
     /// Owners that may die while running a saga before it is parked.
     pub poison_limit: i16,
-    /// Most sagas in memory; more are refused at the door.
+    /// Most new sagas under way; more are refused at the door. An eighth of it is never one business's.
     pub in_flight: usize,
-    /// Most legs of one participant without an answer; new work that needs it is refused then. A quarter of `in_flight`, so that a
-    /// silent participant leaves room for the others.
+    /// Most legs of one participant without an answer; new work that needs it is refused then, an eighth earlier for one
+    /// business. Below a third of `in_flight`, so that participants that do not answer leave room for the others.
     pub unanswered_legs: usize,
     /// Most transitions in one transaction.
     pub write_batch: usize,
@@ -52,7 +52,7 @@ impl Default for Config {
             claim_batch: 500,
             poison_limit: 5,
             in_flight: 4_096,
-            unanswered_legs: 1_024,
+            unanswered_legs: 1_280,
             write_batch: 256,
             drain_grace: Duration::from_secs(2),
             forward_timeout: Duration::from_secs(2),

@@ -13,6 +13,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 use crate::{
+    admission::UnderWay,
     clock::DatabaseClock,
     config::Config,
     domain::{Domain, Key, SagaId},
@@ -44,6 +45,7 @@ pub struct Engine<D: Domain> {
     /// Keys under which an insert of this process may still come.
     pub(crate) pending: PendingKeys,
     pub(crate) reachability: Reachability,
+    pub(crate) under_way: UnderWay,
     pub(crate) registry: Registry,
     pub(crate) draining: AtomicBool,
     /// When recovery last ended a pass, in local milliseconds of `clock`.
@@ -84,16 +86,22 @@ impl<D: Domain> Engine<D> {
         since < MISSED_PASSES * pass.max(500)
     }
 
-    /// Whether as many sagas are in memory as this process takes.
+    /// Whether a business has as much new work under way as this process takes of one, or all have as much as it takes at all.
+    /// What goes on with what exists counts for neither: captures, reversals, what was taken over.
     #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.registry.len() >= self.config.in_flight
+    pub fn is_full(&self, business: &str) -> bool {
+        self.under_way.is_full_for(business, self.config.in_flight)
     }
 
-    /// Whether as many legs of a participant are without an answer as this process bears.
+    /// Whether as many legs of a participant are without an answer as this process bears, or bears of one business.
     #[must_use]
-    pub fn is_full_for(&self, participant: &str) -> bool {
-        self.reachability.unanswered(participant) >= self.config.unanswered_legs
+    pub fn is_full_for(&self, participant: &str, business: &str) -> bool {
+        self.reachability.is_full_for(participant, business, self.config.unanswered_legs)
+    }
+
+    /// Whether as many sagas are in memory as this process takes up by itself.
+    pub(crate) fn is_laden(&self) -> bool {
+        self.registry.len() >= self.config.in_flight
     }
 
     /// Whether a participant has not answered the last attempts at legs.

@@ -5,6 +5,7 @@
 //! | [`machine`] | decides: `(state, event) -> (state, actions)`, pure |
 //! | `engine`, `start` | what the parts share, and who starts them |
 //! | `submit`, `task`, `adopt` | a new saga, one run of one saga, a run that is taken up again |
+//! | `admission` | how much new work is taken, and of one business |
 //! | `queue`, `store`, `write` | transitions of concurrent sagas: when they become a batch, and how it is made durable in one transaction |
 //! | `lease`, `recovery` | heartbeat, claims of what has no live owner, rescans of what a process owns |
 //! | `parking` | dead letters that the database cannot refuse |
@@ -16,6 +17,7 @@
 //! | [`ops`] | what an operator may do: list, replay, resolve |
 //! | [`Domain`] | what a domain brings: its plan, its participants, its own rows |
 
+mod admission;
 mod adopt;
 mod cancel;
 mod clock;

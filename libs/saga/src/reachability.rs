@@ -20,23 +20,29 @@ use std::{
 
 use tokio::sync::oneshot;
 
+use crate::admission::Counts;
+
 /// Attempts in a row without an answer that open the breaker.
 const OPENS_AT: u32 = 5;
 /// How often waiting sagas are released.
 pub(crate) const TICK: Duration = Duration::from_millis(50);
 /// Sagas released in the first tick after an answer.
 const FIRST_RELEASE: usize = 8;
+/// With fewer waiting it does not matter how many of them have gone.
+const PRUNED_FROM: usize = 64;
 
 #[derive(Debug, Default)]
 struct Participant {
     /// Attempts in a row that were not answered.
     failures: u32,
-    /// Sagas that wait for it, the first first.
+    /// Sagas that wait for it, the first first; also some that have gone meanwhile.
     waiting: VecDeque<oneshot::Sender<()>>,
+    /// With so many waiting, those that have gone are taken out.
+    pruned_at: usize,
     /// How many are released next; 0 unless it has just begun to answer again.
     release: usize,
     /// Legs without an answer.
-    unanswered: usize,
+    unanswered: Counts,
 }
 
 /// Cheap to clone; all clones know the same.
@@ -48,11 +54,12 @@ pub(crate) struct Reachability(Arc<Mutex<HashMap<String, Participant>>>);
 pub(crate) struct Unanswered {
     reachability: Reachability,
     participant: String,
+    business: String,
 }
 
 impl Drop for Unanswered {
     fn drop(&mut self) {
-        self.reachability.with(&self.participant, |p| p.unanswered = p.unanswered.saturating_sub(1));
+        self.reachability.with(&self.participant, |p| p.unanswered.remove(&self.business));
     }
 }
 
@@ -61,8 +68,11 @@ impl Reachability {
     pub(crate) async fn wait(&self, participant: &str, backoff: Duration) {
         let (release, released) = oneshot::channel();
         self.with(participant, |p| {
-            p.waiting.retain(|waiting| !waiting.is_closed());
             p.waiting.push_back(release);
+            if p.waiting.len() >= p.pruned_at.max(PRUNED_FROM) {
+                p.waiting.retain(|waiting| !waiting.is_closed());
+                p.pruned_at = p.waiting.len() * 2;
+            }
         });
         tokio::select! {
             () = tokio::time::sleep(backoff) => {}
@@ -111,15 +121,16 @@ impl Reachability {
         }
     }
 
-    /// Counts a leg that is to be sent.
-    pub(crate) fn expect(&self, participant: &str) -> Unanswered {
-        self.with(participant, |p| p.unanswered += 1);
-        Unanswered { reachability: self.clone(), participant: participant.to_owned() }
+    /// Counts a leg of a business from now on.
+    pub(crate) fn expect(&self, participant: &str, business: &str) -> Unanswered {
+        self.with(participant, |p| p.unanswered.add(business));
+        let (participant, business) = (participant.to_owned(), business.to_owned());
+        Unanswered { reachability: self.clone(), participant, business }
     }
 
-    /// Legs of a participant without an answer.
-    pub(crate) fn unanswered(&self, participant: &str) -> usize {
-        self.with(participant, |p| p.unanswered)
+    /// Whether a business finds no room for another leg where there is room for `most`.
+    pub(crate) fn is_full_for(&self, participant: &str, business: &str, most: usize) -> bool {
+        self.with(participant, |p| p.unanswered.is_full_for(business, most))
     }
 
     fn with<T>(&self, participant: &str, f: impl FnOnce(&mut Participant) -> T) -> T {
@@ -165,13 +176,16 @@ mod tests {
     #[test]
     fn legs_are_counted_until_they_are_answered() {
         let reachability = Reachability::default();
-        let first = reachability.expect("points");
-        let second = reachability.expect("points");
-        assert_eq!((reachability.unanswered("points"), reachability.unanswered("store_credit")), (2, 0));
+        let unanswered = |participant| reachability.with(participant, |p| p.unanswered.all());
+        let first = reachability.expect("points", "one");
+        let second = reachability.expect("points", "one");
+        assert_eq!((unanswered("points"), unanswered("store_credit")), (2, 0));
+        assert!(reachability.is_full_for("points", "other", 2));
+        assert!(!reachability.is_full_for("store_credit", "other", 2), "others are not concerned");
         drop(first);
-        assert_eq!(reachability.unanswered("points"), 1);
+        assert_eq!(unanswered("points"), 1);
         drop(second);
-        assert_eq!(reachability.unanswered("points"), 0);
+        assert_eq!(unanswered("points"), 0);
     }
 
     fn open(reachability: &Reachability) {

@@ -110,7 +110,7 @@ impl<D: Domain> Engine<D> {
             for row in &rows {
                 self.adopt_raw(Raw::read(row)?).await;
             }
-            if i64::try_from(claimed).unwrap_or(0) < self.config.claim_batch || self.is_full() {
+            if i64::try_from(claimed).unwrap_or(0) < self.config.claim_batch || self.is_laden() {
                 return Ok(());
             }
         }

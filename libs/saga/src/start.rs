@@ -20,6 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 use crate::{
+    admission::UnderWay,
     clock::DatabaseClock,
     config::Config,
     domain::Domain,
@@ -72,6 +73,7 @@ impl<D: Domain> Engine<D> {
             lookups,
             store,
             reachability: Reachability::default(),
+            under_way: UnderWay::default(),
             registry,
             draining: AtomicBool::new(false),
             tasks: TaskTracker::new(),

@@ -65,23 +65,28 @@ impl<D: Domain> Engine<D> {
         new: NewSaga<D>,
     ) -> Result<Submitted, StoreError> {
         debug_assert_eq!(intent.key, new.key, "the intent is of this key");
-        // The bounds are for new work; cancels and returns of what exists are always taken.
+        // The bounds are for new work; cancels and reversals of what exists are always taken.
         let is_new_work = matches!(new.begin, Begin::Run) && new.kind == Kind::Compensable;
-        if !self.is_ready() || (is_new_work && !self.has_room(&new.plan)) {
+        if !self.is_ready() || (is_new_work && !self.has_room(&new)) {
             return Err(StoreError::Unavailable);
         }
-        let legs = self.expect_legs(&new.plan);
+        let admitted = is_new_work.then(|| self.under_way.admit(&new.key.business_id));
+        let legs = self.expect_legs(&new.plan, &new.key.business_id);
         let guard = self.registry.enter(new.id);
         let (tx, rx) = oneshot::channel();
         let (id, run, engine, terms) = (new.id, guard.run(), self.clone(), intent.terms(&self.lease));
-        let task = self.tasks.spawn(async move { engine.insert_and_run(new, terms, guard, legs, tx).await });
+        let task = self.tasks.spawn(async move {
+            let _admitted = admitted;
+            engine.insert_and_run(new, terms, guard, legs, tx).await;
+        });
         self.registry.carry(id, run, task.abort_handle());
         rx.await.unwrap_or(Err(StoreError::Unknown))
     }
 
-    fn has_room(&self, plan: &D::Plan) -> bool {
-        let has_room = |leg| !self.is_full_for(self.domain.participant(plan, leg));
-        !self.is_full() && (0..self.domain.legs(plan)).all(has_room)
+    fn has_room(&self, new: &NewSaga<D>) -> bool {
+        let (plan, business) = (&new.plan, &new.key.business_id);
+        let has_room = |leg| !self.is_full_for(self.domain.participant(plan, leg), business);
+        !self.is_full(business) && (0..self.domain.legs(plan)).all(has_room)
     }
 
     async fn insert_and_run(

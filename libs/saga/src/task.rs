@@ -356,7 +356,7 @@ impl<D: Domain> Run<D> {
         }
         if transition.to == State::Compensating {
             self.answers.fill(None);
-            self.unanswered = self.engine.expect_legs(&self.saga.plan);
+            self.unanswered = self.engine.expect_legs(&self.saga.plan, &self.saga.key.business_id);
             self.attempts.clear();
             let _ = self.guard.progress.send_replace(Progress::Compensating);
         }
@@ -420,8 +420,8 @@ impl<D: Domain> Run<D> {
 
 impl<D: Domain> Engine<D> {
     /// Counts every leg of a plan as one without an answer.
-    pub(crate) fn expect_legs(&self, plan: &D::Plan) -> Vec<Option<Unanswered>> {
-        let expect = |leg| Some(self.reachability.expect(self.domain.participant(plan, leg)));
+    pub(crate) fn expect_legs(&self, plan: &D::Plan, business: &str) -> Vec<Option<Unanswered>> {
+        let expect = |leg| Some(self.reachability.expect(self.domain.participant(plan, leg), business));
         (0..self.domain.legs(plan)).map(expect).collect()
     }
 }

@@ -97,7 +97,7 @@ struct SagaArgs {
     #[arg(long, env = "SAGA_IN_FLIGHT", default_value_t = 4_096)]
     saga_in_flight: usize,
     /// Most legs of one tender without an answer; above that redeems that need it are answered 503, the others go on.
-    #[arg(long, env = "SAGA_UNANSWERED_LEGS", default_value_t = 1_024)]
+    #[arg(long, env = "SAGA_UNANSWERED_LEGS", default_value_t = 1_280)]
     saga_unanswered_legs: usize,
     /// Milliseconds between comparisons of tenders' legs with sagas.
     #[arg(long, env = "RECONCILE_EVERY_MS", default_value_t = 30_000)]

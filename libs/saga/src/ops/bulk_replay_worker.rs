@@ -141,7 +141,7 @@ impl<D: Domain> Engine<D> {
     async fn run_job(self: Arc<Self>, job: Job) -> i64 {
         tracing::info!(operation_id = job.operation_id, "carrying out a replay of dead letters");
         while self.lease.holds() && !self.is_draining() {
-            if self.is_full() {
+            if self.is_laden() {
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }

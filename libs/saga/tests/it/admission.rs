@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use saga::{Config, StoreError};
+use saga::{Config, SagaId, StoreError, Submitted, machine::Kind};
+use uuid::Uuid;
 
-use crate::toy::{Does, World, quick};
+use crate::toy::{Does, Process, World, new_saga, quick};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_participant_leaves_room_for_the_others() {
@@ -17,12 +18,12 @@ async fn a_silent_participant_leaves_room_for_the_others() {
     for key in ["1", "2", "3", "4"] {
         process.submit(key, 1, &["silent", "other"]).await.1.expect("written");
     }
-    assert!(process.engine.is_full_for("silent"));
+    assert!(process.engine.is_full_for("silent", "demo"));
     assert_eq!(process.submit("5", 1, &["other", "silent"]).await.1, Err(StoreError::Unavailable));
     for key in 0..20 {
         assert_eq!(process.run(&format!("other-{key}"), &["other", "third"]).await, Some(201));
     }
-    assert!(!process.engine.is_full_for("other"), "a leg that was answered counts no more");
+    assert!(!process.engine.is_full_for("other", "demo"), "a leg that was answered counts no more");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -44,4 +45,49 @@ async fn a_participant_that_answers_again_ends_the_wait_of_all() {
     process.domain.set("a", Does::Applies);
     world.until("SELECT count(*) = 40 FROM saga.saga WHERE state = 2").await;
     assert!(!process.engine.is_unreachable("a"));
+}
+
+/// Hands in a saga that does not end while its participant hangs.
+async fn submit_stuck(
+    process: &Process<false>,
+    key: &str,
+    business: &str,
+    kind: Kind,
+) -> Result<Submitted, StoreError> {
+    let mut new = new_saga(SagaId(Uuid::now_v7()), key, 1, &["silent"]);
+    business.clone_into(&mut new.key.business_id);
+    new.kind = kind;
+    process.engine.submit(new).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_business_leaves_room_for_the_others() {
+    let world = World::start().await;
+    let mut config = Config { in_flight: 8, ..quick() };
+    config.forward_timeout = Duration::from_secs(20);
+    let process = world.process::<false>(config).await;
+    process.domain.set("silent", Does::Hangs);
+    for key in 0..7 {
+        let submitted = submit_stuck(&process, &key.to_string(), "loud", Kind::Compensable).await;
+        assert_eq!(submitted, Ok(Submitted::Running));
+    }
+    assert_eq!(
+        submit_stuck(&process, "one more", "loud", Kind::Compensable).await,
+        Err(StoreError::Unavailable)
+    );
+    assert_eq!(process.run("quiet", &["other"]).await, Some(201), "another business is served");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_goes_on_with_what_exists_takes_no_room_of_new_work() {
+    let world = World::start().await;
+    let mut config = Config { in_flight: 8, ..quick() };
+    config.cancel_timeout = Duration::from_secs(20);
+    let process = world.process::<false>(config).await;
+    process.domain.set("silent", Does::Hangs);
+    for key in 0..20 {
+        let submitted = submit_stuck(&process, &key.to_string(), "demo", Kind::ForwardOnly).await;
+        assert_eq!(submitted, Ok(Submitted::Running));
+    }
+    assert_eq!(process.run("new", &["other"]).await, Some(201));
 }

@@ -236,27 +236,7 @@ impl<const NEW: bool> Process<NEW> {
         version: i16,
         legs: &[&str],
     ) -> Result<Submitted, StoreError> {
-        let key = Key {
-            business_id: "demo".to_owned(),
-            operation: "toy".to_owned(),
-            scope: String::new(),
-            key: key.to_owned(),
-        };
-        let new = NewSaga {
-            id,
-            key,
-            request_hash: None,
-            kind: Kind::Compensable,
-            legs_id: Uuid::new_v4(),
-            parent_id: None,
-            plan: Arc::new(Plan { version, legs: legs.iter().map(|leg| (*leg).to_owned()).collect() }),
-            deadline: Duration::from_secs(10),
-            trace_id: None,
-            change: Some("begun"),
-            begin: Begin::Run,
-            cancel_parent_key: false,
-        };
-        self.engine.submit(new).await
+        self.engine.submit(new_saga(id, key, version, legs)).await
     }
 
     /// Submits a saga of version 1 and waits for its answer.
@@ -267,6 +247,30 @@ impl<const NEW: bool> Process<NEW> {
             Waited::Answered(response) => Some(response.status),
             Waited::KeyCancelled | Waited::Settled | Waited::Pending(_) => None,
         }
+    }
+}
+
+/// A saga of the business `demo` that may be compensated.
+pub fn new_saga<const NEW: bool>(id: SagaId, key: &str, version: i16, legs: &[&str]) -> NewSaga<Toy<NEW>> {
+    let key = Key {
+        business_id: "demo".to_owned(),
+        operation: "toy".to_owned(),
+        scope: String::new(),
+        key: key.to_owned(),
+    };
+    NewSaga {
+        id,
+        key,
+        request_hash: None,
+        kind: Kind::Compensable,
+        legs_id: Uuid::new_v4(),
+        parent_id: None,
+        plan: Arc::new(Plan { version, legs: legs.iter().map(|leg| (*leg).to_owned()).collect() }),
+        deadline: Duration::from_secs(10),
+        trace_id: None,
+        change: Some("begun"),
+        begin: Begin::Run,
+        cancel_parent_key: false,
     }
 }
 
