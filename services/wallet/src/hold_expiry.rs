@@ -39,9 +39,20 @@ async fn reverse(app: &App, due: Vec<(Reversible, bool)>) {
             (true, _) => ReversalReason::Reversal,
             (false, _) => ReversalReason::HoldExpired,
         };
-        if let Ok(Submitted::Running) = app.engine.submit(saga(&redemption, why)).await {
-            counter!("wallet_swept_total", "why" => if is_requested { "requested" } else { "hold_expired" })
-                .increment(1);
+        let Some(saga) = saga(&redemption, why) else {
+            tracing::error!(redemption_id = %redemption.id, "a redemption in force without legs; it is left as it is");
+            continue;
+        };
+        match app.engine.submit(saga).await {
+            Ok(Submitted::Running) => {
+                let why = if is_requested { "requested" } else { "hold_expired" };
+                counter!("wallet_swept_total", "why" => why).increment(1);
+            }
+            // Another instance was first, or it has moved meanwhile.
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(redemption_id = %redemption.id, %error, "a redemption that is due could not be reversed now");
+            }
         }
     }
 }

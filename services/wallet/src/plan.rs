@@ -154,7 +154,23 @@ pub struct OrphanPlan {
     pub legs: Vec<LegRef>,
 }
 
+/// A plan that a newer release has written, and this one does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a plan of version {0}, which this release does not know")]
+pub struct UnknownVersion(pub i16);
+
 impl Plan {
+    /// Reads a plan of this version as it is stored.
+    ///
+    /// # Errors
+    /// [`sqlx::Error::Decode`]; of an [`UnknownVersion`] where a newer release has written it.
+    pub fn read(version: i16, plan: serde_json::Value) -> sqlx::Result<Self> {
+        if !VERSIONS.contains(&version) {
+            return Err(sqlx::Error::Decode(Box::new(UnknownVersion(version))));
+        }
+        serde_json::from_value(plan).map_err(|error| sqlx::Error::Decode(Box::new(error)))
+    }
+
     /// The version that it is written as.
     #[must_use]
     pub const fn version(&self) -> i16 {

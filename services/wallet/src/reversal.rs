@@ -13,7 +13,7 @@ use sqlx::{PgPool, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use crate::{
-    plan::{Plan, ReversalPlan, ReversalReason},
+    plan::{Plan, RedeemPlan, ReversalPlan, ReversalReason},
     redemption::{Change, status::read_status},
     sagas::Sagas,
 };
@@ -45,7 +45,7 @@ pub struct Reversible {
 macro_rules! reversible {
     () => {
         "SELECT r.redemption_id, r.business_id, r.status, s.plan, s.legs_id, s.key,
-             coalesce(r.hold_expires_at <= clock_timestamp(), false), r.cancel_requested
+             coalesce(r.hold_expires_at <= clock_timestamp(), false), r.cancel_requested, s.version
          FROM wallet.redemption r JOIN saga.saga s ON s.saga_id = r.redemption_id "
     };
 }
@@ -76,23 +76,31 @@ pub(crate) fn read(row: &PgRow) -> sqlx::Result<Reversible> {
         business_id: BusinessId::try_from(row.try_get::<String, _>(1)?)
             .map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
         status: read_status(row.try_get(2)?)?,
-        plan: serde_json::from_value(row.try_get(3)?)
-            .map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
+        plan: Plan::read(row.try_get("version")?, row.try_get(3)?)?,
         legs_id: row.try_get(4)?,
         key: row.try_get(5)?,
         is_over: row.try_get(6)?,
     })
 }
 
-/// The forward-only saga that gives a redemption back. Writing it is the point of no return: the same transaction moves
-/// the redemption, by a compare-and-set, to `reversing`.
+impl Reversible {
+    /// The plan that took or holds its value; `None` where nothing ever did.
+    #[must_use]
+    pub const fn redeem(&self) -> Option<&RedeemPlan> {
+        match &self.plan {
+            Plan::Redeem(plan) => Some(plan),
+            Plan::Reversal(_) | Plan::Capture(_) | Plan::Nothing | Plan::Orphan(_) => None,
+        }
+    }
+}
+
+/// The forward-only saga that gives a redemption back; `None` where there is nothing to give back. Writing it is the point of no
+/// return: the same transaction moves the redemption, by a compare-and-set, to `reversing`.
 #[must_use]
-pub fn saga(redemption: &Reversible, why: ReversalReason) -> NewSaga<Sagas> {
-    let legs = match &redemption.plan {
-        Plan::Redeem(plan) => plan.legs_to_reverse(),
-        _ => Vec::new(),
-    };
-    // One reversal a redemption, be it asked for by a till, an app or the end of the hold: its key is the redemption's, in the redemption's own namespace.
+pub fn saga(redemption: &Reversible, why: ReversalReason) -> Option<NewSaga<Sagas>> {
+    let legs = redemption.redeem()?.legs_to_reverse();
+    // One reversal a redemption, be it asked for by a till, an app or the end of the hold: its key is the redemption's, in the
+    // redemption's own namespace.
     let key = Key {
         business_id: redemption.business_id.as_str().to_owned(),
         operation: OPERATION.to_owned(),
@@ -106,7 +114,7 @@ pub fn saga(redemption: &Reversible, why: ReversalReason) -> NewSaga<Sagas> {
         legs,
         answer: None,
     });
-    NewSaga {
+    Some(NewSaga {
         id: SagaId(fresh_id(Bucket::of_id(redemption.id))),
         request_hash: None,
         kind: Kind::ForwardOnly,
@@ -121,7 +129,7 @@ pub fn saga(redemption: &Reversible, why: ReversalReason) -> NewSaga<Sagas> {
         begin: Begin::Run,
         // A hold that ran out leaves its key as it is: the till's retry still hears what it was told.
         cancel_parent_key: why != ReversalReason::HoldExpired,
-    }
+    })
 }
 
 /// Has a redemption given back as soon as what it is in the middle of is done. False if it is in the middle of nothing.

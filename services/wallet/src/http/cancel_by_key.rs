@@ -162,7 +162,9 @@ impl Cancel {
                 return self.cancel_key(stored, CancelResult::AlreadyReversed).await;
             }
         };
-        let submitted = self.app.engine.submit(reversal::saga(&redemption, why)).await;
+        let saga = reversal::saga(&redemption, why)
+            .ok_or_else(|| Failure::unknown(&"a redemption in force without legs").about(stored.id))?;
+        let submitted = self.app.engine.submit(saga).await;
         let submitted = submitted.map_err(|error| not_durable(&error))?;
         Ok(matches!(submitted, Submitted::Running).then_some(CancelResult::WillReverse))
     }

@@ -61,7 +61,7 @@ pub(super) async fn capture_redemption(
 /// Takes `amount` from the legs in request order. Points that cover a part are rounded up, as they are when they take the
 /// rest: half a point cannot be taken.
 fn plan(held: &Reversible, shown: Redemption, amount: Option<i64>) -> Result<Plan, Box<Problem>> {
-    let Plan::Redeem(redeem) = &held.plan else {
+    let Some(redeem) = held.redeem() else {
         return Err(Box::new(Problem::new(Code::AlreadyFinal, "The redemption holds nothing.")));
     };
     let amount = amount.unwrap_or(shown.redeemed);

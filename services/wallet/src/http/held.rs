@@ -135,6 +135,9 @@ where
             Some(found) => found,
             None => load(&self.app, &self.caller, self.id).await?,
         };
+        if matches!(held.status, Status::Pending | Status::UnderReview) {
+            return Err(Unplanned::Refused(Refused::undecided()));
+        }
         let planned = may_move(&held).and_then(|()| (self.step.plan)(&held, shown));
         Ok(self.saga(call, id, planned))
     }

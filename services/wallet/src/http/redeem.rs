@@ -111,7 +111,8 @@ struct Redeem {
 
 impl Operation for Redeem {
     fn admit(&self) -> Result<(), Refused> {
-        if !self.app.engine.is_ready() || self.app.engine.is_full() {
+        let (engine, business) = (&self.app.engine, self.caller.business_id.as_str());
+        if !engine.is_ready() || engine.is_full(business) {
             return Err(Refused::overloaded());
         }
         let limits = &self.app.limits;
@@ -121,7 +122,7 @@ impl Operation for Redeem {
         }
         if !self.needs.codes.is_empty() {
             let customer = self.request.customer_id.as_str();
-            let admitted = limits.admit_code(self.caller.business_id.as_str(), customer);
+            let admitted = limits.admit_code(&self.caller, customer);
             admitted.map_err(Refused::limited)?;
         }
         let named = self.tenders.as_deref().unwrap_or_default().iter().map(|t| t.kind);
@@ -129,9 +130,11 @@ impl Operation for Redeem {
             if self.app.paused.is_paused(&self.caller.business_id, kind) {
                 return Err(Refused::paused(kind));
             }
-            let engine = &self.app.engine;
-            if engine.is_unreachable(kind.as_str()) || engine.is_full_for(kind.as_str()) {
+            if engine.is_unreachable(kind.as_str()) {
                 return Err(Refused::unreachable(kind));
+            }
+            if engine.is_full_for(kind.as_str(), business) {
+                return Err(Refused::busy(kind));
             }
         }
         Ok(())
@@ -170,7 +173,12 @@ impl Operation for Redeem {
             hold_expires_at: None,
             tenders: Vec::new(),
             metadata: request.metadata.clone(),
-            created_at: self.app.clock.now(),
+            created_at: self
+                .app
+                .engine
+                .clock()
+                .now()
+                .map_or_else(|| self.app.clock.now(), |now| now.to_utc()),
             completed_at: None,
             links: Links { own: link(id.0) },
         }
@@ -192,7 +200,7 @@ impl Redeem {
         });
         for (kind, account) in futures_util::future::join_all(accounts).await {
             let account = account.map_err(|_| Refused::unreachable(kind))?;
-            wallet.lots.insert(kind, self.spendable(&account));
+            wallet.lots.insert(kind, self.spendable(kind, &account)?);
         }
         for (position, code) in &self.needs.codes {
             let resolve = Resolve {
@@ -204,7 +212,7 @@ impl Redeem {
             match self.app.tenders.get(TenderKind::DigitalReward).resolve(&resolve).await {
                 Ok(resolved) => drop(wallet.resolved.insert(*position, resolved)),
                 Err(CallError::Rejected(problem)) if problem.code() == Some(Code::RewardNotUsable) => {
-                    self.app.limits.note_wrong_code(self.caller.business_id.as_str());
+                    self.app.limits.note_wrong_code(&self.caller);
                     return Ok(Err(Box::new(Problem::new(
                         Code::RewardNotUsable,
                         "The reward cannot be used.",
@@ -220,23 +228,26 @@ impl Redeem {
         Ok(Ok(wallet))
     }
 
-    /// Lots that this redemption could take, in the tender's own order. A frozen account has none.
-    fn spendable(&self, account: &AccountView) -> Vec<SpendableLot> {
+    /// Lots that this redemption could take, in the tender's own order. A frozen account has none. What has ended is judged as the
+    /// tender will: by the wallet database's clock, and how far the tender's is ahead of that.
+    fn spendable(&self, kind: TenderKind, account: &AccountView) -> Result<Vec<SpendableLot>, Refused> {
         if account.status != AccountStatus::Active {
-            return Vec::new();
+            return Ok(Vec::new());
         }
-        let now = self.app.clock.now();
+        let now = self.app.engine.clock().now().ok_or_else(Refused::overloaded)?;
+        let skew = self.app.tenders.get(kind).skew_ms().unwrap_or_default();
+        let now = now.to_utc() + chrono::TimeDelta::milliseconds(skew);
         let lots = account.lots.iter().filter(|lot| {
             lot.remaining > 0
                 && lot.currency.is_none_or(|currency| currency == self.request.currency)
                 && lot.grace_until.or(lot.expires_at).is_none_or(|end| end > now)
         });
-        lots.map(|lot| SpendableLot {
+        let spendable = lots.map(|lot| SpendableLot {
             remaining: lot.remaining,
             expires_at: lot.expires_at,
             reward_id: lot.reward_id,
-        })
-        .collect()
+        });
+        Ok(spendable.collect())
     }
 
     fn saga(&self, call: &Call, id: SagaId, planned: Result<RedeemPlan, Refusal>) -> NewSaga<Sagas> {

@@ -1,6 +1,6 @@
 //! `POST /wallet/redemptions/{id}/void`: gives back all that an authorized redemption holds.
 
-use api::{LegsId, Problem, derive::requests, wallet::Redemption};
+use api::{Code, LegsId, Problem, derive::requests, wallet::Redemption};
 use axum::{extract::State, response::Response};
 use serde::Deserialize;
 use service::{
@@ -44,12 +44,11 @@ pub(super) async fn void_redemption(
     held.answer(key, requests::void(), Step { operation: "void", plan }).await
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "what a step's plan is")]
 fn plan(held: &Reversible, shown: Redemption) -> Result<Plan, Box<Problem>> {
-    let legs = match &held.plan {
-        Plan::Redeem(plan) => plan.legs_to_reverse(),
-        _ => Vec::new(),
+    let Some(redeem) = held.redeem() else {
+        return Err(Box::new(Problem::new(Code::AlreadyFinal, "The redemption holds nothing.")));
     };
+    let legs = redeem.legs_to_reverse();
     let (redemption_id, of) = (held.id, LegsId(held.legs_id));
     Ok(Plan::Reversal(ReversalPlan {
         redemption_id,

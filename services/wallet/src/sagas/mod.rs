@@ -162,7 +162,13 @@ impl Domain for Sagas {
             command.trace = trace::outgoing().and_then(|header| header.to_str().map(str::to_owned).ok());
             self.tenders.get(tender).command(command).await
         };
-        let replied = replied(trace::scope(trace, sending).instrument(span).await, is_cancel);
+        let mut replied = replied(trace::scope(trace, sending).instrument(span).await, is_cancel);
+        // A tender keeps each hold for a margin longer than it is told to tills.
+        if let Some(held_until) =
+            replied.answer.as_mut().and_then(|answer| answer.decline.as_mut()?.held_until.as_mut())
+        {
+            *held_until -= self.hold_margin;
+        }
         if replied.answer.is_some() {
             match call.direction {
                 Direction::Forward => fail_point!("wallet::leg_done"),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use api::{
-    BusinessId,
+    BusinessId, Code,
     client::CallError,
     history::Place,
     legs::{HoldPage, LegAnswer, LegCommand, LegPage},
@@ -73,7 +73,11 @@ impl Tender {
             .append_pair("customer_id", PROBE)
             .append_pair("asset", asset.as_str());
         let answer = self.transport.get_response(url).await;
-        matches!(answer, Ok(_) | Err(CallError::Rejected(_)))
+        match answer {
+            Ok(_) => true,
+            Err(CallError::Rejected(problem)) => problem.code() == Some(Code::NotFound),
+            Err(_) => false,
+        }
     }
 
     /// How far the tender's database clock is ahead of the wallet's, in milliseconds; `None` before it is known.

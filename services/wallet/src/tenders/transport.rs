@@ -165,9 +165,7 @@ impl Transport {
             .map_err(|error| if error.is_connect() { CallError::Refused } else { unknown(&error) })?;
         match response.status() {
             status if status.is_success() => Ok(response),
-            // Another service answers at this address: it says nothing about the leg.
-            StatusCode::MISDIRECTED_REQUEST => Err(CallError::Unknown("another tender answers".to_owned())),
-            status if status.is_client_error() => Err(rejected(status, response).await),
+            status if is_about_the_request(status) => Err(rejected(status, response).await),
             status => Err(CallError::Unknown(format!("status {status}"))),
         }
     }
@@ -189,6 +187,13 @@ impl Transport {
     }
 }
 
+/// Whether a status says that the request itself is refused. The others say that we are: another service answers at this address
+/// (421), it does not trust our token (401, 403: a wrong clock, a key that it does not know), or hears too much of us (408, 429).
+/// Trying again may help, and nothing is said about the leg.
+fn is_about_the_request(status: StatusCode) -> bool {
+    status.is_client_error() && !matches!(status.as_u16(), 401 | 403 | 408 | 421 | 429)
+}
+
 /// A 4xx is definite only if it is one of our problem documents; anything else may come from whatever stands between.
 async fn rejected(status: StatusCode, response: Response) -> CallError {
     match response.bytes().await {
@@ -202,4 +207,19 @@ async fn rejected(status: StatusCode, response: Response) -> CallError {
 
 pub(super) fn unknown(error: &reqwest::Error) -> CallError {
     CallError::Unknown(service::problem::chain(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tender_that_does_not_trust_us_has_said_nothing_about_the_leg() {
+        for status in [400, 404, 409, 413, 422] {
+            assert!(is_about_the_request(StatusCode::from_u16(status).unwrap()), "{status}");
+        }
+        for status in [200, 202, 401, 403, 408, 421, 429, 500, 503] {
+            assert!(!is_about_the_request(StatusCode::from_u16(status).unwrap()), "{status}");
+        }
+    }
 }

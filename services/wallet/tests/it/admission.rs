@@ -27,7 +27,9 @@ async fn a_tender_that_is_ready_while_its_legs_hang() {
     for answer in futures_util::future::join_all(calls).await {
         assert!([202, 503].contains(&answer.status.as_u16()), "{}", answer.text());
     }
-    assert!(wallet.engine.is_full_for("store_credit") || wallet.engine.is_unreachable("store_credit"));
+    assert!(
+        wallet.engine.is_full_for("store_credit", "demo") || wallet.engine.is_unreachable("store_credit")
+    );
     let ready = format!("{}/health/ready", system.credit.address());
     for round in 0..20 {
         let is_ready = system.client.get(&ready).send().await.expect("an answer").status();

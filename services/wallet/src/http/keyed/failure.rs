@@ -4,10 +4,17 @@
 //! key counts for anything (400, 403, 404), the key itself answers so (409 and 422, once it was looked up), or there is a
 //! [`KeyUnused`]. Everything else is `unknown`. There is no conversion from the errors of databases or of other calls.
 
+use std::time::Duration;
+
 use api::{Code, Outcome, Problem, wallet::TenderKind};
 use axum::response::{IntoResponse, Response};
 use saga::{KeyUnused, SagaId};
 use service::{ApiError, db};
+
+use crate::plan::UnknownVersion;
+
+/// After how long a redemption that is being moved is looked at again.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// A refusal for a reason that has nothing to do with the key, before or while planning. What it means for the key is not said
 /// yet: it becomes a [`Failure`] with a proof, or not at all.
@@ -28,6 +35,17 @@ impl Refused {
     /// A tender that the call needs cannot be reached.
     pub fn unreachable(tender: TenderKind) -> Self {
         Self::tender(tender, "A tender that this redemption needs cannot be reached. Nothing was written.")
+    }
+
+    /// As much waits for a tender as this instance bears.
+    pub fn busy(tender: TenderKind) -> Self {
+        Self::tender(tender, "Too much waits for a tender that this redemption needs. Nothing was written.")
+    }
+
+    /// What the call is about is being moved: what becomes of it decides what can be done with it.
+    pub fn undecided() -> Self {
+        let detail = "The redemption is being moved. Ask again with the same key. Nothing was written.";
+        Self(ApiError::new(Code::Overloaded, detail).retry_after(ASK_AGAIN))
     }
 
     /// A tender that the call needs is out of service.
@@ -74,6 +92,8 @@ impl Failure {
     pub fn read(error: &sqlx::Error) -> Self {
         use sqlx::Error;
         match error {
+            // A newer release's: a process of that release can tell, and the next try may meet one.
+            Error::Decode(cause) if cause.is::<UnknownVersion>() => Self::unknown(cause),
             Error::Decode(_) | Error::ColumnDecode { .. } | Error::ColumnNotFound(_) => Self::internal(error),
             Error::Database(_) if !db::is_unavailable(error) => Self::internal(error),
             _ => Self::unknown(error),
