@@ -20,7 +20,6 @@ use service::{
     auth::Peer,
     extract::{Path, Query},
     json::Body,
-    otlp,
     trace::{self, Trace},
 };
 use tracing::Instrument as _;
@@ -136,7 +135,7 @@ async fn run(app: &App, mut command: LegCommand) -> Result<(i64, String), ApiErr
     };
     let (action, legs_id, leg) = (action_name(&command.action), command.legs_id, command.leg);
     let span = tracing::info_span!("leg", trace_id = trace.id(), %legs_id, leg, action);
-    otlp::follow(&span, &trace);
+    trace.adopt(&span);
     execute(app, command, action).instrument(span).await
 }
 
