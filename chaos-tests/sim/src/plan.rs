@@ -13,7 +13,7 @@ use saga::machine::{Reply, Way};
 use tender::command::{AccountKey, Action, Command, ForwardLeg};
 use uuid::Uuid;
 
-use crate::{Time, db::OrderNo};
+use crate::Time;
 
 /// A tender refuses a leg this long after its saga's deadline.
 const NOT_AFTER_SLACK: Time = 2_000;
@@ -24,6 +24,10 @@ const HOLD_SLACK: Time = 24 * 3_600_000;
 pub fn instant(at: Time) -> DateTime<Utc> {
     DateTime::from_timestamp_millis(at).unwrap_or(DateTime::UNIX_EPOCH)
 }
+
+/// An order of a till, whose number is also its idempotency key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OrderNo(pub u32);
 
 /// One leg of a redemption.
 #[derive(Debug, Clone)]

@@ -4,21 +4,19 @@ use std::{collections::BTreeMap, rc::Rc};
 
 use api::{derive::RequestForm, legs::Take};
 use ledger::Funding;
-use saga::machine::{Transition, Way};
 use tender::command::{Action, Command, Credit, RequestRef};
 use uuid::Uuid;
 
 use crate::{
     ORDERS, Outcome, Time,
-    db::{Db, OrderNo, Process, SagaId},
+    db::Db,
+    event::{Call, Event},
     faults::{Coverage, Defect, Faults, Fired},
-    node::{Node, TTL, Waiter},
-    plan::{Leg, Redeem, account, instant},
+    node::{Node, TTL},
+    order::{Ask, Order},
+    plan::{Leg, OrderNo, Redeem, account, instant},
     rng::Rng,
-    run::{Call, Heard},
-    store::Wrote,
     tender::{Parcel, Tender},
-    till::{Ask, Order},
     trace::Trace,
 };
 
@@ -32,31 +30,6 @@ const HEAL_AT: Time = BEGIN + 25_000;
 /// How long after that everything may take to become terminal. The longest wait that is nobody's fault: a clock that
 /// jumped back makes a dead owner look alive for as long.
 const TERMINAL_WITHIN: Time = 180_000;
-
-/// Something that is about to happen.
-#[derive(Debug)]
-pub enum Event {
-    Start(usize),
-    Beat(Process),
-    Scan(Process),
-    Sweep(Process),
-    HandOver(Process),
-    Commit(Process),
-    Answered(Process, Vec<(Waiter, Wrote)>),
-    WalletPending(usize),
-    Rewrite { process: Process, id: SagaId, no: u64, transition: Transition },
-    Wake { process: Process, id: SagaId, no: u64, leg: usize, way: Way },
-    Deadline { process: Process, id: SagaId, no: u64 },
-    Reply { call: u64, heard: Heard },
-    Deliver(Rc<Parcel>),
-    Serve(usize, u32),
-    TenderPending(usize, usize),
-    Ask(usize, u32),
-    Operate,
-    Disturb,
-    Heal,
-    Look,
-}
 
 /// One system, and everything that happens in it.
 #[derive(Debug)]
