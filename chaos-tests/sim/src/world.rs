@@ -2,9 +2,11 @@
 
 use std::{collections::BTreeMap, rc::Rc};
 
-use api::{derive::RequestForm, legs::Take};
-use ledger::Funding;
-use tender::command::{Action, Command, Credit, RequestRef};
+use api::legs::Take;
+use tender::{
+    command::{Action, Command, Credit},
+    testing,
+};
 use uuid::Uuid;
 
 use crate::{
@@ -109,20 +111,8 @@ impl World {
                 let number = u128::from(self.number());
                 let amount = self.rng.between(1, 400);
                 let expires = self.rng.chance(300).then(|| self.now + self.rng.between(5_000, 60_000));
-                let credit = Credit {
-                    lot_id: Uuid::from_u128(number),
-                    amount,
-                    kind: "earn".to_owned(),
-                    funding: Funding::Promo,
-                    reference: number.to_string(),
-                    expires_at: expires.map(instant),
-                    grace_until: None,
-                    reward_id: None,
-                    customer_id: None,
-                    details: serde_json::Value::Null,
-                    form: RequestForm::of("credit", |_| {}),
-                    request: RequestRef::default(),
-                };
+                let credit = testing::credit(Uuid::from_u128(number), &number.to_string(), amount);
+                let credit = Credit { expires_at: expires.map(instant), ..credit };
                 let operation_id = Uuid::from_u128(0x2000_0000 + number);
                 let command =
                     Command { operation_id, account: account(customer), action: Action::Credit(credit) };

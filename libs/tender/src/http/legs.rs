@@ -45,7 +45,7 @@ pub async fn run_batch(
             async move { run_line(&app, index, command).await }
         })
         .collect();
-    // Legs that were committed together are answered together: what comes in one piece is one step for whoever reads it.
+    // Legs that were committed together are answered together: what comes in one piece is one step for its reader.
     // The stream is polled until its caller goes away; what was queued by then is done all the same.
     let pieces = lines.ready_chunks(BATCH_MAX).map(|ready| Ok::<_, std::convert::Infallible>(ready.concat()));
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], HttpBody::from_stream(pieces)))

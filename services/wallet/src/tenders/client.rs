@@ -180,11 +180,11 @@ impl Tender {
         self.inner.read(self.inner.http.post(url).json(resolve)).await
     }
 
-    /// A page of legs in force, for reconciliation.
+    /// A page of open legs, for reconciliation.
     ///
     /// # Errors
     /// [`CallError`].
-    pub async fn legs_in_force(&self, after: Option<&str>, limit: u32) -> Result<LegPage, CallError> {
+    pub async fn open_legs(&self, after: Option<&str>, limit: u32) -> Result<LegPage, CallError> {
         self.inner.page(&["legs"], after, limit).await
     }
 
