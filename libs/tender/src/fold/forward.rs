@@ -14,7 +14,7 @@ use super::{
     declined, is_of_another_request, leg_answer,
     record::record_leg,
     replayed, reverse, stored, to_json,
-    working_set::{AccountState, Kind, LiveHold, Status, WorkingSet},
+    working_set::{AccountState, Kind, OpenHold, Status, WorkingSet},
 };
 use crate::command::{Answer, Command, ForwardLeg, Outcome, Rejection, State};
 
@@ -58,7 +58,7 @@ fn debit(set: &mut WorkingSet, command: &Command, leg: &ForwardLeg) -> Decision 
     let posting = account.post(command.operation_id, movement)?;
     let (allocations, lots) = allocate(account, &parts, kind == Kind::Hold);
     if let (Kind::Hold, Some(until)) = (kind, leg.plan.hold_until) {
-        account.holds.extend(allocations.iter().map(|part| LiveHold {
+        account.holds.extend(allocations.iter().map(|part| OpenHold {
             operation_id: command.operation_id,
             until,
             lot_id: part.lot_id,

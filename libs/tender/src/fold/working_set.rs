@@ -97,7 +97,7 @@ pub struct AccountState {
     /// More lots have lapsed than one batch moves out: nothing about the account is judged before they are.
     pub is_overdue: bool,
     /// Its open holds, the first to end first. Read only where a refusal may name one.
-    pub holds: Vec<LiveHold>,
+    pub holds: Vec<OpenHold>,
     /// Whether it is to be written.
     pub dirty: Dirty,
 }
@@ -151,7 +151,7 @@ pub struct Lot {
 
 /// A part of a lot that is set aside, and until when.
 #[derive(Debug, Clone)]
-pub struct LiveHold {
+pub struct OpenHold {
     /// The hold.
     pub operation_id: Uuid,
     /// Its end.
@@ -368,9 +368,9 @@ impl AccountState {
     /// When so many more units will be free, of the reward or of the account, if its holds end no sooner than they say.
     #[must_use]
     pub fn free_again(&self, reward_id: Option<Uuid>, units: i64) -> Option<DateTime<Utc>> {
-        let reward_of = |hold: &LiveHold| self.lot(hold.lot_id)?.reward_id;
-        let is_asked_for = |hold: &&LiveHold| reward_id.is_none() || reward_of(hold) == reward_id;
-        let mut holds: Vec<&LiveHold> = self.holds.iter().filter(is_asked_for).collect();
+        let reward_of = |hold: &OpenHold| self.lot(hold.lot_id)?.reward_id;
+        let is_asked_for = |hold: &&OpenHold| reward_id.is_none() || reward_of(hold) == reward_id;
+        let mut holds: Vec<&OpenHold> = self.holds.iter().filter(is_asked_for).collect();
         holds.sort_by_key(|hold| hold.until);
         let mut free: i64 = 0;
         holds.into_iter().find_map(|hold| {

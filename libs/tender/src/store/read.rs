@@ -13,7 +13,7 @@ use crate::{
     fold::{
         LAPSED_MAX, LOTS_MAX,
         working_set::{
-            AccountState, Allocation, Dirty, LiveHold, Lot, Operation, Origin, SpendOrder, WorkingSet,
+            AccountState, Allocation, Dirty, Lot, OpenHold, Operation, Origin, SpendOrder, WorkingSet,
         },
     },
 };
@@ -263,7 +263,7 @@ async fn read_holds(
     let mut accounts = by_number(&mut set.accounts);
     for (number, operation_id, until, lot_id, units) in rows {
         if let Some(account) = accounts.get_mut(&number) {
-            account.holds.push(LiveHold { operation_id, until, lot_id, units });
+            account.holds.push(OpenHold { operation_id, until, lot_id, units });
         }
     }
     Ok(())
