@@ -26,12 +26,12 @@ pub struct Debits {
     bearer: String,
     asset: Asset,
     /// Whose account: one of so many, or always this one.
-    from: From,
+    accounts: Accounts,
     seed: u64,
 }
 
 #[derive(Clone, Copy)]
-enum From {
+enum Accounts {
     Many(u64),
     One,
 }
@@ -40,9 +40,9 @@ impl Debits {
     async fn debit(&mut self) -> anyhow::Result<Outcome> {
         // An even spread: the multiplier is odd, and the seeds are far apart.
         self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let owner = match self.from {
-            From::Many(count) => customer((self.seed >> 33) % count),
-            From::One => customer(0),
+        let owner = match self.accounts {
+            Accounts::Many(count) => customer((self.seed >> 33) % count),
+            Accounts::One => customer(0),
         };
         let body = SingleForward {
             account: Account {
@@ -88,7 +88,7 @@ pub async fn load(system: &System, is_hot: bool, lasts: Duration) -> anyhow::Res
         connection: Connection::to(system.tenders[0].internal),
         bearer: bearer.clone(),
         asset,
-        from: if is_hot { From::One } else { From::Many(CUSTOMERS) },
+        accounts: if is_hot { Accounts::One } else { Accounts::Many(CUSTOMERS) },
         seed: (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15),
     };
     Ok(closed((0..CALLERS).map(caller).collect(), lasts).await)

@@ -5,23 +5,21 @@ use std::collections::BTreeMap;
 
 use api::{
     BusinessId, LegsId,
-    derive::{leg_operation_id, requests},
-    legs::{Account, Forward, LegKey, Mode, Take},
+    derive::leg_operation_id,
+    legs::{Forward, LegKey, Mode, Take},
 };
 use chrono::{DateTime, TimeDelta, Utc};
-use ledger::{AccountRef, Balance, Funding};
 use money::Asset;
 use saga::machine::Reply;
 use tender::{
-    command::{AccountKey, Action, Command, ForwardLeg, Outcome, State},
-    fold::{
-        apply,
-        book::{AccountState, Book, Lot, Mark},
-    },
+    command::{AccountKey, Action, Command, Outcome, State},
+    fold::{apply, working_set::WorkingSet},
+    testing,
 };
 use uuid::Uuid;
 
 const AMOUNT: i64 = 5;
+const LEG: LegKey = LegKey { legs_id: LegsId(Uuid::nil()), leg: 0 };
 
 /// What is stored of a leg.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -111,22 +109,25 @@ impl Rule {
 
 /// Folds one command over an account whose leg is stored as said: led there by commands as well.
 fn folded(stored: Stored, ask: Ask, given: Given) -> (Stored, Reply) {
+    let mut set = testing::working_set(DateTime::UNIX_EPOCH, &[key()]);
     let too_little = stored == Stored::Declined || (stored == Stored::Nothing && given == Given::TooLittle);
-    let mut book = book(if too_little { 0 } else { AMOUNT });
+    if !too_little {
+        apply(&mut set, &credit());
+    }
     // A leg that is captured a second time was held before the first.
     let was_captured = stored == Stored::Applied && ask == Ask::Capture;
-    let hold = || command(Ask::Debit, Mode::Hold, AMOUNT, false);
-    let capture = || command(Ask::Capture, Mode::Hold, AMOUNT, false);
+    let hold = || command(Ask::Debit, Mode::Hold, false);
+    let capture = || command(Ask::Capture, Mode::Hold, false);
     let direction = if was_captured { vec![hold(), capture()] } else { way_to(stored) };
     for command in direction {
-        apply(&mut book, &command);
+        apply(&mut set, &command);
     }
     if stored == Stored::Declined {
         // Value has come meanwhile: the refusal stands all the same.
-        fill(&mut book, AMOUNT);
+        apply(&mut set, &credit());
     }
     let late = given == Given::TooLate;
-    let outcome = apply(&mut book, &command(ask, Mode::Debit, AMOUNT, late));
+    let outcome = apply(&mut set, &command(ask, Mode::Debit, late));
     let reply = match outcome {
         Outcome::Recorded(answer) | Outcome::Replayed(answer) => match (ask, answer.state) {
             (Ask::Cancel, _) | (_, State::Applied | State::Held) => Reply::Done,
@@ -134,27 +135,29 @@ fn folded(stored: Stored, ask: Ask, given: Given) -> (Stored, Reply) {
         },
         Outcome::Rejected(_) => Reply::Wrong,
     };
-    (stored_in(&book), reply)
+    (stored_in(&set), reply)
 }
 
 /// The commands that lead to a stored state.
 fn way_to(stored: Stored) -> Vec<Command> {
-    let debit = command(Ask::Debit, Mode::Debit, AMOUNT, false);
-    let cancel = command(Ask::Cancel, Mode::Debit, AMOUNT, false);
+    let debit = command(Ask::Debit, Mode::Debit, false);
+    let cancel = command(Ask::Cancel, Mode::Debit, false);
     match stored {
         Stored::Nothing => vec![],
         Stored::Applied => vec![debit],
-        Stored::Held => vec![command(Ask::Debit, Mode::Hold, AMOUNT, false)],
+        Stored::Held => vec![command(Ask::Debit, Mode::Hold, false)],
         // It has to be the same request: the account is what had too little.
         Stored::Declined => vec![debit],
-        Stored::Expired => vec![command(Ask::Debit, Mode::Debit, AMOUNT, true)],
+        Stored::Expired => vec![command(Ask::Debit, Mode::Debit, true)],
         Stored::Reversed => vec![debit, cancel],
         Stored::Tombstoned => vec![cancel],
     }
 }
 
-fn stored_in(book: &Book) -> Stored {
-    match book.operations.get(&operation_id()).map(|operation| operation.state) {
+fn stored_in(set: &WorkingSet) -> Stored {
+    let AccountKey { business_id, owner, .. } = key();
+    let id = leg_operation_id(&business_id, &owner, LEG.legs_id, LEG.leg);
+    match set.operations.get(&id).map(|operation| operation.state) {
         None => Stored::Nothing,
         Some(State::Applied) => Stored::Applied,
         Some(State::Held) => Stored::Held,
@@ -170,64 +173,21 @@ fn key() -> AccountKey {
     AccountKey { business_id, owner: "c".to_owned(), asset: Asset::Points }
 }
 
-fn operation_id() -> Uuid {
-    leg_operation_id(&key().business_id, &key().owner, LegsId(Uuid::nil()), 0)
-}
-
-fn command(ask: Ask, mode: Mode, amount: i64, late: bool) -> Command {
-    let leg = LegKey { legs_id: LegsId(Uuid::nil()), leg: 0 };
-    let plan = Forward {
-        mode,
-        amount,
-        take: Take::Exact,
-        step: 1,
-        reward_id: None,
-        of: None,
-        hold_until: None,
-        not_after: late.then(|| DateTime::<Utc>::UNIX_EPOCH - TimeDelta::seconds(1)),
-        order_id: None,
-    };
-    let account = Account { business_id: key().business_id, customer_id: key().owner, asset: key().asset };
+fn command(ask: Ask, mode: Mode, late: bool) -> Command {
+    let not_after = late.then(|| DateTime::<Utc>::UNIX_EPOCH - TimeDelta::seconds(1));
+    let plan = Forward { not_after, ..testing::plan(mode, AMOUNT, Take::Exact) };
     let action = match ask {
-        Ask::Cancel => Action::Cancel(leg),
-        Ask::Capture => Action::Capture { amount },
-        Ask::Debit => Action::Forward(ForwardLeg {
-            key: leg,
-            form: requests::leg(&account, &plan),
-            plan,
-            reverses: None,
-            epoch: None,
-        }),
+        Ask::Cancel => Action::Cancel(LEG),
+        Ask::Capture => Action::Capture { amount: AMOUNT },
+        Ask::Debit => Action::Forward(testing::forward(&key(), LEG, plan)),
     };
-    Command { operation_id: operation_id(), account: key(), action }
+    testing::leg(key(), LEG, action)
 }
 
-fn book(units: i64) -> Book {
-    let mut book = Book::new(DateTime::UNIX_EPOCH);
-    let reference = AccountRef { account_no: 1, business_id: "model".into(), asset: Asset::Points };
-    let account = AccountState::empty(reference);
-    book.accounts.insert(key(), account);
-    fill(&mut book, units);
-    book
-}
-
-fn fill(book: &mut Book, units: i64) {
-    let Some(account) = book.accounts.get_mut(&key()).filter(|_| units > 0) else { return };
-    account.balance = Balance::try_new(units, 0, 1).unwrap_or_default();
-    account.insert(Lot {
-        lot_id: Uuid::from_u128(1),
-        original: units,
-        remaining: units,
-        held: 0,
-        expires_at: None,
-        grace_until: None,
-        times_expired: 0,
-        funding: Funding::Promo,
-        kind: "earn".to_owned(),
-        operation_id: Uuid::from_u128(2),
-        reward_id: None,
-        mark: Mark::Stored,
-    });
+/// The credit that gives the account its lot.
+fn credit() -> Command {
+    let credit = testing::credit(Uuid::from_u128(1), "lot", AMOUNT);
+    Command { operation_id: Uuid::from_u128(2), account: key(), action: Action::Credit(credit) }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 //! A [`Twin`] is the same protocol with one rule taken out. Each must be caught: that shows that the rule is needed, and
 //! that the checker would notice if it were missing.
 
+mod check;
 pub mod leg;
 mod protocol;
 mod steps;

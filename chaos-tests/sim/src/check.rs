@@ -174,7 +174,7 @@ impl World {
                 }
             }
             let mut back = std::collections::BTreeMap::<_, i64>::new();
-            for one in &tender.returns {
+            for one in &tender.restorations {
                 *back.entry((one.operation_id, one.position)).or_default() += one.amount;
             }
             for ((id, position), sum) in back {
@@ -226,7 +226,7 @@ impl World {
     }
 }
 
-fn is_taking(operation: &tender::fold::book::Operation) -> bool {
-    use tender::fold::book::Kind;
+fn is_taking(operation: &tender::fold::working_set::Operation) -> bool {
+    use tender::fold::working_set::Kind;
     matches!(operation.kind, Kind::Debit | Kind::Hold | Kind::Cancel | Kind::Expire)
 }

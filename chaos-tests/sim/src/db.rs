@@ -7,10 +7,6 @@ use uuid::Uuid;
 
 use crate::{Time, faults::Defect, plan::Plan};
 
-/// An order of a till, whose number is also its idempotency key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct OrderNo(pub u32);
-
 /// A saga.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SagaId(pub u32);

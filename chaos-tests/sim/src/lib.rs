@@ -23,8 +23,10 @@
 mod check;
 mod db;
 mod ending;
+mod event;
 mod faults;
 mod node;
+mod order;
 mod plan;
 mod rng;
 mod run;

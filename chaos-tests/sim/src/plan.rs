@@ -4,16 +4,19 @@ use std::rc::Rc;
 
 use api::{
     BusinessId,
-    derive::{leg_operation_id, requests},
-    legs::{Account, Forward, LegAnswer, LegKey, LegState, Mode, Take},
+    derive::leg_operation_id,
+    legs::{Forward, LegAnswer, LegKey, LegState, Mode, Take},
 };
 use chrono::{DateTime, Utc};
 use money::Asset;
 use saga::machine::{Direction, Reply};
-use tender::command::{AccountKey, Action, Command, ForwardLeg};
+use tender::{
+    command::{AccountKey, Action, Command, ForwardLeg},
+    testing,
+};
 use uuid::Uuid;
 
-use crate::{Time, db::OrderNo};
+use crate::Time;
 
 /// A tender refuses a leg this long after its saga's deadline.
 const NOT_AFTER_SLACK: Time = 2_000;
@@ -24,6 +27,10 @@ const HOLD_SLACK: Time = 24 * 3_600_000;
 pub fn instant(at: Time) -> DateTime<Utc> {
     DateTime::from_timestamp_millis(at).unwrap_or(DateTime::UNIX_EPOCH)
 }
+
+/// An order of a till, whose number is also its idempotency key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OrderNo(pub u32);
 
 /// One leg of a redemption.
 #[derive(Debug, Clone)]
@@ -154,36 +161,25 @@ pub fn command(sender: Sender<'_>, leg: usize, direction: Direction) -> Option<(
         }
         _ => (of, Action::Cancel(LegKey { legs_id: api::LegsId(of), leg: number(leg) })),
     };
-    let operation_id = operation_id(planned.customer, legs_id, leg);
-    let command = Command { operation_id, account: account(planned.customer), action };
-    Some((planned.tender, command))
+    let key = LegKey { legs_id: api::LegsId(legs_id), leg: number(leg) };
+    Some((planned.tender, testing::leg(account(planned.customer), key, action)))
 }
 
 fn taking(sender: Sender<'_>, redeem: &Redeem, leg: &Leg) -> Forward {
+    let mode = if redeem.hold.is_some() { Mode::Hold } else { Mode::Debit };
     Forward {
-        mode: if redeem.hold.is_some() { Mode::Hold } else { Mode::Debit },
-        amount: leg.units,
-        take: leg.take,
-        step: 1,
-        reward_id: None,
-        of: None,
         hold_until: redeem.hold.map(|ttl| instant(sender.created_at + ttl + HOLD_SLACK)),
         not_after: Some(instant(sender.deadline_at + NOT_AFTER_SLACK)),
         order_id: Some(format!("o{}", redeem.order.0)),
+        ..testing::plan(mode, leg.units, leg.take)
     }
 }
 
 fn forward(sender: Sender<'_>, leg: usize, plan: Forward) -> Action {
     let customer = sender.plan.redeem().map_or(0, |redeem| redeem.legs[leg].customer);
-    let AccountKey { business_id, owner, asset } = account(customer);
-    let account = Account { business_id, customer_id: owner, asset };
-    Action::Forward(ForwardLeg {
-        key: LegKey { legs_id: api::LegsId(sender.legs_id), leg: number(leg) },
-        form: requests::leg(&account, &plan),
-        reverses: plan.of.map(|of| operation_id(customer, of.legs_id.0, usize::from(of.leg))),
-        plan,
-        epoch: Some(sender.epoch),
-    })
+    let key = LegKey { legs_id: api::LegsId(sender.legs_id), leg: number(leg) };
+    let forward = testing::forward(&account(customer), key, plan);
+    Action::Forward(ForwardLeg { epoch: Some(sender.epoch), ..forward })
 }
 
 /// What an answer means to the saga: as in `services/wallet/src/sagas/mod.rs`.

@@ -1,6 +1,5 @@
 //! One saga in one orchestrator: carries out what the real machine says, as `libs/saga/src/task.rs` does.
 
-use api::legs::LegAnswer;
 use saga::machine::{
     Action, Clocks, Direction, Event as Step, Kind, Limits, Machine, Reply, State, Transition,
 };
@@ -10,13 +9,13 @@ use crate::{
     Time,
     db::{Move, Process, Row, SagaId, Write, Written},
     ending::{self, Known},
+    event::{Away, Call, Event, Heard, Wrote},
     faults::Fired,
     node::{POISON_LIMIT, Run, Waiter},
     plan::{self, Sender},
     sql::STUCK_AFTER,
-    store::{Away, Wrote},
     tender::Parcel,
-    world::{Event, World},
+    world::World,
 };
 
 const LIMITS: Limits = Limits { refused_for: 1_000, wrong_answers: 4, unreachable_for: 12_000 };
@@ -26,29 +25,6 @@ const CANCEL_TIMEOUT: Time = 5_000;
 const STORE_PAUSE: Time = 200;
 /// Databases whose clocks differ by more are not sent a time to judge by.
 const SKEW_MAX: Time = 5_000;
-
-/// A command that has no answer yet.
-#[derive(Debug, Clone)]
-pub struct Call {
-    pub process: Process,
-    id: SagaId,
-    no: u64,
-    leg: usize,
-    direction: Direction,
-    is_cancel: bool,
-}
-
-/// What is heard of a command.
-#[derive(Debug, Clone)]
-pub enum Heard {
-    Answer(LegAnswer),
-    /// The connection was refused.
-    NotSent,
-    /// Nothing, or nothing that makes sense.
-    Silence,
-    /// A definite answer that the protocol does not know.
-    Wrong,
-}
 
 impl World {
     /// Starts, or starts anew, a run of a row that this process owns under the row's epoch.

@@ -6,10 +6,10 @@ use tender::command::{Action, Outcome, Rejection, State};
 
 use crate::{
     Time,
+    event::{Event, Heard},
     faults::Fired,
-    run::Heard,
     tender::Parcel,
-    world::{Event, World},
+    world::World,
 };
 
 /// Most commands in a batch.

@@ -5,23 +5,17 @@ use saga::machine::State;
 
 use crate::{
     Time,
-    db::{Lock, Pending, Process, Write, Written},
+    db::{Lock, Pending, Process, Write},
+    event::{Away, Event, Wrote},
     faults::Fired,
     node::{Batch, HEARTBEAT, SCAN, TTL, Waiter},
-    world::{Event, World},
+    world::World,
 };
 
 /// How often holds that ran out are looked for.
 const SWEEP: Time = 1_000;
 /// Wait before a batch whose outcome is unknown is written again.
 const RECONNECT_PAUSE: Time = 100;
-
-/// The store cannot take it now: certainly not written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Away;
-
-/// What became of a write, as its caller hears it.
-pub type Wrote = Result<Written, Away>;
 
 impl World {
     /// Hands a write to the writer of a process.

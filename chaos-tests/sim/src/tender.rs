@@ -9,13 +9,12 @@ use std::{
     rc::Rc,
 };
 
-use ledger::{AccountRef, Balance};
-use money::Asset;
+use ledger::Balance;
 use tender::{
     command::{AccountKey, Action, Command, Outcome, State},
     fold::{
         self,
-        book::{AccountState, Book, Kind, Lot, Mark, Operation, Return},
+        working_set::{AccountState, Dirty, Kind, Lot, Operation, Restoration, WorkingSet},
     },
 };
 use uuid::Uuid;
@@ -39,7 +38,7 @@ pub struct Parcel {
 
 #[derive(Debug)]
 pub struct Account {
-    reference: AccountRef,
+    account_no: i64,
     balance: Balance,
     lots: BTreeMap<Uuid, Lot>,
     /// Σ of the customer's side of all entries.
@@ -60,7 +59,7 @@ pub struct Entry {
 /// A batch that is done but for its COMMIT.
 #[derive(Debug)]
 pub struct Prepared {
-    book: Book,
+    set: WorkingSet,
     entries: Vec<(AccountKey, Entry)>,
     /// What each command came to.
     pub outcomes: Vec<Outcome>,
@@ -69,7 +68,7 @@ pub struct Prepared {
 impl Prepared {
     /// The accounts that stay locked until it ends.
     pub fn locks(&self) -> BTreeSet<AccountKey> {
-        self.book.accounts.keys().cloned().collect()
+        self.set.accounts.keys().cloned().collect()
     }
 }
 
@@ -81,8 +80,8 @@ pub struct Tender {
     pub operations: BTreeMap<Uuid, Operation>,
     /// Every entry, in order.
     pub entries: Vec<Entry>,
-    /// Every return to a lot.
-    pub returns: Vec<Return>,
+    /// Every restoration of units to a lot.
+    pub restorations: Vec<Restoration>,
     /// What waits, urgent commands apart.
     pub queue: [VecDeque<Rc<Parcel>>; 2],
     /// Accounts locked by a transaction whose client is gone, and until when.
@@ -107,9 +106,7 @@ impl Tender {
     /// Opens an account with nothing in it.
     pub fn open(&mut self, key: AccountKey) {
         let account_no = i64::try_from(self.accounts.len() + 1).unwrap_or(i64::MAX);
-        let reference =
-            AccountRef { account_no, business_id: key.business_id.as_str().into(), asset: Asset::Points };
-        let account = Account { reference, balance: Balance::default(), lots: BTreeMap::new(), entries: 0 };
+        let account = Account { account_no, balance: Balance::default(), lots: BTreeMap::new(), entries: 0 };
         self.accounts.insert(key, account);
     }
 
@@ -144,15 +141,15 @@ impl Tender {
 
     /// Reads and folds, as one transaction that has not ended yet.
     pub fn prepare<'a>(&self, commands: impl Iterator<Item = &'a Command> + Clone, now: Time) -> Prepared {
-        let mut book = self.read(commands.clone(), now);
-        let mut balances: BTreeMap<i64, (AccountKey, Balance)> = book
+        let mut set = self.read(commands.clone(), now);
+        let mut balances: BTreeMap<i64, (AccountKey, Balance)> = set
             .accounts
             .iter()
             .map(|(key, account)| (account.reference.account_no, (key.clone(), account.balance)))
             .collect();
-        let outcomes = commands.map(|command| fold::apply(&mut book, command)).collect();
+        let outcomes = commands.map(|command| fold::apply(&mut set, command)).collect();
         let mut entries = Vec::new();
-        for posting in &book.postings {
+        for posting in &set.postings {
             let Some((key, before)) = balances.get_mut(&posting.account_no()) else { continue };
             let after = posting.after();
             let entry = Entry {
@@ -163,17 +160,17 @@ impl Tender {
             *before = after;
             entries.push((key.clone(), entry));
         }
-        Prepared { book, entries, outcomes }
+        Prepared { set, entries, outcomes }
     }
 
     /// What `libs/tender/src/store/read.rs` reads: locked accounts, operations by id, allocations of what may be given back.
-    fn read<'a>(&self, commands: impl Iterator<Item = &'a Command>, now: Time) -> Book {
-        let mut book = Book::new(instant(now + self.skew));
+    fn read<'a>(&self, commands: impl Iterator<Item = &'a Command>, now: Time) -> WorkingSet {
+        let mut set = WorkingSet::new(instant(now + self.skew));
         let mut reversible = BTreeSet::new();
         for command in commands {
             let Some(account) = self.accounts.get(&command.account) else { continue };
-            if !book.accounts.contains_key(&command.account) {
-                book.accounts.insert(command.account.clone(), locked(account));
+            if !set.accounts.contains_key(&command.account) {
+                set.accounts.insert(command.account.clone(), locked(&command.account, account));
             }
             let mut ids = vec![command.operation_id];
             match &command.action {
@@ -189,15 +186,15 @@ impl Tender {
             for id in ids {
                 let Some(stored) = self.operations.get(&id) else { continue };
                 let bare = Operation { allocations: Vec::new(), ..stored.clone() };
-                book.operations.entry(id).or_insert(bare);
+                set.operations.entry(id).or_insert(bare);
             }
         }
         for id in reversible {
-            if let (Some(read), Some(stored)) = (book.operations.get_mut(&id), self.operations.get(&id)) {
+            if let (Some(read), Some(stored)) = (set.operations.get_mut(&id), self.operations.get(&id)) {
                 read.allocations.clone_from(&stored.allocations);
             }
         }
-        book
+        set
     }
 
     /// COMMIT: everything that the batch made new or changed is durable, and what must hold at every commit does.
@@ -205,12 +202,12 @@ impl Tender {
     /// # Errors
     /// What does not hold.
     pub fn commit(&mut self, prepared: Prepared) -> Result<(), String> {
-        let Prepared { book, entries, .. } = prepared;
+        let Prepared { set, entries, .. } = prepared;
         // Giving back changes an operation's parts, and not the operation that took them.
         let is_new =
-            |o: &Operation| o.mark != Mark::Stored || o.allocations.iter().any(|a| a.mark != Mark::Stored);
+            |o: &Operation| o.dirty != Dirty::Clean || o.allocations.iter().any(|a| a.dirty != Dirty::Clean);
         let mut operations: Vec<_> =
-            book.operations.into_iter().filter(|(_, operation)| is_new(operation)).collect();
+            set.operations.into_iter().filter(|(_, operation)| is_new(operation)).collect();
         operations.sort_unstable_by_key(|(id, _)| *id);
         for (id, mut operation) in operations {
             let is_lost = match operation.state {
@@ -224,11 +221,11 @@ impl Tender {
             if self.defect == Some(Defect::ReturnNotCounted) {
                 operation.allocations.iter_mut().for_each(|part| part.reversed = 0);
             }
-            operation.mark = Mark::Stored;
-            operation.allocations.iter_mut().for_each(|part| part.mark = Mark::Stored);
+            operation.dirty = Dirty::Clean;
+            operation.allocations.iter_mut().for_each(|part| part.dirty = Dirty::Clean);
             self.write_operation(id, operation)?;
         }
-        for (key, state) in book.accounts {
+        for (key, state) in set.accounts {
             if let Some(account) = self.accounts.get_mut(&key) {
                 write_account(account, state)?;
             }
@@ -239,7 +236,7 @@ impl Tender {
             }
             self.entries.push(entry);
         }
-        self.returns.extend(book.returns);
+        self.restorations.extend(set.restorations);
         self.accounts.values().try_for_each(check_account)
     }
 
@@ -281,9 +278,8 @@ impl Tender {
 }
 
 /// An account as a batch locks and reads it.
-fn locked(account: &Account) -> AccountState {
-    let mut state =
-        AccountState { balance: account.balance, ..AccountState::empty(account.reference.clone()) };
+fn locked(key: &AccountKey, account: &Account) -> AccountState {
+    let mut state = AccountState { balance: account.balance, ..AccountState::empty(account.account_no, key) };
     account.lots.values().for_each(|lot| state.insert(lot.clone()));
     state
 }
@@ -294,8 +290,8 @@ fn write_account(account: &mut Account, state: AccountState) -> Result<(), Strin
         return Err(format!("an account's version fell from {before} to {after}"));
     }
     account.balance = state.balance;
-    for mut lot in state.lots.into_values().filter(|lot| lot.mark != Mark::Stored) {
-        lot.mark = Mark::Stored;
+    for mut lot in state.lots.into_values().filter(|lot| lot.dirty != Dirty::Clean) {
+        lot.dirty = Dirty::Clean;
         account.lots.insert(lot.lot_id, lot);
     }
     Ok(())
@@ -311,7 +307,7 @@ fn check_account(account: &Account) -> Result<(), String> {
         .any(|lot| lot.remaining < 0 || lot.held < 0 || lot.remaining + lot.held > lot.original);
     let balance = account.balance;
     if bad || posted != balance.posted() || held != balance.held() || posted != account.entries {
-        let no = account.reference.account_no;
+        let no = account.account_no;
         return Err(format!(
             "account {no}: lots say {posted} ({held} held), balance {} ({} held), entries {}",
             balance.posted(),

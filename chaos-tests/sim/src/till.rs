@@ -10,12 +10,13 @@ use crate::{
     Time,
     db::{Lock, Move, Moved, NewSaga, Operation, Process, Response, Row, SagaId, Status, Write, Written},
     ending::{self, Known},
+    event::{Event, Wrote},
     faults::Fired,
     node::{Attempt, Waiter},
+    order::{Ask, Order, Want},
     plan::{Plan, Redeem, Why, legs_id},
     sql::STUCK_AFTER,
-    store::Wrote,
-    world::{Event, World},
+    world::World,
 };
 
 /// How long a caller of a saga that was compensated waits for everything to be back.
@@ -24,43 +25,6 @@ const WAIT_FOR_REVERSAL: Time = 1_000;
 const DEADLINE: Time = 6_000;
 /// Pause before a second look at what moved in between.
 const LOOK_AGAIN: Time = 20;
-
-/// An order, and what its till was told.
-#[derive(Debug)]
-pub struct Order {
-    pub redeem: Rc<Redeem>,
-    /// The answer to its redeem.
-    pub told: Option<Response>,
-    /// Its cancel was acknowledged, or its redeem answered with "cancelled".
-    pub is_cancelled: bool,
-}
-
-/// What a till wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Want {
-    Redeem,
-    Cancel,
-    /// A part of what is held, in per mille.
-    Capture(i64),
-    Void,
-    /// A part of what was taken, in per mille.
-    Refund(i64),
-}
-
-/// A till's request, repeated until it is answered.
-#[derive(Debug)]
-pub struct Ask {
-    pub order: u32,
-    pub want: Want,
-    /// The attempt under way; what comes of an earlier one is not heard any more.
-    attempt: u32,
-    /// At which orchestrator it waits for which saga.
-    waits: Option<(Process, SagaId)>,
-    /// Since when it knows that its saga is compensated.
-    turned_since: Option<Time>,
-    pub is_settled: bool,
-    told: Option<Response>,
-}
 
 impl World {
     /// Opens an order: when its till redeems, and what else comes to its mind.

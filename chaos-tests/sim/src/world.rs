@@ -2,23 +2,23 @@
 
 use std::{collections::BTreeMap, rc::Rc};
 
-use api::{derive::RequestForm, legs::Take};
-use ledger::Funding;
-use saga::machine::{Direction, Transition};
-use tender::command::{Action, Command, Credit, RequestRef};
+use api::legs::Take;
+use tender::{
+    command::{Action, Command, Credit},
+    testing,
+};
 use uuid::Uuid;
 
 use crate::{
     ORDERS, Outcome, Time,
-    db::{Db, OrderNo, Process, SagaId},
+    db::Db,
+    event::{Call, Event},
     faults::{Coverage, Defect, Faults, Fired},
-    node::{Node, TTL, Waiter},
-    plan::{Leg, Redeem, account, instant},
+    node::{Node, TTL},
+    order::{Ask, Order},
+    plan::{Leg, OrderNo, Redeem, account, instant},
     rng::Rng,
-    run::{Call, Heard},
-    store::Wrote,
     tender::{Parcel, Tender},
-    till::{Ask, Order},
     trace::Trace,
 };
 
@@ -32,31 +32,6 @@ const HEAL_AT: Time = BEGIN + 25_000;
 /// How long after that everything may take to become terminal. The longest wait that is nobody's fault: a clock that
 /// jumped back makes a dead owner look alive for as long.
 const TERMINAL_WITHIN: Time = 180_000;
-
-/// Something that is about to happen.
-#[derive(Debug)]
-pub enum Event {
-    Start(usize),
-    Beat(Process),
-    Scan(Process),
-    Sweep(Process),
-    HandOver(Process),
-    Commit(Process),
-    Answered(Process, Vec<(Waiter, Wrote)>),
-    WalletPending(usize),
-    Rewrite { process: Process, id: SagaId, no: u64, transition: Transition },
-    Wake { process: Process, id: SagaId, no: u64, leg: usize, direction: Direction },
-    Deadline { process: Process, id: SagaId, no: u64 },
-    Reply { call: u64, heard: Heard },
-    Deliver(Rc<Parcel>),
-    Serve(usize, u32),
-    TenderPending(usize, usize),
-    Ask(usize, u32),
-    Operate,
-    Disturb,
-    Heal,
-    Look,
-}
 
 /// One system, and everything that happens in it.
 #[derive(Debug)]
@@ -136,20 +111,8 @@ impl World {
                 let number = u128::from(self.number());
                 let amount = self.rng.between(1, 400);
                 let expires = self.rng.chance(300).then(|| self.now + self.rng.between(5_000, 60_000));
-                let credit = Credit {
-                    lot_id: Uuid::from_u128(number),
-                    amount,
-                    kind: "earn".to_owned(),
-                    funding: Funding::Promo,
-                    reference: number.to_string(),
-                    expires_at: expires.map(instant),
-                    grace_until: None,
-                    reward_id: None,
-                    customer_id: None,
-                    details: serde_json::Value::Null,
-                    form: RequestForm::of("credit", |_| {}),
-                    request: RequestRef::default(),
-                };
+                let credit = testing::credit(Uuid::from_u128(number), &number.to_string(), amount);
+                let credit = Credit { expires_at: expires.map(instant), ..credit };
                 let operation_id = Uuid::from_u128(0x2000_0000 + number);
                 let command =
                     Command { operation_id, account: account(customer), action: Action::Credit(credit) };

@@ -1,19 +1,19 @@
 //! A batch of leg commands, from its bytes through the fold of each tender.
 
 use api::{
-    derive::{RequestForm, derived_uuid},
+    derive::derived_uuid,
     legs::{Batch, LegAnswer, LegCommand},
 };
 use chrono::{DateTime, TimeDelta, Utc};
-use ledger::{AccountRef, Funding};
 use tender::{
     admit,
-    command::{AccountKey, Action, Command, Credit, Outcome, Rejection, RequestRef, State},
+    command::{AccountKey, Action, Command, Credit, Outcome, Rejection, State},
     fold::{
         apply,
-        book::{AccountState, Book},
+        working_set::{AccountState, WorkingSet},
     },
     rules::Rules,
+    testing,
 };
 use uuid::Uuid;
 
@@ -29,14 +29,14 @@ pub fn run(data: &[u8]) {
     let tenders: [&dyn Rules; 3] =
         [&points::Points, &store_credit::StoreCredit, &digital_rewards::DigitalRewards];
     for rules in tenders {
-        let mut book = Book::new(NOW);
+        let mut set = WorkingSet::new(NOW);
         for leg in &batch.commands {
-            obey(rules, &mut book, leg.clone());
+            obey(rules, &mut set, leg.clone());
         }
     }
 }
 
-fn obey(rules: &dyn Rules, book: &mut Book, leg: LegCommand) {
+fn obey(rules: &dyn Rules, set: &mut WorkingSet, leg: LegCommand) {
     let command = match admit::leg(rules, leg) {
         Ok(command) => command,
         Err(refusal) => return assert_eq!(refusal.status, 400),
@@ -46,13 +46,13 @@ fn obey(rules: &dyn Rules, book: &mut Book, leg: LegCommand) {
         // No database keeps a time before its own first.
         assert!(leg.plan.hold_until.is_none_or(|end| end >= NOW));
     }
-    if !book.accounts.contains_key(&command.account) {
-        open(book, &command.account);
+    if !set.accounts.contains_key(&command.account) {
+        open(set, &command.account);
     }
-    let first = apply(book, &command);
-    check(book, &command, &first);
-    let again = apply(book, &command);
-    check(book, &command, &again);
+    let first = apply(set, &command);
+    check(set, &command, &first);
+    let again = apply(set, &command);
+    check(set, &command, &again);
     match (&first, &again) {
         (Outcome::Recorded(first) | Outcome::Replayed(first), Outcome::Replayed(again)) => {
             assert_eq!(first, again);
@@ -63,41 +63,26 @@ fn obey(rules: &dyn Rules, book: &mut Book, leg: LegCommand) {
 }
 
 /// An account with two lots of a hundred units, one of them a reward.
-fn open(book: &mut Book, key: &AccountKey) {
-    let number = i64::try_from(book.accounts.len()).expect("a batch is short");
-    let account = AccountState::empty(AccountRef {
-        account_no: number,
-        business_id: key.business_id.as_str().into(),
-        asset: key.asset,
-    });
-    book.accounts.insert(key.clone(), account);
+fn open(set: &mut WorkingSet, key: &AccountKey) {
+    let number = i64::try_from(set.accounts.len()).expect("a batch is short");
+    let account = AccountState::empty(number, key);
+    set.accounts.insert(key.clone(), account);
     for (lot, reward_id, expires_at) in [(1, None, None), (2, Some(REWARD), Some(NOW + TimeDelta::days(1)))] {
-        let credit = Credit {
-            lot_id: Uuid::from_u128(lot),
-            amount: 100,
-            kind: "issue".to_owned(),
-            funding: Funding::Promo,
-            reference: format!("{number}-{lot}"),
-            expires_at,
-            grace_until: None,
-            reward_id,
-            customer_id: None,
-            details: serde_json::Value::Null,
-            form: RequestForm::of("credit", |_| {}),
-            request: RequestRef::default(),
-        };
+        let reference = format!("{number}-{lot}");
+        let credit = testing::credit(Uuid::from_u128(lot), &reference, 100);
+        let credit = Credit { reward_id, expires_at, ..credit };
         let operation_id = derived_uuid(&[&number.to_string(), &lot.to_string()]);
         let command = Command { operation_id, account: key.clone(), action: Action::Credit(credit) };
-        assert!(matches!(apply(book, &command), Outcome::Recorded(_)));
+        assert!(matches!(apply(set, &command), Outcome::Recorded(_)));
     }
 }
 
-fn check(book: &Book, command: &Command, outcome: &Outcome) {
-    let account = &book.accounts[&command.account];
+fn check(set: &WorkingSet, command: &Command, outcome: &Outcome) {
+    let account = &set.accounts[&command.account];
     let lots: i64 = account.lots.values().map(|lot| lot.remaining + lot.held).sum();
     let free: i64 = account.lots.values().map(|lot| lot.remaining).sum();
     assert!(account.lots.values().all(|lot| lot.remaining >= 0 && lot.held >= 0), "{:?}", account.lots);
-    assert_eq!((account.balance.posted(), account.spendable(None, book.now)), (lots, free));
+    assert_eq!((account.balance.posted(), account.spendable(None, set.now)), (lots, free));
     assert!((0..=200).contains(&lots));
     let answer = match outcome {
         Outcome::Recorded(answer) | Outcome::Replayed(answer) => answer,

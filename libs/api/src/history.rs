@@ -9,66 +9,9 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
-    tender::{EntryView, Quantity},
+    tender::{EntryKind, EntryView, Quantity},
     wallet::TenderKind,
 };
-
-/// What may have happened to an account.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum EntryKind {
-    /// Value was issued.
-    Credit,
-    /// Value was taken.
-    Debit,
-    /// Value was set aside.
-    Hold,
-    /// Value that was set aside is free again.
-    Release,
-    /// Value that was set aside was taken.
-    Capture,
-    /// Value that was taken came back.
-    Reverse,
-    /// A redemption was undone.
-    Cancel,
-    /// What was left of a lot at its end is gone.
-    Expire,
-}
-
-impl EntryKind {
-    /// All kinds.
-    pub const ALL: [Self; 8] = [
-        Self::Credit,
-        Self::Debit,
-        Self::Hold,
-        Self::Release,
-        Self::Capture,
-        Self::Reverse,
-        Self::Cancel,
-        Self::Expire,
-    ];
-
-    /// The kind with this name.
-    #[must_use]
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
-    }
-
-    /// The name on the wire and in the ledger.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Credit => "credit",
-            Self::Debit => "debit",
-            Self::Hold => "hold",
-            Self::Release => "release",
-            Self::Capture => "capture",
-            Self::Reverse => "reverse",
-            Self::Cancel => "cancel",
-            Self::Expire => "expire",
-        }
-    }
-}
 
 /// A line of the history over all tenders.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

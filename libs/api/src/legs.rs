@@ -7,8 +7,8 @@
 //! | `POST /internal/v1/legs/{legs_id}/{leg}/cancel` | [`Account`] | [`LegAnswer`] |
 //! | `POST /internal/v1/legs/{legs_id}/{leg}/capture` | [`SingleCapture`] | [`LegAnswer`] |
 //! | `GET /internal/v1/legs/{legs_id}/{leg}?business_id=&customer_id=&asset=` | – | [`LegAnswer`] or 404 |
-//! | `GET /internal/v1/legs?after=&limit=` | – | [`LegPage`]: legs in force, oldest first, for the wallet's reconciliation |
-//! | `GET /internal/v1/holds-past-end?after=&limit=` | – | [`HoldPage`]: holds in force whose end has passed, for the same |
+//! | `GET /internal/v1/legs?after=&limit=` | – | [`LegPage`]: open legs, oldest first, for the wallet's reconciliation |
+//! | `GET /internal/v1/holds-past-end?after=&limit=` | – | [`HoldPage`]: open holds whose end has passed, for the same |
 
 use chrono::{DateTime, Utc};
 use money::Asset;
@@ -275,11 +275,11 @@ pub struct SingleCapture {
     pub amount: i64,
 }
 
-/// A page of legs in force.
+/// A page of open legs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LegPage {
     /// In the order of their cursor.
-    pub data: Vec<LegInForce>,
+    pub data: Vec<OpenLeg>,
     /// Where the next page begins; absent at the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_cursor: Option<String>,
@@ -288,16 +288,16 @@ pub struct LegPage {
     pub at: Option<DateTime<Utc>>,
 }
 
-/// A leg that is applied or held.
+/// An open leg: applied or held, so that a cancel would give value back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LegInForce {
+pub struct OpenLeg {
     /// Its key.
     pub key: LegKey,
     /// Its account.
     pub account: Account,
     /// Applied or held.
     pub state: LegState,
-    /// Units in force.
+    /// Units that are taken or held and were not given back.
     pub amount: i64,
     /// When it was applied, by the tender's database clock.
     pub at: DateTime<Utc>,
@@ -313,7 +313,7 @@ pub struct HoldPage {
     pub next_cursor: Option<String>,
 }
 
-/// A hold in force whose end has passed by the tender's database clock. No tender ends a hold by itself.
+/// An open hold whose end has passed by the tender's database clock. No tender ends a hold by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HoldPastEnd {
     /// Its key.

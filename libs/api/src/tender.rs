@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::{BusinessId, CurrencyCode, CustomerId, history::EntryKind};
+use crate::{BusinessId, CurrencyCode, CustomerId};
 
 /// Body of `POST /…/credits`: a new lot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -224,6 +224,63 @@ pub struct PastBalance {
     pub posted: i64,
     /// Units set aside.
     pub held: i64,
+}
+
+/// What may have happened to an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum EntryKind {
+    /// Value was issued.
+    Credit,
+    /// Value was taken.
+    Debit,
+    /// Value was set aside.
+    Hold,
+    /// Value that was set aside is free again.
+    Release,
+    /// Value that was set aside was taken.
+    Capture,
+    /// Value that was taken came back.
+    Reverse,
+    /// A redemption was undone.
+    Cancel,
+    /// What was left of a lot at its end is gone.
+    Expire,
+}
+
+impl EntryKind {
+    /// All kinds.
+    pub const ALL: [Self; 8] = [
+        Self::Credit,
+        Self::Debit,
+        Self::Hold,
+        Self::Release,
+        Self::Capture,
+        Self::Reverse,
+        Self::Cancel,
+        Self::Expire,
+    ];
+
+    /// The kind with this name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+
+    /// The name on the wire and in the ledger.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Credit => "credit",
+            Self::Debit => "debit",
+            Self::Hold => "hold",
+            Self::Release => "release",
+            Self::Capture => "capture",
+            Self::Reverse => "reverse",
+            Self::Cancel => "cancel",
+            Self::Expire => "expire",
+        }
+    }
 }
 
 /// A line of an account's ledger.

@@ -105,6 +105,16 @@ mod tests {
     }
 
     #[test]
+    fn a_movement_of_no_units_is_nothing() {
+        for movement in [Movement::Debit(0), Movement::Hold(0), Movement::Capture { taken: 0, released: 0 }] {
+            assert!(movement.is_nothing(), "{movement:?}");
+        }
+        for movement in [Movement::Debit(1), Movement::Hold(1), Movement::Capture { taken: 0, released: 1 }] {
+            assert!(!movement.is_nothing(), "{movement:?}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_is_an_error_value() {
         for (movement, error) in [
             (Movement::Debit(71), LedgerError::BelowZero),

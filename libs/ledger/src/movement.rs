@@ -120,6 +120,12 @@ impl Movement {
         })
     }
 
+    /// Whether it changes neither what the account has nor what is set aside: there is nothing to post.
+    #[must_use]
+    pub fn is_nothing(self) -> bool {
+        self.changes() == Some((0, 0))
+    }
+
     pub(crate) const fn is_negative(self) -> bool {
         match self {
             Self::Credit { amount, .. }

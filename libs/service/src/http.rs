@@ -23,7 +23,6 @@ use crate::{
     auth::Verifier,
     limit,
     openapi::{API_VERSION, API_VERSION_HEADER},
-    otlp,
     trace::{self, TRACEPARENT, Trace},
 };
 
@@ -49,7 +48,7 @@ async fn surround(request: Request, next: Next) -> Response {
     let is_internal = request.uri().path().starts_with("/internal/");
     let method = request.method().clone();
     let span = tracing::info_span!("request", trace_id = trace.id(), %method, route);
-    otlp::follow(&span, &trace);
+    trace.adopt(&span);
     let traceparent = trace.header();
     let begun = Instant::now();
     let work = trace::scope(trace, limit::observe(bounded(request, next)));

@@ -20,7 +20,7 @@ pub mod json;
 pub mod limit;
 mod log_writer;
 pub mod openapi;
-pub mod otlp;
+mod otlp;
 pub mod problem;
 pub mod process;
 pub mod supervisor;

@@ -1,7 +1,7 @@
 //! Spans for an OpenTelemetry collector, over OTLP. Off unless an endpoint is configured.
 //!
-//! Trace ids are the same as in the logs and in `traceparent`: a span of this process continues the [`Trace`] of the work at
-//! hand. Export has a thread and a bounded queue of its own; a collector that is away costs spans, never requests.
+//! Trace ids are the same as in the logs and in `traceparent`: a span of this process continues the trace of the work at
+//! hand ([`crate::trace`]). Export has a thread and a bounded queue of its own; a collector that is away costs spans, never requests.
 
 use std::sync::OnceLock;
 
@@ -16,8 +16,6 @@ use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
 use tracing::Span;
 use tracing_opentelemetry::{OpenTelemetryLayer, OpenTelemetrySpanExt};
 use tracing_subscriber::registry::LookupSpan;
-
-use crate::trace::Trace;
 
 /// Set once spans are exported.
 static PROVIDER: OnceLock<SdkTracerProvider> = OnceLock::new();
@@ -47,15 +45,14 @@ where
     Ok(tracing_opentelemetry::layer().with_tracer(tracer).with_location(false).with_threads(false))
 }
 
-/// Makes `span` continue `trace`. Does nothing unless spans are exported.
-pub fn follow(span: &Span, trace: &Trace) {
+/// Makes `span` continue the span `parent_id` of a trace. Does nothing unless spans are exported.
+pub(crate) fn follow(span: &Span, trace_id: u128, parent_id: u64, is_sampled: bool) {
     if PROVIDER.get().is_none() {
         return;
     }
-    let (trace_id, parent_id) = trace.parent();
     let (trace_id, parent_id) = (TraceId::from(trace_id), SpanId::from(parent_id));
     // The exporter samples as its parent did: a caller that records nothing has nothing recorded here.
-    let flags = if trace.is_sampled() { TraceFlags::SAMPLED } else { TraceFlags::NOT_SAMPLED };
+    let flags = if is_sampled { TraceFlags::SAMPLED } else { TraceFlags::NOT_SAMPLED };
     let remote = SpanContext::new(trace_id, parent_id, flags, true, TraceState::default());
     // Refused only by a span that no layer of ours knows: then there is nothing to export.
     let _ = span.set_parent(Context::new().with_remote_span_context(remote));

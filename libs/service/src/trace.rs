@@ -3,6 +3,7 @@
 use std::{fmt, future::Future, sync::Arc};
 
 use axum::http::{HeaderMap, HeaderValue};
+use tracing::Span;
 use uuid::Uuid;
 
 use crate::otlp;
@@ -89,14 +90,10 @@ impl Trace {
         &self.path
     }
 
-    /// The span that a span of this process continues: the caller's, or one that stands for the work itself.
-    pub(crate) fn parent(&self) -> (u128, u64) {
-        (self.trace_id, self.parent_id.unwrap_or(self.span_id))
-    }
-
-    /// Whether spans of this trace are exported.
-    pub(crate) fn is_sampled(&self) -> bool {
-        self.is_sampled
+    /// Makes `span` a part of this trace: it continues the caller's span, or one that stands for the work itself. Does nothing
+    /// unless spans are exported.
+    pub fn adopt(&self, span: &Span) {
+        otlp::follow(span, self.trace_id, self.parent_id.unwrap_or(self.span_id), self.is_sampled);
     }
 
     /// The header that continues this trace elsewhere.

@@ -1,15 +1,12 @@
 use std::{sync::Arc, time::Duration};
 
-use axum::Router;
 use clap::Args;
 use events::{Outbox, Relay};
 use service::{ApiError, Process, auth::Caller, config::Secret, db, limit::RateLimit};
 use sqlx::{PgPool, postgres::PgConnectOptions};
-use utoipa::openapi::OpenApi;
 
 use crate::{
     executor::{Executor, ExecutorConfig},
-    http,
     rules::{Issuer, Rules},
 };
 
@@ -105,22 +102,6 @@ impl App {
     #[must_use]
     pub fn executor(&self) -> &Executor {
         &self.executor
-    }
-
-    /// Routes of the public listener.
-    pub fn public(&self) -> Router {
-        http::public(self.clone())
-    }
-
-    /// The OpenAPI document of a tender of these rules.
-    #[must_use]
-    pub fn document(rules: &dyn Rules) -> OpenApi {
-        http::document(rules)
-    }
-
-    /// Routes of the internal listener.
-    pub fn internal(&self) -> Router {
-        http::internal(self.clone())
     }
 }
 

@@ -17,7 +17,7 @@ use uuid::Uuid;
 pub struct AccountKey {
     /// The retailer.
     pub business_id: BusinessId,
-    /// A customer, or `bearer:<reward id>` for a reward that belongs to whoever bears it.
+    /// A customer, or `bearer:<reward id>` for a reward that belongs to the bearer of its code.
     pub owner: String,
     /// What it holds.
     pub asset: Asset,
@@ -133,14 +133,14 @@ pub struct RequestRef {
     pub trace_id: Option<String>,
 }
 
-/// What a command came to.
+/// The outcome of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// It was done now, or refused now and for ever; stored.
+    /// The command was done now, or refused now and for ever; stored.
     Recorded(Answer),
-    /// It was done or refused before; as stored then.
+    /// The command was done or refused before; the answer is as stored then.
     Replayed(Answer),
-    /// It cannot be meant; nothing is stored, nothing changed.
+    /// The command is turned away; nothing is stored, nothing changed.
     Rejected(Rejection),
 }
 
@@ -179,6 +179,6 @@ pub enum Rejection {
     },
     /// Whether it is the stored request cannot be said here: its hash was made by a version that is not known.
     UnknownHashVersion(UnknownHashVersion),
-    /// The stored data contradict themselves, in this way; somebody has to look.
+    /// The stored data contradict themselves, in this way: the tender's operators have to look.
     Corrupt(&'static str),
 }

@@ -18,6 +18,8 @@ pub mod fold;
 mod http;
 pub mod rules;
 mod store;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod wire;
 
 pub use app::{App, Options};

@@ -1,9 +1,7 @@
-//! Between the wire's words and the tender's own.
+//! Who paid for a lot, in the wire's words and in the ledger's.
 
 use api::tender as wire;
 use ledger::Funding;
-
-use crate::fold::book::Status;
 
 /// As the wire writes it.
 #[must_use]
@@ -22,15 +20,5 @@ pub const fn funding_from(funding: wire::Funding) -> Funding {
         wire::Funding::Paid => Funding::Paid,
         wire::Funding::Promo => Funding::Promo,
         wire::Funding::Refund => Funding::Refund,
-    }
-}
-
-/// As the wire writes it.
-#[must_use]
-pub const fn status(status: Status) -> wire::AccountStatus {
-    match status {
-        Status::Active => wire::AccountStatus::Active,
-        Status::Frozen => wire::AccountStatus::Frozen,
-        Status::Closed => wire::AccountStatus::Closed,
     }
 }

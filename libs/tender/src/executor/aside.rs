@@ -109,7 +109,7 @@ impl Aside {
         &self.counts[lane]
     }
 
-    /// The commands of an account. What nobody waits for any more is dropped, and what has waited for too long is refused.
+    /// The commands of an account. A command whose caller has gone is dropped, and one that has waited for too long is refused.
     fn remove(&mut self, key: &AccountKey, now: Instant) -> Vec<Job> {
         let Some(waiting) = self.accounts.remove(key) else { return Vec::new() };
         let mut jobs = Vec::with_capacity(waiting.jobs.len());

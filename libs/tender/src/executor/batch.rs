@@ -8,7 +8,6 @@ use std::{
 use api::BusinessId;
 use chrono::{DateTime, Utc};
 use fail::fail_point;
-use ledger::AccountRef;
 use metrics::counter;
 use money::Asset;
 use sqlx::{Executor as _, PgConnection};
@@ -19,13 +18,13 @@ use crate::{
     command::{AccountKey, Action, Command, Outcome, Rejection},
     fold::{
         self,
-        book::{AccountState, Book, absent_no},
+        working_set::{AccountState, WorkingSet, absent_no},
     },
     store::{
         lock::{self, Locked, Locking},
-        post::Post,
-        read::{self, Needs},
+        read::{self, ReadSet},
         write,
+        write_set::WriteSet,
     },
 };
 
@@ -36,24 +35,24 @@ pub enum Mode {
     Shared,
     /// Locked ones are left out: the batch, or each of its accounts, has waited in vain before.
     Isolated,
-    /// There is one only, which waits for nobody, and of which too many lapsed lots are moved out.
+    /// There is one account only: it is left out if it is locked, and too many lapsed lots of it are moved out.
     Alone,
 }
 
-/// What became of a command.
+/// The end of a command in a batch.
 #[derive(Debug)]
 pub enum Judged {
-    /// It came to this.
+    /// The command has this outcome.
     Done(Outcome),
-    /// It was not looked at: others have locked its account.
+    /// The command was not looked at: another transaction has locked its account.
     Locked,
-    /// It was not looked at: its account has more lapsed lots than a batch moves out.
+    /// The command was not looked at: its account has more lapsed lots than a batch moves out.
     Overdue,
 }
 
 /// A batch that is done but for its COMMIT.
 pub struct Prepared {
-    /// What became of each command, in their order.
+    /// The end of each command, in their order.
     pub judged: Vec<Judged>,
     /// The database's clock.
     pub now: DateTime<Utc>,
@@ -72,16 +71,16 @@ pub async fn prepare(
     tender: &'static str,
     mode: Mode,
 ) -> Result<Prepared, Failure> {
-    let needs = Needs::of(commands.iter().copied());
+    let read_set = ReadSet::of(commands.iter().copied());
     fail_point!("tender::before_begin");
-    let mut book = begin(connection, &needs, mode).await.map_err(classify)?;
+    let mut set = begin(connection, &read_set, mode).await.map_err(classify)?;
     fail_point!("tender::locked");
-    read::read(connection, &mut book, &needs).await.map_err(classify)?;
-    let judged = fold_all(&mut book, commands, mode)?;
+    read::read(connection, &mut set, &read_set).await.map_err(classify)?;
+    let judged = fold_all(&mut set, commands, mode)?;
     report_corruption(commands, &judged, tender);
-    let has_news = write::write(connection, &book, tender).await.map_err(classify)?;
+    let has_news = write::write(connection, &set, tender).await.map_err(classify)?;
     fail_point!("tender::written");
-    Ok(Prepared { judged, now: book.now, has_news })
+    Ok(Prepared { judged, now: set.now, has_news })
 }
 
 /// A batch of nothing, done but for its COMMIT: it locks, reads and writes as every batch does, and finds and changes no row. What
@@ -94,7 +93,7 @@ pub async fn probe(connection: &mut PgConnection, tender: &'static str) -> Resul
     let account = AccountKey { business_id, owner: String::new(), asset: Asset::Points };
     let question = Command { operation_id: Uuid::nil(), account, action: Action::Query };
     let prepared = prepare(connection, &[&question], tender, Mode::Shared).await?;
-    Post::of(&Book::new(prepared.now)).send(connection, tender).await.map(drop).map_err(classify)
+    WriteSet::of(&WorkingSet::new(prepared.now)).send(connection, tender).await.map(drop).map_err(classify)
 }
 
 /// Commits what was prepared.
@@ -117,65 +116,65 @@ pub async fn roll_back(connection: &mut PgConnection) -> Result<(), sqlx::Error>
 }
 
 /// A transaction that holds the locks of the accounts: of all that are stored, or of those that nobody else has locked. What is
-/// not stored is in the book as well, with nothing in it.
-async fn begin(connection: &mut PgConnection, needs: &Needs, mode: Mode) -> Result<Book, sqlx::Error> {
-    let keys = needs.accounts();
+/// not stored is in the working set as well, with nothing in it.
+async fn begin(
+    connection: &mut PgConnection,
+    read_set: &ReadSet,
+    mode: Mode,
+) -> Result<WorkingSet, sqlx::Error> {
+    let keys = read_set.accounts();
     let (begin, locking) = match mode {
         Mode::Shared => ("BEGIN", Locking::Wait),
         // Rows of other tables may be locked too.
         Mode::Isolated | Mode::Alone => ("BEGIN; SET LOCAL lock_timeout = '50ms'", Locking::Skip),
     };
     connection.execute(begin).await?;
-    let Locked { mut book, mut missing } = lock::lock(connection, &keys, locking).await?;
-    let new: BTreeSet<AccountKey> = missing.intersection(needs.to_create()).cloned().collect();
+    let Locked { mut set, mut missing } = lock::lock(connection, &keys, locking).await?;
+    let new: BTreeSet<AccountKey> = missing.intersection(read_set.to_create()).cloned().collect();
     if !new.is_empty() {
-        // They are created while no lock is held, so that nobody waits in a circle.
+        // They are created while no lock is held, so that no transactions wait for each other in a circle.
         connection.execute("ROLLBACK").await?;
         lock::create(connection, &new).await?;
         connection.execute(begin).await?;
-        Locked { book, missing } = lock::lock(connection, &keys, locking).await?;
+        Locked { set, missing } = lock::lock(connection, &keys, locking).await?;
         if !missing.is_disjoint(&new) {
             return Err(sqlx::Error::RowNotFound);
         }
     }
     for key in missing {
-        let reference = AccountRef {
-            account_no: absent_no(&key),
-            business_id: key.business_id.as_str().into(),
-            asset: key.asset,
-        };
-        book.accounts.insert(key, AccountState::empty(reference));
+        let account = AccountState::empty(absent_no(&key), &key);
+        set.accounts.insert(key, account);
     }
-    Ok(book)
+    Ok(set)
 }
 
-fn fold_all(book: &mut Book, commands: &[&Command], mode: Mode) -> Result<Vec<Judged>, Failure> {
-    // The book is thrown away after a panic, so nobody ever sees one that is half changed.
+fn fold_all(set: &mut WorkingSet, commands: &[&Command], mode: Mode) -> Result<Vec<Judged>, Failure> {
+    // The working set is thrown away after a panic: one that is half changed is never used.
     let fold = || {
         fail_point!("tender::fold");
         let swept = match commands.first().filter(|_| mode == Mode::Alone) {
-            Some(command) if is_overdue(book, command) => fold::sweep(book, &command.account),
+            Some(command) if is_overdue(set, command) => fold::sweep(set, &command.account),
             _ => Ok(()),
         };
-        commands.iter().map(|command| judge(book, command, &swept)).collect()
+        commands.iter().map(|command| judge(set, command, &swept)).collect()
     };
     catch_unwind(AssertUnwindSafe(fold)).map_err(|_| Failure::Poison)
 }
 
-fn judge(book: &mut Book, command: &Command, swept: &Result<(), Rejection>) -> Judged {
-    match (book.accounts.contains_key(&command.account), swept) {
+fn judge(set: &mut WorkingSet, command: &Command, swept: &Result<(), Rejection>) -> Judged {
+    match (set.accounts.contains_key(&command.account), swept) {
         (false, _) => Judged::Locked,
         (true, Err(rejection)) => Judged::Done(Outcome::Rejected(rejection.clone())),
-        (true, Ok(())) if is_overdue(book, command) => Judged::Overdue,
-        (true, Ok(())) => Judged::Done(fold::apply(book, command)),
+        (true, Ok(())) if is_overdue(set, command) => Judged::Overdue,
+        (true, Ok(())) => Judged::Done(fold::apply(set, command)),
     }
 }
 
-fn is_overdue(book: &Book, command: &Command) -> bool {
-    book.accounts.get(&command.account).is_some_and(|account| account.is_overdue)
+fn is_overdue(set: &WorkingSet, command: &Command) -> bool {
+    set.accounts.get(&command.account).is_some_and(|account| account.is_overdue)
 }
 
-/// Stored data that contradict themselves are nothing that a caller can mend: whoever runs the tender hears of them.
+/// Stored data that contradict themselves are nothing that a caller can mend: they are logged for the tender's operators.
 fn report_corruption(commands: &[&Command], judged: &[Judged], tender: &'static str) {
     for (command, judged) in commands.iter().zip(judged) {
         let Judged::Done(Outcome::Rejected(Rejection::Corrupt(what))) = judged else { continue };

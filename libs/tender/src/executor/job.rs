@@ -1,4 +1,4 @@
-//! A command on its way, and who waits for it.
+//! A command on its way, and the caller that waits for it.
 
 use std::time::Duration;
 
@@ -66,7 +66,7 @@ impl Cause {
     }
 }
 
-/// A command and who waits for it.
+/// A command and the caller that waits for it.
 #[derive(Debug)]
 pub struct Job {
     pub command: Command,
@@ -83,7 +83,7 @@ impl Job {
         (Self { command, reply, in_doubt: false, aside: None }, answer)
     }
 
-    /// Answers. Nobody may be waiting any more: the command is done all the same.
+    /// Answers. The caller may have gone: the command is done all the same.
     pub fn answer(self, reply: Reply) {
         let _ = self.reply.send(Ok(reply));
     }

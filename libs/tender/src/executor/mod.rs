@@ -25,7 +25,7 @@
 //! | an error that is no command's: a column that is not there, an internal one | 503 for all of it | unknown |
 //!
 //! A shard counts as able to commit once it has, and after a batch that was given up for no command's sake once it has again. Until
-//! then it commits a batch of nothing once a second, which sends what every batch sends: nobody's command is needed to find out.
+//! then it commits a batch of nothing once a second, which sends what every batch sends: no caller's command is needed to find out.
 //!
 //! An unknown COMMIT is never resolved by reading alone: the old transaction may still be on its way. The second run
 //! waits for the same locks, so it begins after the first has ended, and then the stored operations answer.
@@ -66,7 +66,7 @@ pub const BATCH_MAX: usize = 256;
 /// Longest that a caller waits. Longer than any batch should take; afterwards the outcome is unknown.
 pub const WAIT_LIMIT: Duration = Duration::from_secs(8);
 
-/// A shard that has had commands in hand for so long without a commit serves nobody: each of their callers has given up.
+/// A shard that has had commands in hand for so long without a commit is stalled: each of their callers has given up.
 pub const STALLED_AFTER: Duration = Duration::from_secs(10);
 
 /// How an executor is set up. Not `Debug`: the options hold a password.
@@ -82,10 +82,10 @@ pub struct ExecutorConfig {
     pub database: PgConnectOptions,
 }
 
-/// What a command came to, and when by the database's clock.
+/// The outcome of a command, and when by the database's clock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
-    /// What it came to.
+    /// The outcome.
     pub outcome: Outcome,
     /// The database's clock in its batch.
     pub at: DateTime<Utc>,
@@ -144,7 +144,7 @@ impl Executor {
         self.shards.iter().all(|shard| shard.is_committing())
     }
 
-    /// Queues a command and waits for what it came to. Dropping the future does not take the command back: it is
+    /// Queues a command and waits for its outcome. Dropping the future does not take the command back: it is
     /// left undone only while its account is put aside.
     ///
     /// # Errors

@@ -1,20 +1,22 @@
-//! A cancel always succeeds: what is still out comes back, a leg that is not there will never apply, and
-//! anything else is left as it is.
+//! A cancel always succeeds: what is outstanding of the leg goes back, a leg that is not there will never apply, and
+//! any other leg is left as it is.
 
 use api::legs::LegKey;
 use ledger::Movement;
 
 use super::{
-    Decision, NOT_LOCKED, NOT_READ, OUT_OF_BALANCE, answer_of,
-    book::{Book, Kind, Mark, Operation, Origin},
-    give_back::{self, Source, reward_of},
-    leg_answer, owner_of_absent, record, replayed, stored, to_json,
+    Decision, NOT_READ, leg_answer,
+    record::{owner_of_absent, record},
+    replayed,
+    restore::{Restore, Source, Touched},
+    stored, to_json,
+    working_set::{Dirty, Kind, Operation, Origin, WorkingSet},
 };
 use crate::command::{Command, Outcome, State};
 
-pub fn cancel(book: &mut Book, command: &Command, key: LegKey) -> Decision {
-    let Some(operation) = stored(book, command)? else {
-        return Ok(leave_tombstone(book, command, key));
+pub fn cancel(set: &mut WorkingSet, command: &Command, key: LegKey) -> Decision {
+    let Some(operation) = stored(set, command)? else {
+        return Ok(leave_tombstone(set, command, key));
     };
     let from = match (operation.state, operation.kind) {
         (State::Applied, Kind::Debit | Kind::Hold) => Source::Taken,
@@ -23,12 +25,12 @@ pub fn cancel(book: &mut Book, command: &Command, key: LegKey) -> Decision {
         // no saga cancels it, and taking value from a customer again is not what "cancel" means.
         _ => return Ok(replayed(operation)),
     };
-    take_back(book, command, from)
+    restore_rest(set, command, from)
 }
 
-fn leave_tombstone(book: &mut Book, command: &Command, key: LegKey) -> Outcome {
-    let details = owner_of_absent(book, command);
-    let account = &book.accounts[&command.account].reference;
+fn leave_tombstone(set: &mut WorkingSet, command: &Command, key: LegKey) -> Outcome {
+    let details = owner_of_absent(set, command);
+    let account = &set.accounts[&command.account].reference;
     let tombstone = Operation {
         account_no: account.account_no,
         kind: Kind::Cancel,
@@ -43,33 +45,20 @@ fn leave_tombstone(book: &mut Book, command: &Command, key: LegKey) -> Outcome {
             details,
             ..Origin::default()
         },
-        mark: Mark::New,
+        dirty: Dirty::New,
     };
-    record(book, command.operation_id, tombstone)
+    record(set, command.operation_id, tombstone)
 }
 
-/// Returns the rest: what refunds have not given back already.
-fn take_back(book: &mut Book, command: &Command, from: Source) -> Decision {
+/// Restores what refunds have not given back already.
+fn restore_rest(set: &mut WorkingSet, command: &Command, from: Source) -> Decision {
     let id = command.operation_id;
-    let Book { now, accounts, operations, postings, returns, .. } = book;
-    let account = accounts.get_mut(&command.account).ok_or(NOT_LOCKED)?;
-    let operation = operations.get_mut(&id).ok_or(NOT_READ)?;
-    give_back::check(account, operation)?;
-    let amount = operation.outstanding();
-    if amount > 0 {
-        let movement = match from {
-            Source::Taken => Movement::Cancel(amount),
-            Source::Held => Movement::Release(amount),
-        };
-        postings.push(account.post(id, movement).map_err(|_| OUT_OF_BALANCE)?);
-    }
-    let reward_id = reward_of(account, operation);
-    let (back, lots) = give_back::give_back(account, (id, operation), (from, id), amount);
-    returns.extend(back);
-    account.holds.retain(|hold| hold.operation_id != id);
-    let after = account.after(reward_id, *now);
-    operation.state = State::Reversed;
-    operation.response = to_json(&leg_answer(State::Reversed, amount, lots, after)).into();
-    operation.mark.touch();
-    Ok(Outcome::Recorded(answer_of(operation)))
+    let mut leg = Touched::of(set, &command.account, id)?.ok_or(NOT_READ)?;
+    let units = leg.operation.outstanding();
+    let movement = match from {
+        Source::Taken => Movement::Cancel(units),
+        Source::Held => Movement::Release(units),
+    };
+    let lots = leg.restore(movement, Restore { from, by: id, units })?;
+    Ok(leg.finish(State::Reversed, units, lots))
 }

@@ -7,9 +7,10 @@ use api::{
 use ledger::{AccountRef, Movement};
 
 use super::{
-    Decision, OUT_OF_BALANCE, account_mut,
-    book::{Book, Kind, Lot, Mark, Operation, Origin, Status},
-    is_of_another_request, record, replayed, stored, to_json,
+    Decision, account_mut, is_of_another_request,
+    record::record,
+    replayed, stored, to_json,
+    working_set::{Dirty, Kind, Lot, Operation, Origin, Status, WorkingSet},
 };
 use crate::command::{Command, Credit, Outcome, Rejection, State};
 
@@ -17,41 +18,41 @@ use crate::command::{Command, Credit, Outcome, Rejection, State};
 /// that there is always room for what was taken and comes back: a cancel never fails.
 pub const BALANCE_MAX: i64 = (1 << 53) - 1;
 
-pub fn credit(book: &mut Book, command: &Command, credit: &Credit) -> Decision {
-    if let Some(operation) = stored(book, command)? {
+pub fn credit(set: &mut WorkingSet, command: &Command, credit: &Credit) -> Decision {
+    if let Some(operation) = stored(set, command)? {
         if is_of_another_request(operation, &credit.form)? {
             return Err(Rejection::Conflict);
         }
         return Ok(replayed(operation));
     }
-    let now = book.now;
+    let now = set.now;
     if credit.grace_until.or(credit.expires_at).is_some_and(|end| end <= now) {
         return Err(Rejection::InvalidField { pointer: "/expires_at", detail: "must be in the future" });
     }
     let reference = (command.account.business_id.to_string(), credit.kind.clone(), credit.reference.clone());
-    if book.references.contains_key(&reference) {
-        return Ok(refuse(book, command, credit, Code::DuplicateReference));
+    if set.references.contains_key(&reference) {
+        return Ok(refuse(set, command, credit, Code::DuplicateReference));
     }
-    let account = account_mut(book, command)?;
+    let account = account_mut(set, command)?;
     if account.status == Status::Closed {
-        return Ok(refuse(book, command, credit, Code::AccountFrozen));
+        return Ok(refuse(set, command, credit, Code::AccountFrozen));
     }
     let posted = account.balance.posted().checked_add(credit.amount);
     if posted.is_none_or(|posted| posted > BALANCE_MAX) {
-        return Ok(refuse(book, command, credit, Code::LimitExceeded));
+        return Ok(refuse(set, command, credit, Code::LimitExceeded));
     }
     let movement = Movement::Credit { amount: credit.amount, funding: credit.funding };
-    let posting = account.post(command.operation_id, movement).map_err(|_| OUT_OF_BALANCE)?;
+    let posting = account.post(command.operation_id, movement)?;
     let lot = new_lot(command, credit);
     let answer = answer(command, credit, &lot, account.spendable(None, now), account.balance.version());
     account.insert(lot);
     let owner = account.reference.clone();
-    book.postings.push(posting);
-    book.references.insert(reference.clone(), command.operation_id);
+    set.postings.extend(posting);
+    set.references.insert(reference.clone(), command.operation_id);
     let (business, kind, text) = reference;
-    book.new_references.push((business, kind, text, command.operation_id));
+    set.new_references.push((business, kind, text, command.operation_id));
     let made = operation(credit, &owner, State::Applied, to_json(&answer));
-    Ok(record(book, command.operation_id, made))
+    Ok(record(set, command.operation_id, made))
 }
 
 fn new_lot(command: &Command, credit: &Credit) -> Lot {
@@ -67,7 +68,7 @@ fn new_lot(command: &Command, credit: &Credit) -> Lot {
         operation_id: command.operation_id,
         reward_id: credit.reward_id,
         times_expired: 0,
-        mark: Mark::New,
+        dirty: Dirty::New,
     }
 }
 
@@ -94,7 +95,7 @@ fn answer(command: &Command, credit: &Credit, lot: &Lot, available: i64, version
     }
 }
 
-fn refuse(book: &mut Book, command: &Command, credit: &Credit, code: Code) -> Outcome {
+fn refuse(set: &mut WorkingSet, command: &Command, credit: &Credit, code: Code) -> Outcome {
     let detail = match code {
         Code::DuplicateReference => {
             "This kind and reference were used under another key. A correction needs a new key."
@@ -109,9 +110,9 @@ fn refuse(book: &mut Book, command: &Command, credit: &Credit, code: Code) -> Ou
         trace_id: credit.request.trace_id.clone(),
         ..Problem::new(code, detail)
     };
-    let account = &book.accounts[&command.account].reference;
+    let account = &set.accounts[&command.account].reference;
     let refused = operation(credit, account, State::Declined, to_json(&problem));
-    record(book, command.operation_id, refused)
+    record(set, command.operation_id, refused)
 }
 
 fn operation(credit: &Credit, account: &AccountRef, state: State, response: String) -> Operation {
@@ -128,6 +129,6 @@ fn operation(credit: &Credit, account: &AccountRef, state: State, response: Stri
             details: Some(credit.details.clone()),
             ..Origin::default()
         },
-        mark: Mark::New,
+        dirty: Dirty::New,
     }
 }

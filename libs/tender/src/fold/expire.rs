@@ -6,9 +6,8 @@ use ledger::Movement;
 use uuid::Uuid;
 
 use super::{
-    NOT_LOCKED, OUT_OF_BALANCE,
-    book::{Allocation, Book, Kind, Mark, Operation, Origin},
-    to_json,
+    NOT_LOCKED, to_json,
+    working_set::{Allocation, Dirty, Kind, Operation, Origin, WorkingSet},
 };
 use crate::command::{AccountKey, Rejection, State};
 
@@ -19,8 +18,8 @@ pub const LAPSED_MAX: usize = 500;
 ///
 /// # Errors
 /// [`Rejection::Corrupt`] where the account's balance is less than its lots.
-pub fn sweep(book: &mut Book, key: &AccountKey) -> Result<(), Rejection> {
-    let Book { now, accounts, operations, postings, .. } = book;
+pub fn sweep(set: &mut WorkingSet, key: &AccountKey) -> Result<(), Rejection> {
+    let WorkingSet { now, accounts, operations, postings, .. } = set;
     let account = accounts.get_mut(key).ok_or(NOT_LOCKED)?;
     let lapsed: Vec<Uuid> = account.lapsed(*now).take(LAPSED_MAX).map(|lot| lot.lot_id).collect();
     for lot_id in lapsed {
@@ -28,7 +27,7 @@ pub fn sweep(book: &mut Book, key: &AccountKey) -> Result<(), Rejection> {
         let units = lot.remaining;
         let operation_id = lot_end_id(&key.business_id, &key.owner, lot_id, lot.times_expired);
         let part = LotPart { lot_id, amount: units, expires_at: lot.expires_at };
-        postings.push(account.post(operation_id, Movement::Expire(units)).map_err(|_| OUT_OF_BALANCE)?);
+        postings.extend(account.post(operation_id, Movement::Expire(units))?);
         let owner = account.reference.clone();
         operations.insert(
             operation_id,
@@ -44,16 +43,16 @@ pub fn sweep(book: &mut Book, key: &AccountKey) -> Result<(), Rejection> {
                     lot_id,
                     amount: units,
                     reversed: 0,
-                    mark: Mark::New,
+                    dirty: Dirty::New,
                 }],
                 origin: Origin { business_id: owner.business_id, ..Origin::default() },
-                mark: Mark::New,
+                dirty: Dirty::New,
             },
         );
         let Some(lot) = account.lot_mut(lot_id) else { continue };
         lot.remaining = 0;
         lot.times_expired += 1;
-        lot.mark.touch();
+        lot.dirty.touch();
     }
     Ok(())
 }

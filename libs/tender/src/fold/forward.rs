@@ -9,16 +9,17 @@ use chrono::{DateTime, Utc};
 use ledger::Movement;
 
 use super::{
-    Decision, OUT_OF_BALANCE, account_mut,
-    book::{AccountState, Allocation, Book, Kind, LiveHold, Mark, Operation, Origin, Status},
-    declined, is_of_another_request, leg_answer, owner_of_absent, record, replayed, reverse, stored,
-    take::{self, Part},
-    to_json,
+    Decision, account_mut,
+    allocate::{self, Part, allocate},
+    declined, is_of_another_request, leg_answer,
+    record::record_leg,
+    replayed, reverse, stored, to_json,
+    working_set::{AccountState, Kind, OpenHold, Status, WorkingSet},
 };
 use crate::command::{Answer, Command, ForwardLeg, Outcome, Rejection, State};
 
-pub fn forward(book: &mut Book, command: &Command, leg: &ForwardLeg) -> Decision {
-    if let Some(operation) = stored(book, command)? {
+pub fn forward(set: &mut WorkingSet, command: &Command, leg: &ForwardLeg) -> Decision {
+    if let Some(operation) = stored(set, command)? {
         if is_of_another_request(operation, &leg.form)? {
             return Err(Rejection::Conflict);
         }
@@ -27,12 +28,12 @@ pub fn forward(book: &mut Book, command: &Command, leg: &ForwardLeg) -> Decision
             _ => replayed(operation),
         });
     }
-    if leg.plan.not_after.is_some_and(|end| book.now > end) {
-        return Ok(refuse(book, command, leg, leg_answer(State::Expired, 0, Vec::new(), None)));
+    if leg.plan.not_after.is_some_and(|end| set.now > end) {
+        return Ok(refuse(set, command, leg, leg_answer(State::Expired, 0, Vec::new(), None)));
     }
     match leg.plan.mode {
-        Mode::Reverse => reverse::reverse(book, command, leg),
-        Mode::Debit | Mode::Hold => debit(book, command, leg),
+        Mode::Reverse => reverse::reverse(set, command, leg),
+        Mode::Debit | Mode::Hold => debit(set, command, leg),
     }
 }
 
@@ -42,25 +43,22 @@ fn tombstoned() -> Outcome {
     Outcome::Replayed(Answer { state: State::Tombstoned, body: body.into() })
 }
 
-fn debit(book: &mut Book, command: &Command, leg: &ForwardLeg) -> Decision {
-    let now = book.now;
-    let account = account_mut(book, command)?;
+fn debit(set: &mut WorkingSet, command: &Command, leg: &ForwardLeg) -> Decision {
+    let now = set.now;
+    let account = account_mut(set, command)?;
     let (amount, parts) = match plan(account, &leg.plan, now) {
         Ok(plan) => plan,
-        Err(refusal) => return Ok(refuse(book, command, leg, *refusal)),
+        Err(refusal) => return Ok(refuse(set, command, leg, *refusal)),
     };
     let (movement, kind, state) = match leg.plan.mode {
         Mode::Hold => (Movement::Hold(amount), Kind::Hold, State::Held),
         Mode::Debit | Mode::Reverse => (Movement::Debit(amount), Kind::Debit, State::Applied),
     };
-    // An at_most leg that finds nothing is applied with nothing: no entry, no new version.
-    let posting = match amount {
-        0 => None,
-        _ => Some(account.post(command.operation_id, movement).map_err(|_| OUT_OF_BALANCE)?),
-    };
-    let (allocations, lots) = take::take(account, &parts, kind == Kind::Hold);
+    // An at_most leg that finds nothing is applied with nothing.
+    let posting = account.post(command.operation_id, movement)?;
+    let (allocations, lots) = allocate(account, &parts, kind == Kind::Hold);
     if let (Kind::Hold, Some(until)) = (kind, leg.plan.hold_until) {
-        account.holds.extend(allocations.iter().map(|part| LiveHold {
+        account.holds.extend(allocations.iter().map(|part| OpenHold {
             operation_id: command.operation_id,
             until,
             lot_id: part.lot_id,
@@ -68,9 +66,9 @@ fn debit(book: &mut Book, command: &Command, leg: &ForwardLeg) -> Decision {
         }));
     }
     let after = account.after(leg.plan.reward_id, now);
-    book.postings.extend(posting);
+    set.postings.extend(posting);
     let answer = leg_answer(state, amount, lots, after);
-    Ok(record_leg(book, command, leg, kind, &answer, allocations))
+    Ok(record_leg(set, command, leg, kind, &answer, allocations))
 }
 
 /// How much is taken from which lots, or the refusal.
@@ -107,52 +105,18 @@ fn plan(
             return Err(Box::new(declined(Code::HeldByOtherOrder, Some(available), until)));
         }
     };
-    match take::choose(account, plan.reward_id, amount, now) {
+    match allocate::parts(account, plan.reward_id, amount, now) {
         Some(parts) => Ok((amount, parts)),
         None => refusal(Code::LimitExceeded, Some(available)),
     }
 }
 
 /// Records a refusal: it stands for ever.
-fn refuse(book: &mut Book, command: &Command, leg: &ForwardLeg, answer: LegAnswer) -> Outcome {
+fn refuse(set: &mut WorkingSet, command: &Command, leg: &ForwardLeg, answer: LegAnswer) -> Outcome {
     let kind = match leg.plan.mode {
         Mode::Debit => Kind::Debit,
         Mode::Hold => Kind::Hold,
         Mode::Reverse => Kind::Reverse,
     };
-    record_leg(book, command, leg, kind, &answer, Vec::new())
-}
-
-pub(super) fn record_leg(
-    book: &mut Book,
-    command: &Command,
-    leg: &ForwardLeg,
-    kind: Kind,
-    answer: &LegAnswer,
-    allocations: Vec<Allocation>,
-) -> Outcome {
-    let account = &book.accounts[&command.account].reference;
-    let account_no = account.account_no;
-    let origin = Origin {
-        business_id: account.business_id.clone(),
-        leg: Some(leg.key),
-        reverses: leg.reverses,
-        // A hold of nothing needs no end.
-        hold_until: leg.plan.hold_until.filter(|_| answer.amount > 0),
-        epoch: leg.epoch,
-        order_id: leg.plan.order_id.clone(),
-        details: owner_of_absent(book, command),
-    };
-    let operation = Operation {
-        account_no,
-        kind,
-        state: answer.state,
-        amount: answer.amount,
-        request_hash: Some(leg.form.hash()),
-        response: to_json(answer).into(),
-        allocations,
-        origin,
-        mark: Mark::New,
-    };
-    record(book, command.operation_id, operation)
+    record_leg(set, command, leg, kind, &answer, Vec::new())
 }

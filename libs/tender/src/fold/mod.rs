@@ -1,57 +1,56 @@
 //! The decision: one command after the other is applied to what the batch read. Pure: no I/O, no clock but the
-//! database's, which is part of the book.
+//! database's, which is part of the working set.
 //!
-//! Each function decides first and changes afterwards: whatever can fail fails before the book is touched, so
+//! Each function decides first and changes afterwards: whatever can fail fails before the working set is touched, so
 //! that a command that is turned away leaves the commands behind it undisturbed.
 
-pub mod book;
+mod allocate;
 mod cancel;
 mod capture;
 mod credit;
 mod expire;
 mod forward;
-mod give_back;
+mod record;
+mod restore;
 mod reverse;
-mod take;
 #[cfg(test)]
 mod tests;
+pub mod working_set;
 
+pub use allocate::LOTS_MAX;
 use api::{
     derive::RequestForm,
     legs::{BalanceAfter, Decline, LegAnswer, LotPart},
 };
-use book::{AccountState, Book, Operation, absent_no};
 use chrono::{DateTime, Utc};
 pub use credit::BALANCE_MAX;
 pub use expire::{LAPSED_MAX, sweep};
-pub use take::LOTS_MAX;
-use uuid::Uuid;
+use working_set::{AccountState, Operation, WorkingSet, absent_no};
 
 use crate::command::{Action, Answer, Command, Outcome, Rejection, State};
 
 const NOT_LOCKED: Rejection = Rejection::Corrupt("the account was not locked");
 const NOT_READ: Rejection = Rejection::Corrupt("the operation was not read");
-const OUT_OF_BALANCE: Rejection = Rejection::Corrupt("the account's balance is not what its lots are");
 
 /// Applies one command. Commands of a batch are applied in the order in which they came; the same operation twice
 /// meets its own first answer. What has lapsed of the account is moved out before, and what goes back to a lapsed lot after.
-pub fn apply(book: &mut Book, command: &Command) -> Outcome {
-    if let Err(corrupt) = sweep(book, &command.account) {
+pub fn apply(set: &mut WorkingSet, command: &Command) -> Outcome {
+    if let Err(corrupt) = sweep(set, &command.account) {
         return Outcome::Rejected(corrupt);
     }
-    let outcome = decide(book, command);
+    let outcome = decide(set, command);
     // What was decided stands; an account that is out of balance turns away what comes next.
-    let _ = sweep(book, &command.account);
+    let _ = sweep(set, &command.account);
     outcome
 }
 
-fn decide(book: &mut Book, command: &Command) -> Outcome {
+fn decide(set: &mut WorkingSet, command: &Command) -> Outcome {
     let outcome = match &command.action {
-        Action::Forward(leg) => forward::forward(book, command, leg),
-        Action::Cancel(key) => cancel::cancel(book, command, *key),
-        Action::Capture { amount } => capture::capture(book, command, *amount),
-        Action::Query => query(book, command),
-        Action::Credit(credit) => credit::credit(book, command, credit),
+        Action::Forward(leg) => forward::forward(set, command, leg),
+        Action::Cancel(key) => cancel::cancel(set, command, *key),
+        Action::Capture { amount } => capture::capture(set, command, *amount),
+        Action::Query => query(set, command),
+        Action::Credit(credit) => credit::credit(set, command, credit),
     };
     outcome.unwrap_or_else(Outcome::Rejected)
 }
@@ -59,16 +58,16 @@ fn decide(book: &mut Book, command: &Command) -> Outcome {
 /// A decision: an outcome, or why there is none.
 type Decision = Result<Outcome, Rejection>;
 
-fn query(book: &Book, command: &Command) -> Decision {
-    let operation = stored(book, command)?.ok_or(Rejection::NotFound)?;
+fn query(set: &WorkingSet, command: &Command) -> Decision {
+    let operation = stored(set, command)?.ok_or(Rejection::NotFound)?;
     Ok(replayed(operation))
 }
 
-/// The operation with the command's id, if there is one. One of another account shares only the key. What was recorded before
-/// its account was there belongs to it as well.
-fn stored<'a>(book: &'a Book, command: &Command) -> Result<Option<&'a Operation>, Rejection> {
-    let account = book.accounts.get(&command.account).ok_or(NOT_LOCKED)?;
-    match book.operations.get(&command.operation_id) {
+/// The operation with the command's id, if there is one. One of another account shares only the key. An operation that was recorded
+/// before its account was stored belongs to the account as well.
+fn stored<'a>(set: &'a WorkingSet, command: &Command) -> Result<Option<&'a Operation>, Rejection> {
+    let account = set.accounts.get(&command.account).ok_or(NOT_LOCKED)?;
+    match set.operations.get(&command.operation_id) {
         Some(operation) if !is_of(operation, account, command) => Err(Rejection::Conflict),
         found => Ok(found),
     }
@@ -86,22 +85,8 @@ fn is_of(operation: &Operation, account: &AccountState, command: &Command) -> bo
     number == account.reference.account_no || number == absent_no(&command.account)
 }
 
-fn account_mut<'a>(book: &'a mut Book, command: &Command) -> Result<&'a mut AccountState, Rejection> {
-    book.accounts.get_mut(&command.account).ok_or(NOT_LOCKED)
-}
-
-/// Whose account it would be that the command is for and that is not stored: its number tells it to nobody.
-fn owner_of_absent(book: &Book, command: &Command) -> Option<serde_json::Value> {
-    let is_stored = book.accounts.get(&command.account).is_some_and(AccountState::is_stored);
-    let key = &command.account;
-    (!is_stored).then(|| serde_json::json!({ "owner": key.owner, "asset": key.asset.as_str() }))
-}
-
-/// Adds a new operation, and answers with what it says.
-fn record(book: &mut Book, operation_id: Uuid, operation: Operation) -> Outcome {
-    let answer = answer_of(&operation);
-    book.operations.insert(operation_id, operation);
-    Outcome::Recorded(answer)
+fn account_mut<'a>(set: &'a mut WorkingSet, command: &Command) -> Result<&'a mut AccountState, Rejection> {
+    set.accounts.get_mut(&command.account).ok_or(NOT_LOCKED)
 }
 
 fn replayed(operation: &Operation) -> Outcome {

@@ -5,45 +5,35 @@ use api::legs::Take;
 use ledger::Movement;
 
 use super::{
-    Decision, NOT_LOCKED, OUT_OF_BALANCE,
-    book::{Book, Kind, Operation},
-    forward::record_leg,
-    give_back::{self, Source, reward_of},
-    is_of, leg_answer,
+    Decision, is_of, leg_answer,
+    record::record_leg,
+    restore::{Restore, Source, Touched},
+    working_set::{Kind, Operation, WorkingSet},
 };
 use crate::command::{Command, ForwardLeg, Rejection, State};
 
-pub fn reverse(book: &mut Book, command: &Command, leg: &ForwardLeg) -> Decision {
+pub fn reverse(set: &mut WorkingSet, command: &Command, leg: &ForwardLeg) -> Decision {
     let of = leg.reverses.ok_or(Rejection::Conflict)?;
-    let Book { now, accounts, operations, postings, returns, .. } = book;
-    let account = accounts.get_mut(&command.account).ok_or(NOT_LOCKED)?;
-    let Some(taken) = operations.get_mut(&of) else {
+    let Some(mut taken) = Touched::of(set, &command.account, of)? else {
         return Err(Rejection::ExceedsRedeemed { available: 0 });
     };
-    if !is_of(taken, account, command) {
+    if !is_of(taken.operation, taken.account, command) {
         return Err(Rejection::Conflict);
     }
-    let outstanding = if is_in_force(taken) { taken.outstanding() } else { 0 };
+    let outstanding = if is_taken(taken.operation) { taken.operation.outstanding() } else { 0 };
     let amount = match leg.plan.take {
         Take::Exact if leg.plan.amount > outstanding => {
             return Err(Rejection::ExceedsRedeemed { available: outstanding });
         }
         Take::Exact | Take::AtMost => leg.plan.amount.min(outstanding),
     };
-    give_back::check(account, taken)?;
-    if amount > 0 {
-        let movement = Movement::Reverse(amount);
-        postings.push(account.post(command.operation_id, movement).map_err(|_| OUT_OF_BALANCE)?);
-    }
-    let reward_id = reward_of(account, taken);
-    let (back, lots) =
-        give_back::give_back(account, (of, taken), (Source::Taken, command.operation_id), amount);
-    returns.extend(back);
-    let after = account.after(reward_id, *now);
-    let answer = leg_answer(State::Applied, amount, lots, after);
-    Ok(record_leg(book, command, leg, Kind::Reverse, &answer, Vec::new()))
+    let restore = Restore { from: Source::Taken, by: command.operation_id, units: amount };
+    let lots = taken.restore(Movement::Reverse(amount), restore)?;
+    let answer = leg_answer(State::Applied, amount, lots, taken.balance_after());
+    Ok(record_leg(set, command, leg, Kind::Reverse, &answer, Vec::new()))
 }
 
-fn is_in_force(operation: &Operation) -> bool {
+/// Whether the operation took value: a hold took it once it was captured.
+fn is_taken(operation: &Operation) -> bool {
     operation.state == State::Applied && matches!(operation.kind, Kind::Debit | Kind::Hold)
 }

@@ -2,7 +2,7 @@
 
 use api::{
     BusinessId, CurrencyCode, CustomerId, Problem,
-    tender::{AccountStatus, AccountView, CurrencyAccount, LotView, PastAccountView, PastBalance, Totals},
+    tender::{AccountStatus, AccountView, CurrencyAccount, LotView, PastAccountView, Totals},
 };
 use axum::{
     Json,
@@ -126,7 +126,7 @@ fn view(
         return Err(Problem::invalid("currency", "points have no currency").into());
     }
     found.retain(|account| is_asked(account.asset.currency(), currency));
-    // The strictest of several: whoever looks for a reason finds it.
+    // The strictest of several: it is the reason why value does not leave.
     let strictness = |status: &AccountStatus| match status {
         AccountStatus::Active => 0,
         AccountStatus::Frozen => 1,
@@ -145,12 +145,4 @@ fn view(
     let mut lots: Vec<LotView> = found.into_iter().flat_map(|account| account.lots).collect();
     lots.sort_by_key(|lot| (lot.expires_at.is_none(), lot.expires_at, lot.lot_id));
     Ok(AccountView { customer_id, status: status.unwrap_or(AccountStatus::Active), total, lots, accounts })
-}
-
-/// What the ledger says of the past, as the wire has it.
-impl From<accounts::PastRow> for PastBalance {
-    fn from(row: accounts::PastRow) -> Self {
-        let currency = row.asset.parse().ok();
-        Self { currency, version: row.version, posted: row.balance_after, held: row.held_after }
-    }
 }

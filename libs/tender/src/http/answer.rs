@@ -1,4 +1,4 @@
-//! From what a command came to, to what is answered.
+//! From the outcome of a command to the HTTP answer.
 
 use std::time::Duration;
 

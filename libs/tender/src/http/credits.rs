@@ -163,7 +163,7 @@ fn check_text(rules: &dyn Rules, request: &CreditRequest) -> Result<(), ApiError
     }
 }
 
-/// The customer; or the reward itself, for one that belongs to whoever bears its code: no two such rewards
+/// The customer; or the reward itself, for one that belongs to the bearer of its code: no two such rewards
 /// share an account, so none of them waits for another's lock.
 fn owner(request: &CreditRequest, issued: Option<&Issued>) -> Result<String, ApiError> {
     match (&request.customer_id, issued) {

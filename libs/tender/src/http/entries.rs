@@ -2,8 +2,8 @@
 
 use api::{
     BusinessId, CurrencyCode, CustomerId, Problem,
-    history::{EntryKind, Place},
-    tender::{EntryView, Page, Quantity},
+    history::Place,
+    tender::{EntryKind, EntryView, Page, Quantity},
 };
 use axum::{Json, extract::State};
 use chrono::{DateTime, Utc};

@@ -20,7 +20,6 @@ use service::{
     auth::Peer,
     extract::{Path, Query},
     json::Body,
-    otlp,
     trace::{self, Trace},
 };
 use tracing::Instrument as _;
@@ -46,7 +45,7 @@ pub async fn run_batch(
             async move { run_line(&app, index, command).await }
         })
         .collect();
-    // Legs that were committed together are answered together: what comes in one piece is one step for whoever reads it.
+    // Legs that were committed together are answered together: what comes in one piece is one step for its reader.
     // The stream is polled until its caller goes away; what was queued by then is done all the same.
     let pieces = lines.ready_chunks(BATCH_MAX).map(|ready| Ok::<_, std::convert::Infallible>(ready.concat()));
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], HttpBody::from_stream(pieces)))
@@ -136,7 +135,7 @@ async fn run(app: &App, mut command: LegCommand) -> Result<(i64, String), ApiErr
     };
     let (action, legs_id, leg) = (action_name(&command.action), command.legs_id, command.leg);
     let span = tracing::info_span!("leg", trace_id = trace.id(), %legs_id, leg, action);
-    otlp::follow(&span, &trace);
+    trace.adopt(&span);
     execute(app, command, action).instrument(span).await
 }
 

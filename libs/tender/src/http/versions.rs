@@ -1,4 +1,4 @@
-//! `POST /internal/v1/account-versions`: whoever shows balances asks whether it has missed a change.
+//! `POST /internal/v1/account-versions`: the wallet, which shows balances, asks whether it has missed a change.
 
 use api::{
     Problem,

@@ -10,7 +10,10 @@ use sqlx::{FromRow, PgPool};
 use uuid::Uuid;
 
 use super::rows::{self, decode};
-use crate::{fold::LAPSED_MAX, wire};
+use crate::{
+    fold::{LAPSED_MAX, working_set::Status},
+    wire,
+};
 
 /// Most lots of one account that are shown.
 const LOTS_SHOWN: i64 = 1_000;
@@ -132,7 +135,7 @@ pub async fn current(
             Some(account) if account.asset == asset => account.lots.extend(lot),
             _ => accounts.push(StoredAccount {
                 asset,
-                status: wire::status(rows::status(&row.status)?),
+                status: status(rows::status(&row.status)?),
                 totals: Totals {
                     version: row.version,
                     posted: row.posted,
@@ -145,6 +148,14 @@ pub async fn current(
         }
     }
     Ok(accounts)
+}
+
+const fn status(status: Status) -> AccountStatus {
+    match status {
+        Status::Active => AccountStatus::Active,
+        Status::Frozen => AccountStatus::Frozen,
+        Status::Closed => AccountStatus::Closed,
+    }
 }
 
 fn lot(row: &Row, asset: Asset) -> Result<Option<LotView>, sqlx::Error> {
@@ -170,15 +181,18 @@ fn lot(row: &Row, asset: Asset) -> Result<Option<LotView>, sqlx::Error> {
 
 /// What the ledger says of one account at a past time.
 #[derive(FromRow)]
-pub struct PastRow {
-    /// What it holds.
-    pub asset: String,
-    /// Its version then.
-    pub version: i64,
-    /// Units in it then.
-    pub balance_after: i64,
-    /// Units set aside then.
-    pub held_after: i64,
+struct PastRow {
+    asset: String,
+    version: i64,
+    balance_after: i64,
+    held_after: i64,
+}
+
+impl From<PastRow> for PastBalance {
+    fn from(row: PastRow) -> Self {
+        let currency = row.asset.parse().ok();
+        Self { currency, version: row.version, posted: row.balance_after, held: row.held_after }
+    }
 }
 
 /// The owner's accounts as they were at `at`.

@@ -1,4 +1,4 @@
--- What holds in force of each account have set aside, the first to end first: at most $2 holds of an account.
+-- What the open holds of each account have set aside, the first to end first: at most $2 holds of an account.
 SELECT h.account_no, h.operation_id, h.held_until, p.lot_id, p.amount - p.reversed AS units
 FROM unnest($1::bigint[]) AS u(account_no)
 CROSS JOIN LATERAL (

@@ -1,19 +1,16 @@
 //! The accounts of a batch, locked.
 
-use std::{
-    collections::BTreeSet,
-    sync::{Arc, LazyLock},
-};
+use std::{collections::BTreeSet, sync::LazyLock};
 
 use api::BusinessId;
 use chrono::{DateTime, Utc};
-use ledger::{AccountRef, Balance};
+use ledger::Balance;
 use sqlx::{FromRow, PgConnection};
 
 use super::rows::{self, decode};
 use crate::{
     command::AccountKey,
-    fold::book::{AccountState, Book},
+    fold::working_set::{AccountState, WorkingSet},
 };
 
 const LOCK: &str = include_str!("lock.sql");
@@ -44,15 +41,15 @@ pub enum Locking {
     Skip,
 }
 
-/// What became of the accounts of a batch.
+/// The accounts of a batch, after an attempt to lock them.
 pub struct Locked {
     /// Those that are locked.
-    pub book: Book,
+    pub set: WorkingSet,
     /// Those that are not stored.
     pub missing: BTreeSet<AccountKey>,
 }
 
-/// Locks the accounts. Those that are neither in the book nor missing are locked by others.
+/// Locks the accounts. Those that are neither in the working set nor missing are locked by others.
 ///
 /// # Errors
 /// What the database says.
@@ -72,17 +69,17 @@ pub async fn lock(
         Some(now) => now,
         None => sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&mut *connection).await?,
     };
-    let mut book = Book::new(now);
+    let mut set = WorkingSet::new(now);
     for row in rows {
         let (key, account) = account(row)?;
-        book.accounts.insert(key, account);
+        set.accounts.insert(key, account);
     }
     let mut missing: BTreeSet<AccountKey> =
-        keys.iter().filter(|key| !book.accounts.contains_key(key)).cloned().collect();
+        keys.iter().filter(|key| !set.accounts.contains_key(key)).cloned().collect();
     if locking == Locking::Skip && !missing.is_empty() {
         remove_stored(connection, &mut missing).await?;
     }
-    Ok(Locked { book, missing })
+    Ok(Locked { set, missing })
 }
 
 /// Leaves those of the accounts that are not stored.
@@ -100,8 +97,8 @@ async fn remove_stored(
     Ok(())
 }
 
-/// Creates those of the accounts that are missing. On its own, outside a batch's transaction, so that nobody waits
-/// for a new account while holding the lock of an old one.
+/// Creates those of the accounts that are missing. On its own, outside a batch's transaction, so that no transaction waits
+/// for a new account while it holds the lock of an old one.
 ///
 /// # Errors
 /// What the database says.
@@ -118,13 +115,12 @@ fn columns(keys: &BTreeSet<AccountKey>) -> [Vec<&str>; 3] {
 
 fn account(row: AccountRow) -> Result<(AccountKey, AccountState), sqlx::Error> {
     let asset = row.asset.parse().map_err(decode)?;
-    let reference =
-        AccountRef { account_no: row.account_no, business_id: Arc::from(row.business_id.as_str()), asset };
     let business_id = BusinessId::try_from(row.business_id).map_err(decode)?;
+    let key = AccountKey { business_id, owner: row.owner, asset };
     let account = AccountState {
         balance: Balance::try_new(row.posted, row.held, row.version).map_err(decode)?,
         status: rows::status(&row.status)?,
-        ..AccountState::empty(reference)
+        ..AccountState::empty(row.account_no, &key)
     };
-    Ok((AccountKey { business_id, owner: row.owner, asset }, account))
+    Ok((key, account))
 }

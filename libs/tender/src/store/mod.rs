@@ -1,9 +1,10 @@
-//! The database side: what a batch locks, reads into its book and writes back, and what is read outside batches.
+//! The database side: what a batch locks, reads into its working set and writes back, and what is read outside batches.
 
 pub mod accounts;
+mod dirty;
 pub mod lock;
 pub mod operations;
-pub mod post;
 pub mod read;
 pub mod rows;
 pub mod write;
+pub mod write_set;

@@ -13,7 +13,7 @@ LEFT JOIN tender.account a ON a.account_no = o.account_no
 WHERE o.operation_id = ANY ($1) AND o.business_id = $2
 LIMIT 1";
 
-const IN_FORCE: &str = "
+const OPEN_LEGS: &str = "
 SELECT o.operation_id, o.legs_id, o.leg, a.business_id, a.owner, a.asset, o.state, o.created_at,
        clock_timestamp() AS read_at,
        coalesce((SELECT sum(p.amount - p.reversed) FROM tender.allocation p
@@ -25,7 +25,7 @@ WHERE o.legs_id IS NOT NULL AND o.state IN ('applied', 'held') AND o.kind IN ('d
 ORDER BY o.created_at, o.operation_id
 LIMIT $3";
 
-/// In the order of their index, which holds nothing else than holds in force. Each row of the index is answered for, so that a
+/// In the order of their index, which holds nothing else than open holds. Each row of the index is answered for, so that a
 /// short page is the last.
 const PAST_THEIR_END: &str = "
 SELECT o.operation_id, o.legs_id, o.leg, o.business_id, a.owner, a.asset, o.held_until, o.created_at, p.amount
@@ -81,7 +81,7 @@ pub async fn find(
     sqlx::query_as(FIND).bind(ids).bind(business_id.as_str()).fetch_optional(pool).await
 }
 
-/// A leg in force.
+/// An open leg.
 #[derive(Debug, FromRow)]
 pub struct StoredLeg {
     /// Its operation.
@@ -106,19 +106,19 @@ pub struct StoredLeg {
     pub read_at: DateTime<Utc>,
 }
 
-/// Legs in force after this place, oldest first.
+/// Open legs after this place, oldest first.
 ///
 /// # Errors
 /// What the database says.
-pub async fn in_force(
+pub async fn open_legs(
     pool: &PgPool,
     after: (DateTime<Utc>, Uuid),
     limit: i64,
 ) -> Result<Vec<StoredLeg>, sqlx::Error> {
-    sqlx::query_as(IN_FORCE).bind(after.0).bind(after.1).bind(limit).fetch_all(pool).await
+    sqlx::query_as(OPEN_LEGS).bind(after.0).bind(after.1).bind(limit).fetch_all(pool).await
 }
 
-/// A hold in force past its end.
+/// An open hold past its end.
 #[derive(Debug, FromRow)]
 pub struct StoredHold {
     /// Its operation.
@@ -141,7 +141,7 @@ pub struct StoredHold {
     pub amount: i64,
 }
 
-/// Holds in force whose end has passed by the database's clock, those after this place, the first to end first.
+/// Open holds whose end has passed by the database's clock, those after this place, the first to end first.
 ///
 /// # Errors
 /// What the database says.

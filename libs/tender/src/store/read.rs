@@ -1,4 +1,4 @@
-//! What a batch reads once it holds its locks: stored operations, lots, references.
+//! The read set of a batch, read once it holds its locks: stored operations, lots, references.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -12,7 +12,9 @@ use crate::{
     command::{AccountKey, Action, Command},
     fold::{
         LAPSED_MAX, LOTS_MAX,
-        book::{AccountState, Allocation, Book, LiveHold, Lot, Mark, Operation, Origin, Rank},
+        working_set::{
+            AccountState, Allocation, Dirty, Lot, OpenHold, Operation, Origin, SpendOrder, WorkingSet,
+        },
     },
 };
 
@@ -23,15 +25,15 @@ const REWARDS: &str = include_str!("rewards.sql");
 const REFERENCES: &str = include_str!("references.sql");
 const HOLDS: &str = include_str!("holds.sql");
 
-/// So many lots of an account are read; more only where these do not cover what its batch needs.
+/// So many lots of an account are read; more only where these do not cover what its batch asks for.
 const LOTS_STEPS: [usize; 3] = [8, 64, LOTS_MAX];
 
 /// Most holds of an account that are read, to say when one ends.
 const HOLDS_MAX: i64 = 100;
 
-/// What the commands of a batch need to know.
+/// The rows that the commands of a batch read.
 #[derive(Debug, Default)]
-pub struct Needs {
+pub struct ReadSet {
     /// Their accounts, with the units that forward legs ask for in all.
     accounts: BTreeMap<AccountKey, i64>,
     created: BTreeSet<AccountKey>,
@@ -42,15 +44,15 @@ pub struct Needs {
     references: HashSet<(String, String, String)>,
 }
 
-impl Needs {
-    /// The needs of `commands`.
+impl ReadSet {
+    /// The rows that `commands` read.
     #[must_use]
     pub fn of<'a>(commands: impl IntoIterator<Item = &'a Command>) -> Self {
-        let mut needs = Self::default();
+        let mut read_set = Self::default();
         for command in commands {
-            needs.add(command);
+            read_set.add(command);
         }
-        needs
+        read_set
     }
 
     /// The accounts to lock.
@@ -75,7 +77,7 @@ impl Needs {
         self.operations.insert(command.operation_id);
         match &command.action {
             Action::Forward(leg) => {
-                // Rewards count too: what they take may come out of the lots that others were to find.
+                // Rewards count too: their units may come out of the lots that other legs were to find.
                 *units = units.saturating_add(leg.plan.amount);
                 self.operations.extend(leg.reverses);
                 self.reversible.extend(leg.reverses);
@@ -94,23 +96,27 @@ impl Needs {
     }
 }
 
-/// Reads into the book whatever the batch needs: two statements, and one more for each of reversals, rewards and credits if there
+/// Reads the read set into the working set: two statements, and one more for each of reversals, rewards and credits if there
 /// are any, for accounts that need many lots, and for those whose holds may be in the way.
 ///
 /// # Errors
 /// What the database says; [`sqlx::Error::Decode`] for what no version of this program wrote.
-pub async fn read(connection: &mut PgConnection, book: &mut Book, needs: &Needs) -> Result<(), sqlx::Error> {
-    read_operations(connection, book, needs).await?;
-    read_lots(connection, book, needs).await?;
-    read_holds(connection, book, needs).await?;
-    if !needs.reversible.is_empty() {
-        read_allocations(connection, book, needs).await?;
+pub async fn read(
+    connection: &mut PgConnection,
+    set: &mut WorkingSet,
+    read_set: &ReadSet,
+) -> Result<(), sqlx::Error> {
+    read_operations(connection, set, read_set).await?;
+    read_lots(connection, set, read_set).await?;
+    read_holds(connection, set, read_set).await?;
+    if !read_set.reversible.is_empty() {
+        read_allocations(connection, set, read_set).await?;
     }
-    if !needs.rewards.is_empty() {
-        read_rewards(connection, book, needs).await?;
+    if !read_set.rewards.is_empty() {
+        read_rewards(connection, set, read_set).await?;
     }
-    if !needs.references.is_empty() {
-        read_references(connection, book, needs).await?;
+    if !read_set.references.is_empty() {
+        read_references(connection, set, read_set).await?;
     }
     Ok(())
 }
@@ -129,10 +135,10 @@ struct OperationRow {
 
 async fn read_operations(
     connection: &mut PgConnection,
-    book: &mut Book,
-    needs: &Needs,
+    set: &mut WorkingSet,
+    read_set: &ReadSet,
 ) -> Result<(), sqlx::Error> {
-    let ids: Vec<Uuid> = needs.operations.iter().copied().collect();
+    let ids: Vec<Uuid> = read_set.operations.iter().copied().collect();
     let rows: Vec<OperationRow> = sqlx::query_as(OPERATIONS).bind(ids).fetch_all(connection).await?;
     for row in rows {
         let request_hash = row.request_hash.zip(row.hash_version).map(request_hash).transpose()?;
@@ -145,9 +151,9 @@ async fn read_operations(
             response: row.response.into(),
             allocations: Vec::new(),
             origin: Origin::default(),
-            mark: Mark::Stored,
+            dirty: Dirty::Clean,
         };
-        book.operations.insert(row.operation_id, operation);
+        set.operations.insert(row.operation_id, operation);
     }
     Ok(())
 }
@@ -170,13 +176,17 @@ struct Found {
     lapsed: usize,
     spendable: usize,
     units: i64,
-    last: Option<Rank>,
+    last: Option<SpendOrder>,
 }
 
-/// What has lapsed, and then lots in the order of spending until they cover what the batch needs: few at first, then more. Lots
-/// that no command needs are not looked at, however many they are.
-async fn read_lots(connection: &mut PgConnection, book: &mut Book, needs: &Needs) -> Result<(), sqlx::Error> {
-    let mut open: Vec<i64> = book.accounts.values().map(|account| account.reference.account_no).collect();
+/// Reads the lots that have lapsed, and then lots in the order of spending until they cover what the batch asks for: few at first,
+/// then more. Lots that no command asks for are not looked at, however many they are.
+async fn read_lots(
+    connection: &mut PgConnection,
+    set: &mut WorkingSet,
+    read_set: &ReadSet,
+) -> Result<(), sqlx::Error> {
+    let mut open: Vec<i64> = set.accounts.values().map(|account| account.reference.account_no).collect();
     for limit in LOTS_STEPS {
         if open.is_empty() {
             break;
@@ -184,24 +194,24 @@ async fn read_lots(connection: &mut PgConnection, book: &mut Book, needs: &Needs
         // One lapsed lot more than are moved out tells that there are too many.
         let [lapsed, spendable] =
             [LAPSED_MAX + 1, limit].map(|limit| i64::try_from(limit).unwrap_or(i64::MAX));
-        let query = sqlx::query_as(LOTS).bind(&open).bind(book.now).bind(lapsed).bind(spendable);
+        let query = sqlx::query_as(LOTS).bind(&open).bind(set.now).bind(lapsed).bind(spendable);
         let rows: Vec<FoundLot> = query.fetch_all(&mut *connection).await?;
-        open = place_lots(book, needs, open, rows, limit)?;
+        open = place_lots(set, read_set, open, rows, limit)?;
     }
     Ok(())
 }
 
-/// Puts lots that were read into their accounts; those accounts remain whose lots do not cover what the batch needs.
+/// Puts lots that were read into their accounts. Returns the accounts whose lots do not cover what the batch asks for.
 fn place_lots(
-    book: &mut Book,
-    needs: &Needs,
+    set: &mut WorkingSet,
+    read_set: &ReadSet,
     read: Vec<i64>,
     rows: Vec<FoundLot>,
     limit: usize,
 ) -> Result<Vec<i64>, sqlx::Error> {
-    let now = book.now;
+    let now = set.now;
     let mut found: HashMap<i64, Found> = read.into_iter().map(|number| (number, Found::default())).collect();
-    let mut accounts = by_number(&mut book.accounts);
+    let mut accounts = by_number(&mut set.accounts);
     for FoundLot { lapsed, lot } in rows {
         let number = lot.account_no;
         let (Some(found), Some(account)) = (found.get_mut(&number), accounts.get_mut(&number)) else {
@@ -213,18 +223,19 @@ fn place_lots(
         } else {
             found.spendable += 1;
             found.units = found.units.saturating_add(lot.remaining);
-            found.last = Some(lot.rank());
+            found.last = Some(lot.spend_order());
         }
         account.insert(lot);
     }
     let mut open = Vec::new();
-    for (key, account) in &mut book.accounts {
+    for (key, account) in &mut set.accounts {
         let Some(found) = found.get(&account.reference.account_no) else { continue };
         account.is_overdue = found.lapsed > LAPSED_MAX;
         let available = account.spendable(None, now);
         // Where not all that is available was read, lots behind the last are not known; else what the batch adds follows it.
         account.read_to = found.last.filter(|_| found.units < available);
-        if !account.is_overdue && found.units < needs.units(key).min(available) && found.spendable >= limit {
+        if !account.is_overdue && found.units < read_set.units(key).min(available) && found.spendable >= limit
+        {
             open.push(account.reference.account_no);
         }
     }
@@ -234,25 +245,25 @@ fn place_lots(
 /// Holds of accounts that may not have enough, so that a refusal can say when value becomes free again.
 async fn read_holds(
     connection: &mut PgConnection,
-    book: &mut Book,
-    needs: &Needs,
+    set: &mut WorkingSet,
+    read_set: &ReadSet,
 ) -> Result<(), sqlx::Error> {
-    let now = book.now;
+    let now = set.now;
     let may_refuse = |(key, account): &(&AccountKey, &AccountState)| {
-        let names_a_reward = || needs.rewards.iter().any(|(of, _)| of == *key);
-        account.balance.held() > 0 && (needs.units(key) > account.spendable(None, now) || names_a_reward())
+        let names_a_reward = || read_set.rewards.iter().any(|(of, _)| of == *key);
+        account.balance.held() > 0 && (read_set.units(key) > account.spendable(None, now) || names_a_reward())
     };
-    let short = book.accounts.iter().filter(may_refuse);
+    let short = set.accounts.iter().filter(may_refuse);
     let numbers: Vec<i64> = short.map(|(_, account)| account.reference.account_no).collect();
     if numbers.is_empty() {
         return Ok(());
     }
     let rows: Vec<(i64, Uuid, DateTime<Utc>, Uuid, i64)> =
         sqlx::query_as(HOLDS).bind(numbers).bind(HOLDS_MAX).fetch_all(connection).await?;
-    let mut accounts = by_number(&mut book.accounts);
+    let mut accounts = by_number(&mut set.accounts);
     for (number, operation_id, until, lot_id, units) in rows {
         if let Some(account) = accounts.get_mut(&number) {
-            account.holds.push(LiveHold { operation_id, until, lot_id, units });
+            account.holds.push(OpenHold { operation_id, until, lot_id, units });
         }
     }
     Ok(())
@@ -273,12 +284,12 @@ struct AllocationRow {
 
 async fn read_allocations(
     connection: &mut PgConnection,
-    book: &mut Book,
-    needs: &Needs,
+    set: &mut WorkingSet,
+    read_set: &ReadSet,
 ) -> Result<(), sqlx::Error> {
-    let ids: Vec<Uuid> = needs.reversible.iter().copied().collect();
+    let ids: Vec<Uuid> = read_set.reversible.iter().copied().collect();
     let rows = sqlx::query(ALLOCATIONS).bind(ids).fetch_all(connection).await?;
-    let Book { accounts, operations, .. } = book;
+    let WorkingSet { accounts, operations, .. } = set;
     let mut by_number = by_number(accounts);
     for row in rows {
         let AllocationRow { operation_id, position, taken_from, amount, reversed } =
@@ -286,7 +297,7 @@ async fn read_allocations(
         let Some(operation) = operations.get_mut(&operation_id) else { continue };
         // An operation of an account that this batch has not locked is another command's.
         let Some(account) = by_number.get_mut(&operation.account_no) else { continue };
-        let part = Allocation { position, lot_id: taken_from, amount, reversed, mark: Mark::Stored };
+        let part = Allocation { position, lot_id: taken_from, amount, reversed, dirty: Dirty::Clean };
         operation.allocations.push(part);
         // A lot that is missing is not in the account: nothing that returns to it passes the fold.
         if row.try_get::<Option<Uuid>, _>("lot_id")?.is_some() {
@@ -298,18 +309,18 @@ async fn read_allocations(
 
 async fn read_rewards(
     connection: &mut PgConnection,
-    book: &mut Book,
-    needs: &Needs,
+    set: &mut WorkingSet,
+    read_set: &ReadSet,
 ) -> Result<(), sqlx::Error> {
     let (mut numbers, mut rewards) = (Vec::new(), Vec::new());
-    for (key, reward_id) in &needs.rewards {
-        if let Some(account) = book.accounts.get(key) {
+    for (key, reward_id) in &read_set.rewards {
+        if let Some(account) = set.accounts.get(key) {
             numbers.push(account.reference.account_no);
             rewards.push(*reward_id);
         }
     }
     let rows: Vec<LotRow> = sqlx::query_as(REWARDS).bind(numbers).bind(rewards).fetch_all(connection).await?;
-    let mut by_number = by_number(&mut book.accounts);
+    let mut by_number = by_number(&mut set.accounts);
     for row in rows {
         if let Some(account) = by_number.get_mut(&row.account_no) {
             account.insert(row.try_into()?);
@@ -320,17 +331,17 @@ async fn read_rewards(
 
 async fn read_references(
     connection: &mut PgConnection,
-    book: &mut Book,
-    needs: &Needs,
+    set: &mut WorkingSet,
+    read_set: &ReadSet,
 ) -> Result<(), sqlx::Error> {
-    let column = |field: fn(&(String, String, String)) -> &str| needs.references.iter().map(field);
+    let column = |field: fn(&(String, String, String)) -> &str| read_set.references.iter().map(field);
     let businesses: Vec<&str> = column(|r| &r.0).collect();
     let kinds: Vec<&str> = column(|r| &r.1).collect();
     let references: Vec<&str> = column(|r| &r.2).collect();
     let query = sqlx::query_as(REFERENCES).bind(businesses).bind(kinds).bind(references);
     let rows: Vec<(String, String, String, Uuid)> = query.fetch_all(connection).await?;
     for (business, kind, reference, operation_id) in rows {
-        book.references.insert((business, kind, reference), operation_id);
+        set.references.insert((business, kind, reference), operation_id);
     }
     Ok(())
 }

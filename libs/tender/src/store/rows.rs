@@ -1,4 +1,4 @@
-//! Rows as they come, and the words of their text columns.
+//! Rows as they are read, and the names in their text columns.
 
 use std::str::FromStr;
 
@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     command::State,
-    fold::book::{Kind, Lot, Mark, Status},
+    fold::working_set::{Dirty, Kind, Lot, Status},
 };
 
 #[derive(sqlx::FromRow)]
@@ -42,12 +42,12 @@ impl TryFrom<LotRow> for Lot {
             operation_id: row.issued_by,
             reward_id: row.reward_id,
             times_expired: row.times_expired,
-            mark: Mark::Stored,
+            dirty: Dirty::Clean,
         })
     }
 }
 
-/// What is stored cannot be read: no word of ours, or not within its bounds.
+/// A stored value that cannot be read: an unknown name, or out of its bounds.
 pub fn decode(error: impl std::error::Error + Send + Sync + 'static) -> sqlx::Error {
     sqlx::Error::Decode(Box::new(error))
 }
@@ -70,53 +70,53 @@ struct Missing {
 #[error("{0:?} is not a known {1}")]
 pub struct UnknownWord(String, &'static str);
 
-/// Names of the states, as in the column's CHECK.
-const STATES: [(State, &str); 6] = [
-    (State::Applied, "applied"),
-    (State::Held, "held"),
-    (State::Declined, "declined"),
-    (State::Expired, "expired"),
-    (State::Reversed, "reversed"),
-    (State::Tombstoned, "tombstoned"),
-];
+/// The states, whose names are those in the column's CHECK.
+const STATES: [State; 6] =
+    [State::Applied, State::Held, State::Declined, State::Expired, State::Reversed, State::Tombstoned];
 
-const KINDS: [(Kind, &str); 6] = [
-    (Kind::Credit, "credit"),
-    (Kind::Debit, "debit"),
-    (Kind::Hold, "hold"),
-    (Kind::Reverse, "reverse"),
-    (Kind::Cancel, "cancel"),
-    (Kind::Expire, "expire"),
-];
+const KINDS: [Kind; 6] = [Kind::Credit, Kind::Debit, Kind::Hold, Kind::Reverse, Kind::Cancel, Kind::Expire];
 
-const STATUSES: [(Status, &str); 3] =
-    [(Status::Active, "active"), (Status::Frozen, "frozen"), (Status::Closed, "closed")];
+const STATUSES: [Status; 3] = [Status::Active, Status::Frozen, Status::Closed];
 
-fn value<T: Copy>(words: &[(T, &'static str)], word: &str, what: &'static str) -> Result<T, sqlx::Error> {
-    let found = words.iter().find(|(_, name)| *name == word).map(|(value, _)| *value);
-    found.ok_or_else(|| decode(UnknownWord(word.to_owned(), what)))
-}
-
-fn word<T: Copy + PartialEq>(words: &[(T, &'static str)], value: T) -> &'static str {
-    words.iter().find(|(known, _)| *known == value).map_or("", |(_, name)| name)
+/// The value with this name.
+fn named<T: Copy>(
+    values: &[T],
+    name_of: impl Fn(T) -> &'static str,
+    name: &str,
+    what: &'static str,
+) -> Result<T, sqlx::Error> {
+    let found = values.iter().copied().find(|value| name_of(*value) == name);
+    found.ok_or_else(|| decode(UnknownWord(name.to_owned(), what)))
 }
 
 pub fn state(name: &str) -> Result<State, sqlx::Error> {
-    value(&STATES, name, "state")
-}
-
-pub fn state_name(state: State) -> &'static str {
-    word(&STATES, state)
+    named(&STATES, State::as_str, name, "state")
 }
 
 pub fn kind(name: &str) -> Result<Kind, sqlx::Error> {
-    value(&KINDS, name, "kind of operation")
+    named(&KINDS, kind_name, name, "kind of operation")
 }
 
-pub fn kind_name(kind: Kind) -> &'static str {
-    word(&KINDS, kind)
+/// The name of a kind, as in the column's CHECK.
+pub const fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Credit => "credit",
+        Kind::Debit => "debit",
+        Kind::Hold => "hold",
+        Kind::Reverse => "reverse",
+        Kind::Cancel => "cancel",
+        Kind::Expire => "expire",
+    }
 }
 
 pub fn status(name: &str) -> Result<Status, sqlx::Error> {
-    value(&STATUSES, name, "status")
+    named(&STATUSES, status_name, name, "status")
+}
+
+const fn status_name(status: Status) -> &'static str {
+    match status {
+        Status::Active => "active",
+        Status::Frozen => "frozen",
+        Status::Closed => "closed",
+    }
 }

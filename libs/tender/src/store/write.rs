@@ -1,11 +1,11 @@
-//! Writes a book back: one statement for what every batch changes (`post`), and one for each of the rarer changes, if
+//! Writes a working set back: one statement for what every batch changes (`write_set`), and one for each of the rarer changes, if
 //! there are any. Rows of one table are written in the order of their keys.
 
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{post::Post, rows};
-use crate::fold::book::{Allocation, Book, Lot, Mark, Operation};
+use super::{dirty, rows, write_set::WriteSet};
+use crate::fold::working_set::{Dirty, WorkingSet};
 
 const INSERT_LOTS: &str = "
 INSERT INTO tender.lot (account_no, lot_id, original, remaining, held, expires_at, grace_until, funding, kind,
@@ -25,7 +25,7 @@ UPDATE tender.allocation a SET reversed = u.reversed
 FROM unnest($1::uuid[], $2::smallint[], $3::bigint[]) AS u(operation_id, position, reversed)
 WHERE a.operation_id = u.operation_id AND a.position = u.position";
 
-const INSERT_RETURNS: &str = "
+const INSERT_RESTORATIONS: &str = "
 INSERT INTO tender.allocation_reversal (operation_id, position, by_operation_id, amount, created_at)
 SELECT u.*, $5 FROM unnest($1::uuid[], $2::smallint[], $3::uuid[], $4::bigint[]) AS u";
 
@@ -39,42 +39,40 @@ SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::uuid[])";
 /// What the database says.
 pub async fn write(
     connection: &mut PgConnection,
-    book: &Book,
+    set: &WorkingSet,
     tender: &'static str,
 ) -> Result<bool, sqlx::Error> {
-    update_operations(connection, book).await?;
-    insert_references(connection, book).await?;
-    update_allocations(connection, book).await?;
-    insert_returns(connection, book).await?;
-    insert_lots(connection, book).await?;
-    Post::of(book).write(connection, tender).await
+    update_operations(connection, set).await?;
+    insert_references(connection, set).await?;
+    update_allocations(connection, set).await?;
+    insert_restorations(connection, set).await?;
+    insert_lots(connection, set).await?;
+    WriteSet::of(set).write(connection, tender).await
 }
 
-async fn update_operations(connection: &mut PgConnection, book: &Book) -> Result<(), sqlx::Error> {
-    let mut rows: Vec<(&Uuid, &Operation)> =
-        book.operations.iter().filter(|(_, operation)| operation.mark == Mark::Changed).collect();
-    rows.sort_unstable_by_key(|(id, _)| **id);
+async fn update_operations(connection: &mut PgConnection, set: &WorkingSet) -> Result<(), sqlx::Error> {
+    let rows = dirty::operations(set, Dirty::Changed);
     if rows.is_empty() {
         return Ok(());
     }
     let ids: Vec<Uuid> = rows.iter().map(|(id, _)| **id).collect();
     let done = sqlx::query(UPDATE_OPERATIONS)
         .bind(&ids)
-        .bind(rows.iter().map(|(_, o)| rows::state_name(o.state)).collect::<Vec<_>>())
+        .bind(rows.iter().map(|(_, o)| o.state.as_str()).collect::<Vec<_>>())
         .bind(rows.iter().map(|(_, o)| o.amount).collect::<Vec<_>>())
         .bind(rows.iter().map(|(_, o)| &*o.response).collect::<Vec<_>>())
-        .bind(book.now)
+        .bind(set.now)
         .execute(connection)
         .await?;
     rows::all_found("operations", ids.len(), done.rows_affected())
 }
 
-async fn insert_references(connection: &mut PgConnection, book: &Book) -> Result<(), sqlx::Error> {
-    if book.new_references.is_empty() {
+async fn insert_references(connection: &mut PgConnection, set: &WorkingSet) -> Result<(), sqlx::Error> {
+    if set.new_references.is_empty() {
         return Ok(());
     }
     // In the order of the key: two batches that issue under the same references wait, and never for each other.
-    let mut rows: Vec<_> = book.new_references.iter().collect();
+    let mut rows: Vec<_> = set.new_references.iter().collect();
     rows.sort_unstable();
     sqlx::query(INSERT_REFERENCES)
         .bind(rows.iter().map(|(business, ..)| business.as_str()).collect::<Vec<_>>())
@@ -86,8 +84,8 @@ async fn insert_references(connection: &mut PgConnection, book: &Book) -> Result
     Ok(())
 }
 
-async fn update_allocations(connection: &mut PgConnection, book: &Book) -> Result<(), sqlx::Error> {
-    let rows = allocations(book, Mark::Changed);
+async fn update_allocations(connection: &mut PgConnection, set: &WorkingSet) -> Result<(), sqlx::Error> {
+    let rows = dirty::allocations(set, Dirty::Changed);
     if rows.is_empty() {
         return Ok(());
     }
@@ -100,23 +98,23 @@ async fn update_allocations(connection: &mut PgConnection, book: &Book) -> Resul
     rows::all_found("allocations", rows.len(), done.rows_affected())
 }
 
-async fn insert_returns(connection: &mut PgConnection, book: &Book) -> Result<(), sqlx::Error> {
-    if book.returns.is_empty() {
+async fn insert_restorations(connection: &mut PgConnection, set: &WorkingSet) -> Result<(), sqlx::Error> {
+    if set.restorations.is_empty() {
         return Ok(());
     }
-    sqlx::query(INSERT_RETURNS)
-        .bind(book.returns.iter().map(|back| back.operation_id).collect::<Vec<_>>())
-        .bind(book.returns.iter().map(|back| back.position).collect::<Vec<_>>())
-        .bind(book.returns.iter().map(|back| back.by_operation_id).collect::<Vec<_>>())
-        .bind(book.returns.iter().map(|back| back.amount).collect::<Vec<_>>())
-        .bind(book.now)
+    sqlx::query(INSERT_RESTORATIONS)
+        .bind(set.restorations.iter().map(|back| back.operation_id).collect::<Vec<_>>())
+        .bind(set.restorations.iter().map(|back| back.position).collect::<Vec<_>>())
+        .bind(set.restorations.iter().map(|back| back.by_operation_id).collect::<Vec<_>>())
+        .bind(set.restorations.iter().map(|back| back.amount).collect::<Vec<_>>())
+        .bind(set.now)
         .execute(connection)
         .await?;
     Ok(())
 }
 
-async fn insert_lots(connection: &mut PgConnection, book: &Book) -> Result<(), sqlx::Error> {
-    let rows = lots(book, Mark::New);
+async fn insert_lots(connection: &mut PgConnection, set: &WorkingSet) -> Result<(), sqlx::Error> {
+    let rows = dirty::lots(set, Dirty::New);
     if rows.is_empty() {
         return Ok(());
     }
@@ -132,30 +130,8 @@ async fn insert_lots(connection: &mut PgConnection, book: &Book) -> Result<(), s
         .bind(rows.iter().map(|(_, lot)| lot.kind.as_str()).collect::<Vec<_>>())
         .bind(rows.iter().map(|(_, lot)| lot.operation_id).collect::<Vec<_>>())
         .bind(rows.iter().map(|(_, lot)| lot.reward_id).collect::<Vec<_>>())
-        .bind(book.now)
+        .bind(set.now)
         .execute(connection)
         .await?;
     Ok(())
-}
-
-/// What operations took from lots, with this mark.
-pub(super) fn allocations(book: &Book, mark: Mark) -> Vec<(&Uuid, i16, &Allocation)> {
-    let all = book
-        .operations
-        .iter()
-        .flat_map(|(id, operation)| operation.allocations.iter().map(move |part| (id, part.position, part)));
-    let mut rows: Vec<_> = all.filter(|(.., part)| part.mark == mark).collect();
-    rows.sort_unstable_by_key(|(id, position, _)| (**id, *position));
-    rows
-}
-
-/// The lots with this mark, and whose they are.
-pub(super) fn lots(book: &Book, mark: Mark) -> Vec<(i64, &Lot)> {
-    let all = book
-        .accounts
-        .values()
-        .flat_map(|account| account.lots.values().map(|lot| (account.reference.account_no, lot)));
-    let mut rows: Vec<_> = all.filter(|(_, lot)| lot.mark == mark).collect();
-    rows.sort_unstable_by_key(|(number, lot)| (*number, lot.lot_id));
-    rows
 }

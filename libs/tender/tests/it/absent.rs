@@ -3,9 +3,12 @@
 use api::legs::{LegState, Mode, Take};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
-use tender::command::{Action, Command, Outcome, Rejection};
+use tender::{
+    command::{Action, Command, Outcome, Rejection},
+    testing::plan,
+};
 
-use crate::support::{Server, cancel, credit, debit, forward, leg_answer, plan, run};
+use crate::support::{Server, cancel, credit, debit, forward, leg_answer, run};
 
 fn query(of: Command) -> Command {
     Command { action: Action::Query, ..of }

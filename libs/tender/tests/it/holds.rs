@@ -3,9 +3,12 @@
 use api::legs::{HoldPage, Mode, Take};
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use reqwest::Method;
-use tender::command::{Action, Command};
+use tender::{
+    command::{Action, Command},
+    testing::plan,
+};
 
-use crate::support::{Server, cancel, credit, debit, forward, leg_answer, legs_id, plan, run};
+use crate::support::{Server, cancel, credit, debit, forward, leg_answer, legs_id, run};
 
 fn hold(key: &str, amount: i64, until: DateTime<Utc>) -> Command {
     forward(

@@ -200,7 +200,7 @@ async fn a_batch_answers_each_of_its_commands() {
 }
 
 #[tokio::test]
-async fn legs_in_force_are_listed_oldest_first() {
+async fn open_legs_are_listed_oldest_first() {
     let server = Server::points().await;
     run(server.executor(), credit("cus", "c", 50, None)).await;
     for key in ["a", "b", "c", "d"] {

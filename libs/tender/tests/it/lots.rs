@@ -6,9 +6,10 @@ use api::legs::{LegState, Mode, Take};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
+use tender::testing::plan;
 use uuid::Uuid;
 
-use crate::support::{Server, cancel, credit, debit, forward, leg_answer, plan, run};
+use crate::support::{Server, cancel, credit, debit, forward, leg_answer, run};
 
 async fn admin(server: &Server) -> PgConnection {
     PgConnection::connect_with(&server.tender.database.admin()).await.unwrap()

@@ -76,8 +76,11 @@ async fn the_executors_statements_use_the_index_made_for_them() {
     let server = Server::points().await;
     let options = db::connect_options(&server.tender.database.url(), "test").unwrap();
     let mut connection = PgConnection::connect_with(&db::for_executor(options)).await.unwrap();
-    let post =
-        format!("WITH entry AS ({}), {}", ledger::INSERT_ENTRIES, include_str!("../../src/store/post.sql"));
+    let post = format!(
+        "WITH entry AS ({}), {}",
+        ledger::INSERT_ENTRIES,
+        include_str!("../../src/store/write_set.sql")
+    );
     for (statement, parameters, index) in [
         (post.as_str(), 42, "lot_pkey"),
         (post.as_str(), 42, "account_pkey"),

@@ -2,19 +2,19 @@
 
 use api::{
     BusinessId, LegsId,
-    derive::{RequestForm, leg_operation_id, public_operation_id, requests},
-    legs::{Account, Forward, LegAnswer, LegKey, Mode, Take},
+    derive::public_operation_id,
+    legs::{Forward, LegAnswer, LegKey, Mode, Take},
 };
 use chrono::{DateTime, Utc};
-use ledger::Funding;
 use money::Asset;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use service::openapi::About;
 use tender::{
-    command::{AccountKey, Action, Answer, Command, Credit, ForwardLeg, Outcome, RequestRef},
+    command::{AccountKey, Action, Answer, Command, Credit, ForwardLeg, Outcome},
     executor::{ExecuteError, Executor},
     rules::Rules,
+    testing::{self, plan},
 };
 use testkit::{TestTender, Tokens};
 use uuid::Uuid;
@@ -79,42 +79,22 @@ pub fn business() -> BusinessId {
     BusinessId::try_from("demo".to_owned()).unwrap()
 }
 
-pub fn account(customer: &str) -> Account {
-    Account { business_id: business(), customer_id: customer.to_owned(), asset: Asset::Points }
+pub fn account(customer: &str) -> AccountKey {
+    AccountKey { business_id: business(), owner: customer.to_owned(), asset: Asset::Points }
 }
 
 pub fn legs_id(key: &str) -> LegsId {
     LegsId::derive(&business(), "test", "", key)
 }
 
-pub fn plan(mode: Mode, amount: i64, take: Take) -> Forward {
-    Forward {
-        mode,
-        amount,
-        take,
-        step: 1,
-        reward_id: None,
-        of: None,
-        hold_until: None,
-        not_after: None,
-        order_id: None,
-    }
-}
-
-fn leg(customer: &str, key: &str, action: Action) -> Command {
-    let operation_id = leg_operation_id(&business(), customer, legs_id(key), 0);
-    Command { operation_id, account: AccountKey::from(account(customer)), action }
+fn leg_key(key: &str) -> LegKey {
+    LegKey { legs_id: legs_id(key), leg: 0 }
 }
 
 pub fn forward(customer: &str, key: &str, plan: Forward) -> Command {
-    let forward = ForwardLeg {
-        key: LegKey { legs_id: legs_id(key), leg: 0 },
-        form: requests::leg(&account(customer), &plan),
-        reverses: plan.of.map(|of| leg_operation_id(&business(), customer, of.legs_id, of.leg)),
-        plan,
-        epoch: Some(1),
-    };
-    leg(customer, key, Action::Forward(forward))
+    let forward = testing::forward(&account(customer), leg_key(key), plan);
+    let forward = ForwardLeg { epoch: Some(1), ..forward };
+    testing::leg(account(customer), leg_key(key), Action::Forward(forward))
 }
 
 pub fn debit(customer: &str, key: &str, amount: i64) -> Command {
@@ -122,27 +102,19 @@ pub fn debit(customer: &str, key: &str, amount: i64) -> Command {
 }
 
 pub fn cancel(customer: &str, key: &str) -> Command {
-    leg(customer, key, Action::Cancel(LegKey { legs_id: legs_id(key), leg: 0 }))
+    testing::leg(account(customer), leg_key(key), Action::Cancel(leg_key(key)))
 }
 
 pub fn credit(customer: &str, key: &str, amount: i64, expires_at: Option<DateTime<Utc>>) -> Command {
     let credit = Credit {
-        lot_id: Uuid::now_v7(),
-        amount,
-        kind: "earn".to_owned(),
-        funding: Funding::Promo,
-        reference: format!("ref-{key}"),
         expires_at,
-        grace_until: None,
-        reward_id: None,
         customer_id: Some(customer.to_owned()),
         details: json!({ "actor": "test" }),
-        form: RequestForm::of("credit", |_| {}),
-        request: RequestRef::default(),
+        ..testing::credit(Uuid::now_v7(), &format!("ref-{key}"), amount)
     };
     Command {
         operation_id: public_operation_id(&business(), customer, "credit", key),
-        account: AccountKey::from(account(customer)),
+        account: account(customer),
         action: Action::Credit(credit),
     }
 }

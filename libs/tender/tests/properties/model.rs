@@ -10,7 +10,7 @@ use api::{
 use chrono::{DateTime, Utc};
 use tender::{
     command::{AccountKey, Action, Command, Credit, ForwardLeg, Rejection, State},
-    fold::{BALANCE_MAX, book::Status},
+    fold::{BALANCE_MAX, working_set::Status},
 };
 use uuid::Uuid;
 

@@ -1,17 +1,18 @@
-//! The fold alone. A batch ends where time passes: then what is marked as new or changed is written, and that has to be all
-//! there is to write.
+//! The fold alone. A batch ends where time passes: then every row that is noted as new or changed is written, and the tables have
+//! to be what the fold has.
 
 use std::{collections::HashMap, hash::Hash, sync::Arc};
 
 use chrono::{DateTime, TimeDelta};
-use ledger::{AccountRef, Balance};
+use ledger::Balance;
 use proptest::{prelude::*, test_runner::TestCaseError};
 use tender::{
     command::State,
     fold::{
         apply,
-        book::{AccountState, Book, Mark},
+        working_set::{Dirty, WorkingSet},
     },
+    testing,
 };
 use uuid::Uuid;
 
@@ -24,17 +25,6 @@ use crate::{
 
 fn world(tender: Tender) -> World {
     World { tender, name: "demo".to_owned(), start: DateTime::UNIX_EPOCH, tick: TimeDelta::seconds(1) }
-}
-
-fn open(world: &World, customer: u8, book: &mut Book) {
-    let key = world.account(customer);
-    let reference = AccountRef {
-        account_no: i64::from(customer) + 1,
-        business_id: key.business_id.as_str().into(),
-        asset: key.asset,
-    };
-    let account = AccountState::empty(reference);
-    book.accounts.insert(key, account);
 }
 
 /// The tables that a batch is written to.
@@ -53,24 +43,24 @@ impl Tables {
         Self { balances, ..Self::default() }
     }
 
-    /// Writes what is marked; all that is left out must be there already.
-    fn write(&mut self, book: &mut Book) -> Result<(), TestCaseError> {
-        for account in book.accounts.values_mut() {
-            write(&mut self.balances, account.reference.account_no, account.balance, &mut account.mark)?;
+    /// Writes the rows that are new or changed; all others must be there already.
+    fn write(&mut self, set: &mut WorkingSet) -> Result<(), TestCaseError> {
+        for account in set.accounts.values_mut() {
+            write(&mut self.balances, account.reference.account_no, account.balance, &mut account.dirty)?;
             for lot in account.lots.values_mut() {
-                write(&mut self.lots, lot.lot_id, (lot.remaining, lot.held), &mut lot.mark)?;
+                write(&mut self.lots, lot.lot_id, (lot.remaining, lot.held), &mut lot.dirty)?;
             }
         }
-        for (id, operation) in &mut book.operations {
+        for (id, operation) in &mut set.operations {
             let row = (operation.state, operation.amount, operation.response.clone());
-            write(&mut self.operations, *id, row, &mut operation.mark)?;
+            write(&mut self.operations, *id, row, &mut operation.dirty)?;
             for (position, part) in (0..).zip(&mut operation.allocations) {
                 prop_assert!((0..=part.amount).contains(&part.reversed));
-                write(&mut self.reversed, (*id, position), part.reversed, &mut part.mark)?;
+                write(&mut self.reversed, (*id, position), part.reversed, &mut part.dirty)?;
             }
         }
         let mut returned: HashMap<_, i64> = HashMap::new();
-        for back in &book.returns {
+        for back in &set.restorations {
             *returned.entry((back.operation_id, back.position)).or_default() += back.amount;
         }
         returned.retain(|_, units| *units != 0);
@@ -89,25 +79,25 @@ fn write<K: Eq + Hash + Copy, V: PartialEq + std::fmt::Debug>(
     table: &mut HashMap<K, V>,
     key: K,
     row: V,
-    mark: &mut Mark,
+    dirty: &mut Dirty,
 ) -> Result<(), TestCaseError> {
-    prop_assert_eq!(*mark == Mark::New, !table.contains_key(&key), "inserted once, then updated");
-    match std::mem::replace(mark, Mark::Stored) {
-        Mark::Stored => prop_assert_eq!(&table[&key], &row, "a change without a mark"),
-        Mark::Changed | Mark::New => drop(table.insert(key, row)),
+    prop_assert_eq!(*dirty == Dirty::New, !table.contains_key(&key), "inserted once, then updated");
+    match std::mem::replace(dirty, Dirty::Clean) {
+        Dirty::Clean => prop_assert_eq!(&table[&key], &row, "a change that is not noted"),
+        Dirty::Changed | Dirty::New => drop(table.insert(key, row)),
     }
     Ok(())
 }
 
-fn compare(book: &Book, model: &mut Model) -> Result<(), TestCaseError> {
+fn compare(set: &WorkingSet, model: &mut Model) -> Result<(), TestCaseError> {
     for (key, expected) in &mut model.accounts {
-        let account = &book.accounts[key];
+        let account = &set.accounts[key];
         let lots: HashMap<_, _> =
             account.lots.values().map(|lot| (lot.lot_id, (lot.remaining, lot.held))).collect();
         let expected_lots: HashMap<_, _> =
             expected.lots.iter().map(|lot| (lot.id, (lot.remaining, lot.held))).collect();
         prop_assert_eq!(lots, expected_lots);
-        prop_assert_eq!(account.spendable(None, book.now), expected.available(None, book.now));
+        prop_assert_eq!(account.spendable(None, set.now), expected.available(None, set.now));
         let balance = account.balance;
         prop_assert_eq!(
             (balance.posted(), balance.held(), balance.version()),
@@ -115,36 +105,36 @@ fn compare(book: &Book, model: &mut Model) -> Result<(), TestCaseError> {
         );
     }
     let entries = model.accounts.values().map(|account| account.entries.len()).sum::<usize>();
-    prop_assert_eq!(book.postings.len(), entries);
+    prop_assert_eq!(set.postings.len(), entries);
     Ok(())
 }
 
 fn agree(tender: Tender, steps: &[Step]) -> Result<(), TestCaseError> {
     let world = world(tender);
-    let (mut book, mut model, mut listener) = (Book::new(world.start), Model::default(), Listener::default());
-    let mut tables = Tables::open();
-    (0..CUSTOMERS).for_each(|customer| open(&world, customer, &mut book));
+    let accounts: Vec<_> = (0..CUSTOMERS).map(|customer| world.account(customer)).collect();
+    let mut set = testing::working_set(world.start, &accounts);
+    let (mut model, mut listener, mut tables) = (Model::default(), Listener::default(), Tables::open());
     for step in steps {
         match step {
             Step::Wait { ticks } => {
-                tables.write(&mut book)?;
+                tables.write(&mut set)?;
                 // The next batch reads the clock again.
-                book.now += TimeDelta::seconds(*ticks);
+                set.now += TimeDelta::seconds(*ticks);
             }
             Step::Status { customer, status } => {
                 let key = world.account(*customer);
                 model.accounts.entry(key.clone()).or_default().status = *status;
-                book.accounts.get_mut(&key).unwrap().status = *status;
+                set.accounts.get_mut(&key).unwrap().status = *status;
             }
             _ => {
                 let command = world.command(step).unwrap();
-                let observed = listener.hear(&command, &apply(&mut book, &command))?;
-                prop_assert_eq!(observed, model.apply(&command, book.now), "{:?}", step);
+                let observed = listener.hear(&command, &apply(&mut set, &command))?;
+                prop_assert_eq!(observed, model.apply(&command, set.now), "{:?}", step);
             }
         }
-        compare(&book, &mut model)?;
+        compare(&set, &mut model)?;
     }
-    tables.write(&mut book)
+    tables.write(&mut set)
 }
 
 proptest! {

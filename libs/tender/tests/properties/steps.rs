@@ -4,16 +4,17 @@ use std::fmt;
 
 use api::{
     BusinessId, LegsId,
-    derive::{RequestForm, derived_uuid, leg_operation_id, public_operation_id, requests},
-    legs::{Account, Forward, LegKey, Mode, Take},
+    derive::{RequestForm, derived_uuid, leg_operation_id, public_operation_id},
+    legs::{Forward, LegKey, Mode, Take},
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use ledger::Funding;
 use money::{Asset, Currency};
 use proptest::prelude::*;
 use tender::{
-    command::{AccountKey, Action, Command, Credit, ForwardLeg, RequestRef},
-    fold::{BALANCE_MAX, book::Status},
+    command::{AccountKey, Action, Command, Credit, ForwardLeg},
+    fold::{BALANCE_MAX, working_set::Status},
+    testing::{self, plan},
 };
 use uuid::Uuid;
 
@@ -209,12 +210,11 @@ impl World {
     }
 
     fn forward(&self, key: Key, plan: Forward) -> Command {
-        let AccountKey { business_id, owner, asset } = self.account(key.customer);
-        let reverses = plan.of.map(|of| leg_operation_id(&business_id, ONE_BUCKET, of.legs_id, of.leg));
-        let account = Account { business_id, customer_id: owner, asset };
-        let form = requests::leg(&account, &plan);
-        let forward = ForwardLeg { key: self.leg_key(key), plan, reverses, form, epoch: None };
-        self.leg(key, Action::Forward(forward))
+        let account = self.account(key.customer);
+        let reverses =
+            plan.of.map(|of| leg_operation_id(&account.business_id, ONE_BUCKET, of.legs_id, of.leg));
+        let forward = testing::forward(&account, self.leg_key(key), plan);
+        self.leg(key, Action::Forward(ForwardLeg { reverses, ..forward }))
     }
 
     fn credit(&self, key: Key, step: &Step) -> Command {
@@ -224,35 +224,19 @@ impl World {
         let account = self.account(key.customer);
         let number = key.number.to_string();
         let of = format!("c{}", key.of);
+        let lot_id = derived_uuid(&["lot", &self.name, &format!("{step:?}")]);
+        let reference = if shared_reference { number.clone() } else { format!("{of}-{number}") };
         let credit = Credit {
-            lot_id: derived_uuid(&["lot", &self.name, &format!("{step:?}")]),
-            amount,
             kind: if kind { "earn" } else { "bonus" }.to_owned(),
             funding: if kind { Funding::Paid } else { Funding::Promo },
-            reference: if shared_reference { number.clone() } else { format!("{of}-{number}") },
             expires_at: expires.map(|ticks| self.time(ticks)),
             grace_until: expires.filter(|_| grace > 0).map(|ticks| self.time(ticks + grace)),
             reward_id: (self.tender == Tender::DigitalRewards).then(|| self.reward(key.of, key.number)),
             customer_id: Some(account.owner.clone()),
-            details: serde_json::Value::Null,
             form: RequestForm::of("step", |fields| fields.text("step", &format!("{step:?}"))),
-            request: RequestRef::default(),
+            ..testing::credit(lot_id, &reference, amount)
         };
         let operation_id = public_operation_id(&account.business_id, &of, "credit", &number);
         Command { operation_id, account, action: Action::Credit(credit) }
-    }
-}
-
-fn plan(mode: Mode, amount: i64, take: Take) -> Forward {
-    Forward {
-        mode,
-        amount,
-        take,
-        step: 1,
-        reward_id: None,
-        of: None,
-        hold_until: None,
-        not_after: None,
-        order_id: None,
     }
 }

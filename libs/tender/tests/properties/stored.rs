@@ -21,7 +21,7 @@ use sqlx::{Connection, PgConnection};
 use tender::{
     command::{AccountKey, Command},
     executor::{ExecuteError, Executor, Reply},
-    fold::book::Status,
+    fold::working_set::Status,
 };
 use testkit::TestDatabase;
 use tokio_util::sync::CancellationToken;

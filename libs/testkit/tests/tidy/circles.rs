@@ -12,19 +12,6 @@ use std::{
 
 use crate::{complain, files, production};
 
-/// Circles that are still there: a crate, and modules of it. One that is gone has to be struck from this list.
-const KNOWN: [(&str, &[&str]); 9] = [
-    ("chaos-tests/model", &["protocol", "steps"]),
-    ("chaos-tests/sim", &["db", "plan"]),
-    ("chaos-tests/sim", &["run", "store", "till", "world"]),
-    ("libs/api", &["history", "tender"]),
-    ("libs/service", &["otlp", "trace"]),
-    ("libs/tender", &["app", "http"]),
-    ("libs/tender", &["fold", "wire"]),
-    ("libs/tender", &["forward", "reverse"]),
-    ("libs/tender", &["post", "write"]),
-];
-
 /// The path of a module in its crate; the root's is empty.
 type Module = Vec<String>;
 
@@ -241,17 +228,10 @@ fn circles(edges: &BTreeMap<(String, String), PathBuf>) -> BTreeSet<BTreeSet<&st
 
 #[test]
 fn imports_go_in_no_circle() {
-    let (mut wrong, mut known) = (Vec::new(), BTreeSet::new());
+    let mut wrong = Vec::new();
     for (folder, of_crate) in crates() {
         for (parent, edges) in of_crate.uses() {
             for circle in circles(&edges) {
-                let is_known = |(of, modules): &(&str, &[&str])| {
-                    *of == folder && circle.iter().all(|module| modules.contains(module))
-                };
-                if let Some(place) = KNOWN.iter().position(is_known) {
-                    known.insert(place);
-                    continue;
-                }
                 let inside = edges.iter().filter(|((from, to), _)| {
                     circle.contains(from.as_str()) && circle.contains(to.as_str()) && from != to
                 });
@@ -263,10 +243,6 @@ fn imports_go_in_no_circle() {
         }
     }
     complain("imports go in no circle", &wrong);
-    let gone = KNOWN.iter().enumerate().filter(|(place, _)| !known.contains(place));
-    let gone: Vec<String> =
-        gone.map(|(_, (folder, modules))| format!("{folder}: {}", modules.join(", "))).collect();
-    complain("no circle any more: strike it from the list", &gone);
 }
 
 #[test]

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 
 use api::{
     BusinessId, Code, CustomerId, Problem,
-    history::{EntryKind, Place, Transaction},
-    tender::{EntryView, Page},
+    history::{Place, Transaction},
+    tender::{EntryKind, EntryView, Page},
     wallet::TenderKind,
 };
 use axum::{Json, extract::State};

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use api::{
-    legs::{LegInForce, LegPage, LegState},
+    legs::{LegPage, LegState, OpenLeg},
     wallet::TenderKind,
 };
 use chrono::TimeDelta;
@@ -53,7 +53,7 @@ enum Pass {
 async fn pass(app: &App, kind: TenderKind) -> anyhow::Result<Pass> {
     for _ in 0..PAGES_MAX {
         let cursor = cursor(&app.pool, kind).await?;
-        let page = app.tenders.get(kind).legs_in_force(cursor.as_deref(), PAGE).await?;
+        let page = app.tenders.get(kind).open_legs(cursor.as_deref(), PAGE).await?;
         park_orphans(app, kind, &page.data).await?;
         gauge!("wallet_reconciliation_lag_seconds", "tender" => kind.as_str()).set(lag_seconds(&page));
         // Batches commit out of order: a page that is still young is read again by the next pass.
@@ -78,7 +78,7 @@ fn lag_seconds(page: &LegPage) -> f64 {
     f64::from(u32::try_from(seconds).unwrap_or(u32::MAX))
 }
 
-async fn park_orphans(app: &App, kind: TenderKind, legs: &[LegInForce]) -> anyhow::Result<()> {
+async fn park_orphans(app: &App, kind: TenderKind, legs: &[OpenLeg]) -> anyhow::Result<()> {
     let applied = || legs.iter().filter(|leg| leg.state == LegState::Applied);
     let mut ids: Vec<Uuid> = applied().map(|leg| leg.key.legs_id.0).collect();
     if ids.is_empty() {

@@ -20,7 +20,7 @@ use saga::{
     machine::{Direction, Reply},
 };
 use service::{
-    Clock, otlp,
+    Clock,
     trace::{self, Trace},
 };
 use sqlx::PgConnection;
@@ -156,7 +156,7 @@ impl Domain for Sagas {
         let trace = Trace::resume(call.saga.trace_id.as_deref(), "leg");
         let span =
             tracing::info_span!("leg", trace_id = trace.id(), tender = tender.as_str(), leg = call.leg);
-        otlp::follow(&span, &trace);
+        trace.adopt(&span);
         let is_cancel = command.action == LegAction::Cancel;
         let sending = async {
             command.trace = trace::outgoing().and_then(|header| header.to_str().map(str::to_owned).ok());

@@ -135,11 +135,11 @@ impl Tender {
         self.transport.ask(url, resolve).await
     }
 
-    /// A page of legs in force, for reconciliation.
+    /// A page of open legs, for reconciliation.
     ///
     /// # Errors
     /// [`CallError`].
-    pub async fn legs_in_force(&self, after: Option<&str>, limit: u32) -> Result<LegPage, CallError> {
+    pub async fn open_legs(&self, after: Option<&str>, limit: u32) -> Result<LegPage, CallError> {
         self.transport.page(&["legs"], after, limit).await
     }
 

@@ -1,6 +1,6 @@
-//! What every batch writes, in one statement whatever its size: new operations, what they took from which lots, lots and
-//! accounts as they are now, entries, and one row of the outbox with a message an account. It
-//! says how many lots and accounts it found.
+//! The rows that every batch writes, in one statement whatever its size: new operations with their allocations, lots and
+//! accounts as they are now, entries, and one row of the outbox with a message an account. The statement says how many lots and
+//! accounts it found.
 //!
 //! One statement, because a round trip costs both sides more than most of the rows in it. Rows of one table are written in the
 //! order of their keys.
@@ -11,46 +11,42 @@ use api::tender::BalanceChanged;
 use sqlx::{PgConnection, Row as _};
 use uuid::Uuid;
 
-use super::rows;
-use crate::command::AccountKey;
-use crate::fold::book::{AccountState, Allocation, Book, Lot, Mark, Operation};
+use super::{dirty, rows};
+use crate::{
+    command::AccountKey,
+    fold::working_set::{AccountState, Allocation, Dirty, Lot, Operation, WorkingSet},
+};
 
-static POST: LazyLock<String> = LazyLock::new(|| {
+static WRITE_SET: LazyLock<String> = LazyLock::new(|| {
     format!(
         "WITH entry AS ({entries}), {rest}",
         entries = ledger::INSERT_ENTRIES,
-        rest = include_str!("post.sql")
+        rest = include_str!("write_set.sql")
     )
 });
 
-/// What there is to write.
-pub struct Post<'a> {
-    book: &'a Book,
+/// The rows of that statement.
+pub struct WriteSet<'a> {
+    set: &'a WorkingSet,
     operations: Vec<(&'a Uuid, &'a Operation)>,
     allocations: Vec<(&'a Uuid, i16, &'a Allocation)>,
     lots: Vec<(i64, &'a Lot)>,
     accounts: Vec<(&'a AccountKey, &'a AccountState)>,
 }
 
-impl<'a> Post<'a> {
-    /// Of a book.
-    pub fn of(book: &'a Book) -> Self {
-        let mut operations: Vec<_> =
-            book.operations.iter().filter(|(_, operation)| operation.mark == Mark::New).collect();
-        operations.sort_unstable_by_key(|(id, _)| **id);
-        let mut accounts: Vec<_> =
-            book.accounts.iter().filter(|(_, account)| account.mark != Mark::Stored).collect();
-        accounts.sort_unstable_by_key(|(_, account)| account.reference.account_no);
+impl<'a> WriteSet<'a> {
+    /// The rows of a working set.
+    pub fn of(set: &'a WorkingSet) -> Self {
         Self {
-            allocations: super::write::allocations(book, Mark::New),
-            lots: super::write::lots(book, Mark::Changed),
-            book,
-            operations,
-            accounts,
+            set,
+            operations: dirty::operations(set, Dirty::New),
+            allocations: dirty::allocations(set, Dirty::New),
+            lots: dirty::lots(set, Dirty::Changed),
+            accounts: dirty::accounts(set),
         }
     }
 
-    /// Writes it, if there is anything. Returns whether the outbox has something to publish.
+    /// Writes the rows, if there are any. Returns whether the outbox has something to publish.
     ///
     /// # Errors
     /// What the database says.
@@ -65,7 +61,7 @@ impl<'a> Post<'a> {
         self.send(connection, tender).await
     }
 
-    /// Sends the statement, whatever there is to write.
+    /// Sends the statement, also without any rows. Returns whether the outbox has something to publish.
     ///
     /// # Errors
     /// What the database says.
@@ -74,8 +70,8 @@ impl<'a> Post<'a> {
         connection: &mut PgConnection,
         tender: &'static str,
     ) -> Result<bool, sqlx::Error> {
-        let entries = ledger::Entries::of(&self.book.postings);
-        let statement = entries.bind(sqlx::query(POST.as_str()), self.book.now);
+        let entries = ledger::Entries::of(&self.set.postings);
+        let statement = entries.bind(sqlx::query(WRITE_SET.as_str()), self.set.now);
         let statement = self.bind_operations(statement);
         let statement = self.bind_allocations(statement);
         let statement = self.bind_lots(statement);
@@ -99,7 +95,7 @@ impl<'a> Post<'a> {
             .bind(rows.iter().map(|(_, o)| &*o.origin.business_id).collect::<Vec<_>>())
             .bind(rows.iter().map(|(_, o)| o.account_no).collect::<Vec<_>>())
             .bind(rows.iter().map(|(_, o)| rows::kind_name(o.kind)).collect::<Vec<_>>())
-            .bind(rows.iter().map(|(_, o)| rows::state_name(o.state)).collect::<Vec<_>>())
+            .bind(rows.iter().map(|(_, o)| o.state.as_str()).collect::<Vec<_>>())
             .bind(rows.iter().map(|(_, o)| o.amount).collect::<Vec<_>>())
             .bind(
                 rows.iter().map(|(_, o)| o.request_hash.map(|hash| hash.bytes.to_vec())).collect::<Vec<_>>(),
@@ -147,8 +143,8 @@ impl<'a> Post<'a> {
         self.operations.iter().map(|(_, o)| o.request_hash.map(|hash| hash.version)).collect()
     }
 
-    /// One message an account: whoever hears of its last version has heard of all before. Of an account that is not swept to its
-    /// end nobody knows yet what is available: the batch that sweeps the rest tells.
+    /// One message an account, of its last version. Of an account that is not swept to its end it is not known yet what is
+    /// available: the batch that sweeps the rest tells.
     fn messages(&self, tender: &'static str) -> Option<String> {
         let message = |(key, account): &(&AccountKey, &AccountState)| BalanceChanged {
             tender: tender.into(),
@@ -158,8 +154,8 @@ impl<'a> Post<'a> {
             version: account.balance.version(),
             posted: account.balance.posted(),
             held: account.balance.held(),
-            available: account.spendable(None, self.book.now),
-            at: self.book.now,
+            available: account.spendable(None, self.set.now),
+            at: self.set.now,
         };
         let messages: Vec<_> =
             self.accounts.iter().filter(|(_, account)| !account.is_overdue).map(message).collect();

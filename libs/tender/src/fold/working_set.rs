@@ -1,5 +1,5 @@
-//! What one batch knows: the accounts that it locked, with the lots and operations that it read. The fold changes
-//! it in place; whatever is marked as new or changed is written afterwards.
+//! The working set of one batch: the accounts that it locked, with the lots and operations that it read. The fold changes
+//! it in place; whatever is new or changed is written afterwards.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -11,41 +11,41 @@ use api::{
     legs::{BalanceAfter, LegKey},
 };
 use chrono::{DateTime, Utc};
-use ledger::{AccountRef, Balance, Funding, LedgerError, Movement, Posting};
+use ledger::{AccountRef, Balance, Funding, Movement, Posting};
 use uuid::Uuid;
 
-use crate::command::{AccountKey, State};
+use crate::command::{AccountKey, Rejection, State};
 
-/// Whether the database knows it as it is.
+/// Whether a row is to be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mark {
-    /// As read.
-    Stored,
-    /// Changed since.
+pub enum Dirty {
+    /// The database has it as it is.
+    Clean,
+    /// It was changed since it was read.
     Changed,
-    /// Not there yet.
+    /// The database does not have it yet.
     New,
 }
 
-impl Mark {
-    /// The mark after a change.
+impl Dirty {
+    /// Notes a change.
     pub fn touch(&mut self) {
-        if *self == Self::Stored {
+        if *self == Self::Clean {
             *self = Self::Changed;
         }
     }
 }
 
 /// The number of an account that is not stored, since nothing was ever issued to it: below zero, and a function of its key, so that
-/// what is declined or cancelled for it can be told apart from what belongs to others.
+/// operations that were declined or cancelled for it can be told apart from those of other accounts.
 #[must_use]
 pub fn absent_no(key: &AccountKey) -> i64 {
     absent_account(&key.business_id, &key.owner, key.asset.as_str())
 }
 
-/// Everything that a batch works on.
+/// All that a batch read, and what its commands make of it.
 #[derive(Debug)]
-pub struct Book {
+pub struct WorkingSet {
     /// The database's clock, read after the last lock was taken.
     pub now: DateTime<Utc>,
     /// The locked accounts.
@@ -58,12 +58,12 @@ pub struct Book {
     pub new_references: Vec<(String, String, String, Uuid)>,
     /// Postings of this batch, in order.
     pub postings: Vec<Posting>,
-    /// Returns to lots, in order.
-    pub returns: Vec<Return>,
+    /// Restorations of units to lots, in order.
+    pub restorations: Vec<Restoration>,
 }
 
-impl Book {
-    /// An empty book at `now`.
+impl WorkingSet {
+    /// An empty working set at `now`.
     #[must_use]
     pub fn new(now: DateTime<Utc>) -> Self {
         Self {
@@ -73,7 +73,7 @@ impl Book {
             references: HashMap::new(),
             new_references: Vec::new(),
             postings: Vec::new(),
-            returns: Vec::new(),
+            restorations: Vec::new(),
         }
     }
 }
@@ -88,18 +88,18 @@ pub struct AccountState {
     /// Whether value may leave it.
     pub status: Status,
     /// The lots that were read, in the order of spending: all that have lapsed and are still in the balance, and of the others
-    /// those that the batch needs.
-    pub lots: BTreeMap<Rank, Lot>,
-    /// Where a lot stands in that order.
-    pub ranks: HashMap<Uuid, Rank>,
-    /// Set where the read stopped at its limit: lots of a later rank may be missing.
-    pub read_to: Option<Rank>,
+    /// those that the batch may take from.
+    pub lots: BTreeMap<SpendOrder, Lot>,
+    /// Where each lot stands in that order.
+    pub order_of: HashMap<Uuid, SpendOrder>,
+    /// Set where the read stopped at its limit: lots that are spent later may be missing.
+    pub read_to: Option<SpendOrder>,
     /// More lots have lapsed than one batch moves out: nothing about the account is judged before they are.
     pub is_overdue: bool,
-    /// Its holds in force, the first to end first. Read only where a refusal may name one.
-    pub holds: Vec<LiveHold>,
-    /// Whether the database knows it.
-    pub mark: Mark,
+    /// Its open holds, the first to end first. Read only where a refusal may name one.
+    pub holds: Vec<OpenHold>,
+    /// Whether it is to be written.
+    pub dirty: Dirty,
 }
 
 /// Whether value may leave or enter an account.
@@ -115,7 +115,7 @@ pub enum Status {
 
 /// The order of spending: soonest-expiring first (none last), then oldest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Rank {
+pub struct SpendOrder {
     expires_at: DateTime<Utc>,
     lot_id: Uuid,
 }
@@ -145,13 +145,13 @@ pub struct Lot {
     pub reward_id: Option<Uuid>,
     /// How often what was left of it has been moved out.
     pub times_expired: i32,
-    /// Whether the database knows it.
-    pub mark: Mark,
+    /// Whether it is to be written.
+    pub dirty: Dirty,
 }
 
 /// A part of a lot that is set aside, and until when.
 #[derive(Debug, Clone)]
-pub struct LiveHold {
+pub struct OpenHold {
     /// The hold.
     pub operation_id: Uuid,
     /// Its end.
@@ -165,8 +165,8 @@ pub struct LiveHold {
 impl Lot {
     /// Where it stands in the order of spending.
     #[must_use]
-    pub fn rank(&self) -> Rank {
-        Rank { expires_at: self.expires_at.unwrap_or(DateTime::<Utc>::MAX_UTC), lot_id: self.lot_id }
+    pub fn spend_order(&self) -> SpendOrder {
+        SpendOrder { expires_at: self.expires_at.unwrap_or(DateTime::<Utc>::MAX_UTC), lot_id: self.lot_id }
     }
 
     /// Whether it can be spent at `now`: also in its grace period.
@@ -191,12 +191,12 @@ pub struct Operation {
     pub request_hash: Option<RequestHash>,
     /// Its answer.
     pub response: Arc<str>,
-    /// The lots that it took or holds, in the order of taking. Read only where the batch may reverse it.
+    /// The parts of lots that it took or holds, in the order of spending. Read only where the batch may reverse it.
     pub allocations: Vec<Allocation>,
     /// Written once, with a new operation.
     pub origin: Origin,
-    /// Whether the database knows it.
-    pub mark: Mark,
+    /// Whether it is to be written.
+    pub dirty: Dirty,
 }
 
 impl Operation {
@@ -207,7 +207,7 @@ impl Operation {
     }
 }
 
-/// What is stored of an operation and never read again by the fold.
+/// The part of an operation that is stored and never read again by the fold.
 #[derive(Debug, Clone, Default)]
 pub struct Origin {
     /// The retailer.
@@ -222,7 +222,7 @@ pub struct Origin {
     pub epoch: Option<i64>,
     /// The order that it pays.
     pub order_id: Option<String>,
-    /// Who and why; of a leg for an account that is not stored, whose that would be.
+    /// Who asked and why; of a leg for an account that is not stored, the account's owner and asset.
     pub details: Option<serde_json::Value>,
 }
 
@@ -254,8 +254,8 @@ pub struct Allocation {
     pub amount: i64,
     /// Units given back.
     pub reversed: i64,
-    /// Whether the database knows it.
-    pub mark: Mark,
+    /// Whether it is to be written.
+    pub dirty: Dirty,
 }
 
 impl Allocation {
@@ -266,9 +266,9 @@ impl Allocation {
     }
 }
 
-/// Units that went back to a lot.
+/// Units that went back to the lot that they were allocated from: a row of `tender.allocation_reversal`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Return {
+pub struct Restoration {
     /// The operation that had taken them.
     pub operation_id: Uuid,
     /// Which of its allocations.
@@ -280,19 +280,23 @@ pub struct Return {
 }
 
 impl AccountState {
-    /// An account as it is stored before anything has happened to it.
+    /// An account with nothing in it.
     #[must_use]
-    pub fn empty(reference: AccountRef) -> Self {
+    pub fn empty(account_no: i64, key: &AccountKey) -> Self {
         Self {
-            reference,
+            reference: AccountRef {
+                account_no,
+                business_id: key.business_id.as_str().into(),
+                asset: key.asset,
+            },
             balance: Balance::default(),
             status: Status::Active,
             lots: BTreeMap::new(),
-            ranks: HashMap::new(),
+            order_of: HashMap::new(),
             read_to: None,
             is_overdue: false,
             holds: Vec::new(),
-            mark: Mark::Stored,
+            dirty: Dirty::Clean,
         }
     }
 
@@ -302,8 +306,8 @@ impl AccountState {
         self.reference.account_no > 0
     }
 
-    /// What it has at `now`, of the reward or in all, as answers tell. Of an account that is not stored there is nothing to tell: it
-    /// has no versions by which an answer could be older or newer than another.
+    /// What the account has at `now`, of the reward or in all, as answers tell it. None of an account that is not stored: it has no
+    /// versions by which one answer could be older or newer than another.
     #[must_use]
     pub fn after(&self, reward_id: Option<Uuid>, now: DateTime<Utc>) -> Option<BalanceAfter> {
         let after =
@@ -313,27 +317,37 @@ impl AccountState {
 
     /// Adds a lot that was read, or is new. A lot that was read twice is kept once.
     pub fn insert(&mut self, lot: Lot) {
-        let rank = lot.rank();
-        if self.ranks.insert(lot.lot_id, rank).is_none() {
-            self.lots.insert(rank, lot);
+        let order = lot.spend_order();
+        if self.order_of.insert(lot.lot_id, order).is_none() {
+            self.lots.insert(order, lot);
         }
     }
 
     /// The lot with this id, if it was read.
-    pub fn lot_mut(&mut self, lot_id: Uuid) -> Option<&mut Lot> {
-        let rank = self.ranks.get(&lot_id)?;
-        self.lots.get_mut(rank)
+    #[must_use]
+    pub fn lot(&self, lot_id: Uuid) -> Option<&Lot> {
+        self.lots.get(self.order_of.get(&lot_id)?)
     }
 
-    /// Makes the posting of `movement` and takes its balance over. Fails before anything changed.
+    /// The lot with this id, if it was read.
+    pub fn lot_mut(&mut self, lot_id: Uuid) -> Option<&mut Lot> {
+        self.lots.get_mut(self.order_of.get(&lot_id)?)
+    }
+
+    /// Makes the posting of `movement` and takes its balance over; none, and no new version, where nothing moves. Fails before
+    /// anything changed.
     ///
     /// # Errors
-    /// As [`Posting::try_new`].
-    pub fn post(&mut self, operation_id: Uuid, movement: Movement) -> Result<Posting, LedgerError> {
-        let posting = Posting::try_new(operation_id, self.reference.clone(), self.balance, movement)?;
+    /// [`Rejection::Corrupt`] where the ledger refuses the movement.
+    pub fn post(&mut self, operation_id: Uuid, movement: Movement) -> Result<Option<Posting>, Rejection> {
+        if movement.is_nothing() {
+            return Ok(None);
+        }
+        let posting = Posting::try_new(operation_id, self.reference.clone(), self.balance, movement)
+            .map_err(|_| Rejection::Corrupt("the account's balance is not what its lots are"))?;
         self.balance = posting.after();
-        self.mark.touch();
-        Ok(posting)
+        self.dirty.touch();
+        Ok(Some(posting))
     }
 
     /// Units that can be taken at `now`: of the reward, or of the account. Of the account they are what is not set aside, less
@@ -354,9 +368,9 @@ impl AccountState {
     /// When so many more units will be free, of the reward or of the account, if its holds end no sooner than they say.
     #[must_use]
     pub fn free_again(&self, reward_id: Option<Uuid>, units: i64) -> Option<DateTime<Utc>> {
-        let reward_of = |hold: &LiveHold| self.lots.get(self.ranks.get(&hold.lot_id)?)?.reward_id;
-        let is_asked_for = |hold: &&LiveHold| reward_id.is_none() || reward_of(hold) == reward_id;
-        let mut holds: Vec<&LiveHold> = self.holds.iter().filter(is_asked_for).collect();
+        let reward_of = |hold: &OpenHold| self.lot(hold.lot_id)?.reward_id;
+        let is_asked_for = |hold: &&OpenHold| reward_id.is_none() || reward_of(hold) == reward_id;
+        let mut holds: Vec<&OpenHold> = self.holds.iter().filter(is_asked_for).collect();
         holds.sort_by_key(|hold| hold.until);
         let mut free: i64 = 0;
         holds.into_iter().find_map(|hold| {

@@ -1,4 +1,4 @@
-//! Refuses what was meant for another tender: an address that leads astray must not take value from the wrong ledger, nor
+//! Refuses calls that are meant for another tender: a wrong address must not take value from the wrong ledger, nor
 //! show one ledger's balance as another's.
 
 use api::{Code, legs::TENDER};
@@ -11,9 +11,9 @@ use service::ApiError;
 
 use crate::App;
 
-/// 421 where the caller names another tender. Who names none is not asked: versions of the wallet that do not say whom they
-/// mean may be running beside this one.
-pub(super) async fn only_ours(State(app): State<App>, request: Request, next: Next) -> Response {
+/// 421 where the caller names another tender. A caller that names none is let through: versions of the wallet that do not name
+/// the tender may be running beside this one.
+pub(super) async fn refuse_others(State(app): State<App>, request: Request, next: Next) -> Response {
     let is_ours = |name: &axum::http::HeaderValue| name.as_bytes() == app.rules.name().as_bytes();
     if request.headers().get(TENDER).is_none_or(is_ours) {
         next.run(request).await

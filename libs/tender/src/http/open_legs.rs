@@ -1,12 +1,12 @@
-//! What the wallet's reconciliation asks for: `GET /internal/v1/legs`, legs in force, oldest first; and
-//! `GET /internal/v1/holds-past-end`, holds in force whose end has passed, the first to end first.
+//! What the wallet's reconciliation asks for: `GET /internal/v1/legs`, open legs, oldest first; and
+//! `GET /internal/v1/holds-past-end`, open holds whose end has passed, the first to end first.
 //!
-//! A leg's time is its batch's, and batches commit out of order: who continues from a cursor begins some seconds
-//! before it, or may miss one.
+//! A leg's time is its batch's, and batches commit out of order: a reader that continues from a cursor begins some seconds
+//! before it, or may miss a leg.
 
 use api::{
     BusinessId, LegsId, Problem,
-    legs::{Account, HoldPage, HoldPastEnd, LegInForce, LegKey, LegPage},
+    legs::{Account, HoldPage, HoldPastEnd, LegKey, LegPage, OpenLeg},
 };
 use axum::{Json, extract::State};
 use chrono::{DateTime, Utc};
@@ -40,7 +40,7 @@ pub async fn list_legs(
     Query(list): Query<List>,
 ) -> Result<Json<LegPage>, ApiError> {
     let limit = page_size(list.limit)?;
-    let mut legs = operations::in_force(&app.pool, place(list.after.as_deref())?, limit + 1).await?;
+    let mut legs = operations::open_legs(&app.pool, place(list.after.as_deref())?, limit + 1).await?;
     let next_cursor = cut(&mut legs, limit, |leg| (leg.created_at, leg.operation_id));
     let at = legs.first().map(|leg| leg.read_at);
     let data = legs.into_iter().map(view).collect::<Result<_, _>>()?;
@@ -93,8 +93,8 @@ fn view_hold(hold: StoredHold) -> Result<Option<HoldPastEnd>, ApiError> {
     }))
 }
 
-fn view(leg: StoredLeg) -> Result<LegInForce, ApiError> {
-    Ok(LegInForce {
+fn view(leg: StoredLeg) -> Result<OpenLeg, ApiError> {
+    Ok(OpenLeg {
         key: key(leg.legs_id, leg.leg)?,
         account: account(leg.business_id, leg.owner, &leg.asset)?,
         state: rows::state(&leg.state)?,

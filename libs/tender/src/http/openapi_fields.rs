@@ -10,8 +10,8 @@ use utoipa::openapi::{
 
 use crate::rules::Rules;
 
-/// Narrows what all tenders share down to what these rules take.
-pub(super) fn narrow(document: &mut OpenApi, rules: &dyn Rules) {
+/// Leaves of what all tenders share the fields and kinds that these rules take.
+pub(super) fn restrict(document: &mut OpenApi, rules: &dyn Rules) {
     let is_points = rules.accepts(Asset::Points);
     if is_points {
         // Points have no currency to ask for.
