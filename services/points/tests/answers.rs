@@ -36,11 +36,15 @@ impl Server {
     }
 }
 
+fn earned() -> Value {
+    json!({ "customer_id": "c", "points": 620, "kind": "earn", "funding": "paid", "reference": "sale-1",
+        "expires_at": "2999-01-01T00:00:00Z" })
+}
+
 #[tokio::test]
-async fn a_credit_its_replay_and_its_refusals() {
+async fn a_credit_and_its_replay() {
     let server = Server::start().await;
-    let earned = json!({ "customer_id": "c", "points": 620, "kind": "earn", "funding": "paid", "reference": "sale-1",
-        "expires_at": "2999-01-01T00:00:00Z" });
+    let earned = earned();
     let credit = server.credit("k1", &earned).await;
     snapshot!(credit, @r#"
         201 application/json
@@ -61,6 +65,13 @@ async fn a_credit_its_replay_and_its_refusals() {
         "#);
     let again = server.credit("k1", &earned).await;
     assert_eq!((again.status.as_u16(), again.replayed, again.bytes), (200, true, credit.bytes));
+}
+
+#[tokio::test]
+async fn credits_that_are_refused() {
+    let server = Server::start().await;
+    let earned = earned();
+    assert_eq!(server.credit("k1", &earned).await.status, 201);
     snapshot!(server.credit("k2", &earned).await, @r#"
         409 application/problem+json
         {
