@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_check_is_what_its_name_says() {
-        for name in ["test tender", "test wallet races::", "chaos F zombie wallet"] {
+        for name in ["test tender", "test wallet recovery::", "chaos F zombie wallet"] {
             assert_eq!(Check::parse(name).expect("a check").name(), name);
         }
         assert!(Check::parse("nothing").is_err());

@@ -8,10 +8,22 @@ use futures_util::StreamExt;
 use redis::AsyncCommands;
 use schema::Database;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
-use testkit::{Mode, Proxy, TestDatabase};
+use testkit::{Mode, Proxy, TestDatabase, until};
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+/// Longest time that what was begun may take until it shows.
+const WITHIN: Duration = Duration::from_secs(10);
+/// Longer than a relay takes to begin, to find nothing and to wait for its next look.
+const IDLE: Duration = Duration::from_millis(200);
+/// As [`IDLE`], where Redis is away: its statements are prepared by then.
+const PREPARED: Duration = Duration::from_millis(100);
+/// By then a relay whose database is away pauses for three seconds.
+const PAUSES_FOR_LONG: Duration = Duration::from_millis(3_300);
+/// Some passes of a relay, which may delete nothing.
+const PASSES: Duration = Duration::from_millis(300);
+/// Some rounds in which an outbox is measured.
+const MEASURED: Duration = Duration::from_millis(2_500);
 /// Nobody listens here.
 const CLOSED: &str = "redis://127.0.0.1:9";
 
@@ -92,7 +104,7 @@ async fn a_wake_up_does_not_wait_for_the_scan() {
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let relay = Relay::new(Outbox::Balances, pool.clone(), Some(&redis_url()), wake.clone()).unwrap();
     tasks.spawn(relay.run(stop.clone()));
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    tokio::time::sleep(IDLE).await;
     let begun = std::time::Instant::now();
     write(&pool, &business, 1).await;
     wake.notify_one();
@@ -176,8 +188,7 @@ async fn who_has_written_wakes_a_relay_whose_database_was_away() {
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     proxy.set(Mode::Cut);
     tasks.spawn(relay.run(stop.clone()));
-    // By then it pauses for three seconds.
-    tokio::time::sleep(Duration::from_millis(3_300)).await;
+    tokio::time::sleep(PAUSES_FOR_LONG).await;
     proxy.set(Mode::Pass);
     write(&pool(&database), &business, 3).await;
     wake.notify_one();
@@ -215,17 +226,16 @@ async fn what_became_of_redemptions_is_appended_to_a_stream() {
     let client = redis::Client::open(redis_url()).unwrap();
     let mut redis = client.get_multiplexed_async_connection().await.unwrap();
     let mut missing: HashSet<String> = ids.into_iter().collect();
-    let begun = std::time::Instant::now();
-    while !missing.is_empty() {
-        assert!(begun.elapsed() < Duration::from_secs(10), "{} are missing", missing.len());
-        tokio::time::sleep(Duration::from_millis(50)).await;
+    until(WITHIN, async || {
         // Redis is shared by all tests: others append too.
         let last: redis::streams::StreamRangeReply =
             redis.xrevrange_count(REDEMPTIONS, "+", "-", 5_000).await.unwrap();
         for entry in last.ids {
             missing.remove(&entry.get::<String>("event_id").unwrap());
         }
-    }
+        if missing.is_empty() { Ok(()) } else { Err(format!("{} are missing", missing.len())) }
+    })
+    .await;
     stop.cancel();
     tasks.close();
     tasks.wait().await;
@@ -304,7 +314,7 @@ async fn events_of_redemptions_wait_for_redis_however_long() {
         let relay = Relay::new(Outbox::Redemptions, pool.clone(), redis, Arc::new(Notify::new())).unwrap();
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         tasks.spawn(relay.run(stop.clone()));
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        tokio::time::sleep(PASSES).await;
         stop.cancel();
         tasks.close();
         tasks.wait().await;
@@ -325,9 +335,9 @@ async fn a_full_outbox_is_measured_without_reading_it() {
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     // What it prepares on an empty outbox it uses on a full one.
     tasks.spawn(away.run(stop.clone()));
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    tokio::time::sleep(PREPARED).await;
     write(&pool(&database), "b", 60_000).await;
-    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    tokio::time::sleep(MEASURED).await;
     stop.cancel();
     tasks.close();
     tasks.wait().await;
@@ -339,15 +349,11 @@ async fn a_full_outbox_is_measured_without_reading_it() {
             .await
             .unwrap()
     };
-    let (mut by_scan, mut by_index) = (0, 0);
-    for _ in 0..100 {
-        (by_scan, by_index) = read_by(&mut admin).await;
-        if by_index > 0 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    assert!(by_index > 0, "no statistics came");
+    let by_scan = until(WITHIN, async || {
+        let (by_scan, by_index) = read_by(&mut admin).await;
+        if by_index > 0 { Ok(by_scan) } else { Err("no statistics came") }
+    })
+    .await;
     assert!(by_scan < 20_000, "{by_scan} rows read by scans of the table");
 }
 
@@ -359,11 +365,9 @@ async fn age(database: &TestDatabase, schema: &str, seconds: i32) {
 }
 
 async fn until_waiting(pool: &PgPool, rows: i64) {
-    for _ in 0..200 {
-        if waiting(pool).await == rows {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(25)).await;
-    }
-    panic!("{} rows wait, and not {rows}", waiting(pool).await);
+    until(WITHIN, async || {
+        let waiting = waiting(pool).await;
+        if waiting == rows { Ok(()) } else { Err(format!("{waiting} rows wait, and not {rows}")) }
+    })
+    .await;
 }

@@ -40,6 +40,7 @@ async fn slow_heads_are_cut_off_in_five_shapes() {
         for part in shape {
             // A peer that closed already is what this test waits for.
             let _ = socket.write_all(part.as_bytes()).await;
+            // No part comes too late; all of them together do.
             tokio::time::sleep(support::HEAD_LIMIT / 4).await;
         }
         let mut rest = Vec::new();
@@ -235,6 +236,7 @@ async fn a_stop_lets_open_requests_end_and_takes_no_new_ones() {
     let mut socket = server.connect().await;
     socket.write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     let mut idle = server.connect().await;
+    // Long enough for the request to begin; its answer takes longer.
     tokio::time::sleep(Duration::from_millis(100)).await;
     let begun = Instant::now();
     server.stop();

@@ -65,6 +65,7 @@ async fn a_frozen_client_loses_its_locks() {
     let begun = Instant::now();
     let refused = sqlx::raw_sql(lock).execute(&mut other).await.unwrap_err();
     assert!(db::is_unavailable(&refused), "waiting for a lock is bounded: {refused}");
+    // The session that stands still in its transaction is ended by the server, by which time its lock is free.
     tokio::time::sleep(Duration::from_millis(2500).saturating_sub(begun.elapsed())).await;
     sqlx::raw_sql(lock).execute(&mut other).await.unwrap();
 }
@@ -121,13 +122,9 @@ async fn slow_reads_do_not_make_a_process_unready_and_a_database_that_hangs_does
     let health = Health::default();
     check(&health, options);
     let checking = TaskTracker::new().spawn(health.clone().keep_checking());
-    let until = async |is_ready| {
-        let wanted = async {
-            while health.is_ready() != is_ready {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(8), wanted).await.expect("in time");
+    let until = |is_ready| {
+        let health = health.clone();
+        testkit::until(Duration::from_secs(8), async move || health.is_ready() == is_ready)
     };
     until(true).await;
     let reads =
@@ -136,6 +133,7 @@ async fn slow_reads_do_not_make_a_process_unready_and_a_database_that_hangs_does
         let begun = Instant::now();
         while begun.elapsed() < Duration::from_millis(2_300) {
             assert!(health.is_ready(), "after {:?}", begun.elapsed());
+            // The pace of looking: it must be ready all the time.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
@@ -185,6 +183,7 @@ async fn a_connection_that_broke_while_it_was_idle_is_replaced() {
     let broken: i32 = sqlx::query_scalar(id).fetch_one(&pool).await.unwrap();
     let mut admin = sqlx::PgConnection::connect_with(&database.admin()).await.unwrap();
     sqlx::query("SELECT pg_terminate_backend($1)").bind(broken).execute(&mut admin).await.unwrap();
+    // Longer than a connection is believed to live without being asked.
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     let fresh: i32 = sqlx::query_scalar(id).fetch_one(&pool).await.unwrap();
     assert_ne!(fresh, broken);

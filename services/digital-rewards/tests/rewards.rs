@@ -14,7 +14,7 @@ use service::{
 };
 use sqlx::{Connection, PgConnection, PgPool};
 use tender::rules::Issuer;
-use testkit::{TestTender, Tokens};
+use testkit::{Answer, TestTender, Tokens, snapshot};
 
 struct Server {
     tender: TestTender,
@@ -52,14 +52,24 @@ impl Server {
     }
 
     async fn issue(&self, key: &str, body: &Value) -> (StatusCode, String) {
+        let answer = self.credit(key, body).await;
+        (answer.status, answer.text())
+    }
+
+    async fn credit(&self, key: &str, body: &Value) -> Answer {
         let request = self
             .client
             .post(format!("{}/api/v1/digital-rewards/credits", self.tender.public_url))
             .bearer_auth(self.tokens.staff("demo", "manager"))
             .header("idempotency-key", key)
             .json(body);
-        let response = request.send().await.unwrap();
-        (response.status(), response.text().await.unwrap())
+        Answer::read(request.send().await.unwrap()).await
+    }
+
+    async fn account(&self, customer: &str) -> Answer {
+        let url = format!("{}/api/v1/digital-rewards/accounts/{customer}", self.tender.public_url);
+        let request = self.client.get(url).bearer_auth(self.tokens.staff("demo", "manager"));
+        Answer::read(request.send().await.unwrap()).await
     }
 
     async fn internal(&self, method: reqwest::Method, path: &str, body: &Value) -> Value {
@@ -112,6 +122,92 @@ async fn a_code_is_shown_to_its_own_request_and_stored_nowhere() {
             sqlx::query_scalar(sqlx::AssertSqlSafe(found)).bind(code).fetch_one(&mut admin).await.unwrap();
         assert_eq!(count, 0, "{table} has the code");
     }
+}
+
+#[tokio::test]
+async fn a_reward_that_is_issued_and_one_that_is_refused() {
+    let server = Server::start().await;
+    snapshot!(server.credit("k1", &reward(Some("cus"), 2250, "r1")).await, @r#"
+        201 application/json
+        {
+          "balance_after": { "amount": 2250, "currency": "USD", "version": 1 },
+          "code": "[code]",
+          "customer_id": "cus",
+          "lot": {
+            "currency": "USD",
+            "expires_at": null,
+            "funding": "paid",
+            "held": 0,
+            "kind": "issue",
+            "lot_id": "[id 1]",
+            "original": 2250,
+            "remaining": 2250,
+            "reward_id": "[id 2]"
+          },
+          "operation_id": "[id 3]",
+          "reward_id": "[id 2]"
+        }
+        "#);
+    snapshot!(server.credit("k2", &reward(Some("cus"), 0, "r2")).await, @r#"
+        400 application/problem+json
+        {
+          "code": "invalid_field",
+          "detail": "A field is missing or out of its range.",
+          "errors": [{ "code": "invalid_field", "detail": "must be above zero", "pointer": "/amount" }],
+          "instance": "/api/v1/digital-rewards/credits",
+          "outcome": "not_applied",
+          "retryable": false,
+          "status": 400,
+          "suggestion": "Correct the request; this is a fault of the till's software.",
+          "title": "A field is missing or invalid",
+          "trace_id": "[trace]",
+          "type": "/problems/invalid_field"
+        }
+        "#);
+}
+
+#[tokio::test]
+async fn an_account_with_two_rewards() {
+    let server = Server::start().await;
+    for (key, amount) in [("k1", 2250), ("k2", 100)] {
+        assert_eq!(server.credit(key, &reward(Some("cus"), amount, key)).await.status, 201);
+    }
+    snapshot!(server.account("cus").await, @r#"
+        200 application/json
+        {
+          "accounts": [{ "available": 2350, "currency": "USD", "held": 0, "posted": 2350, "version": 2 }],
+          "available": 2350,
+          "customer_id": "cus",
+          "held": 0,
+          "lots": [
+            {
+              "currency": "USD",
+              "expires_at": null,
+              "funding": "paid",
+              "held": 0,
+              "kind": "issue",
+              "lot_id": "[id 1]",
+              "original": 2250,
+              "remaining": 2250,
+              "reward_id": "[id 2]"
+            },
+            {
+              "currency": "USD",
+              "expires_at": null,
+              "funding": "paid",
+              "held": 0,
+              "kind": "issue",
+              "lot_id": "[id 3]",
+              "original": 100,
+              "remaining": 100,
+              "reward_id": "[id 4]"
+            }
+          ],
+          "posted": 2350,
+          "status": "active",
+          "version": 2
+        }
+        "#);
 }
 
 #[tokio::test]

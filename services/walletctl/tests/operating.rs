@@ -63,9 +63,7 @@ impl Desk {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a socket");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         tasks.spawn(accept::serve(listener, routes, Limits::default(), stop.clone()));
-        while !engine.is_ready() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        testkit::until(Duration::from_secs(15), async || engine.is_ready()).await;
         let dir = std::env::temp_dir().join(format!("desk-{}", uuid::Uuid::new_v4()));
         std::fs::create_dir(&dir).expect("a folder");
         let token = tokens.staff("demo", "ops");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use saga::{Config, SagaId, StoreError, Submitted, machine::Kind};
 use uuid::Uuid;
 
-use crate::toy::{Does, Process, World, new_saga, quick};
+use crate::toy::{Does, Process, WITHIN, World, new_saga, quick};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_participant_leaves_room_for_the_others() {
@@ -39,9 +39,7 @@ async fn a_participant_that_answers_again_ends_the_wait_of_all() {
     for key in 0..40 {
         process.submit(&key.to_string(), 1, &["a"]).await.1.expect("written");
     }
-    while !process.engine.is_unreachable("a") {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    testkit::until(WITHIN, async || process.engine.is_unreachable("a")).await;
     process.domain.set("a", Does::Applies);
     world.until("SELECT count(*) = 40 FROM saga.saga WHERE state = 2").await;
     assert!(!process.engine.is_unreachable("a"));

@@ -1,5 +1,7 @@
 //! A saga that cannot go on becomes a dead letter, whatever the database refuses of the domain's part.
 
+use std::time::Duration;
+
 use saga::{
     Config,
     ops::{DeadLetterAction, OperatorCommand},
@@ -7,6 +9,9 @@ use saga::{
 use uuid::Uuid;
 
 use crate::toy::{Does, Process, World, quick};
+
+/// Several scans for what may be taken up.
+const SCANS: Duration = Duration::from_millis(600);
 
 /// Cancels that are never confirmed use their budget up at once.
 fn impatient() -> Config {
@@ -37,7 +42,7 @@ async fn a_park_that_the_domain_cannot_record_is_a_dead_letter_all_the_same() {
     assert!(world.sql::<bool>(told).await, "the history says what was refused");
     // It rests: nobody takes it up again by itself.
     let epoch = world.sql::<i64>("SELECT epoch FROM saga.saga").await;
-    tokio::time::sleep(std::time::Duration::from_millis(600)).await;
+    tokio::time::sleep(SCANS).await;
     assert_eq!(world.sql::<i64>("SELECT epoch FROM saga.saga").await, epoch);
     assert_eq!(world.sql::<i64>("SELECT count(*) FROM saga.dead_letter").await, 1);
 }

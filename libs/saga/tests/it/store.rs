@@ -6,6 +6,9 @@ use sqlx::{Connection, PgConnection};
 
 use crate::toy::{World, quick};
 
+const WAITS_FOR_A_LOCK: &str = "SELECT EXISTS (SELECT 1 FROM pg_stat_activity
+    WHERE datname = current_database() AND wait_event_type = 'Lock')";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_is_locked_by_hand_does_not_take_its_batch_along() {
     let world = World::start().await;
@@ -22,7 +25,7 @@ async fn a_row_that_is_locked_by_hand_does_not_take_its_batch_along() {
     .expect("done");
     let stuck = saga_that_needs(&process, "00000000-0000-7000-8000-000000000001");
     let others = async {
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        world.until(WAITS_FOR_A_LOCK).await;
         let mut longest = Duration::ZERO;
         for key in 0..30 {
             let began = Instant::now();

@@ -17,6 +17,9 @@ use testkit::TestDatabase;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+/// Longest time that what was begun may take until it shows.
+pub const WITHIN: Duration = Duration::from_secs(10);
+
 /// What a participant does with attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Does {
@@ -184,14 +187,13 @@ impl World {
         value
     }
 
+    /// Waits until a query is true.
     pub async fn until(&self, sql: &'static str) {
-        for _ in 0..400 {
-            if self.sql::<Option<bool>>(sql).await == Some(true) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(25)).await;
-        }
-        panic!("never true: {sql}");
+        testkit::until(WITHIN, async || {
+            let holds = self.sql::<Option<bool>>(sql).await;
+            holds.filter(|holds| *holds).ok_or(sql)
+        })
+        .await;
     }
 
     pub async fn process<const NEW: bool>(&self, config: Config) -> Process<NEW> {
@@ -199,9 +201,7 @@ impl World {
         let domain = Arc::new(Toy::default());
         let options = service::db::for_executor(options);
         let engine = Engine::start(config, domain.clone(), options, DatabaseClock::default());
-        while !engine.is_ready() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        testkit::until(WITHIN, async || engine.is_ready()).await;
         Process { engine, domain }
     }
 }

@@ -6,6 +6,8 @@ use saga::{Reason, StoreError, Submitted};
 
 use crate::toy::{Does, World, quick};
 
+/// Many scans for what may be taken up, and twice the time after which its owner counts as dead.
+const SCANS: Duration = Duration::from_millis(1_200);
 const LETTERS: &str = "SELECT count(*) FROM saga.dead_letter";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -19,7 +21,7 @@ async fn a_plan_of_the_next_release_waits_for_a_process_that_reads_it() {
     // The new release is rolled back: it hands over in order.
     new.engine.drain().await;
     assert!(world.sql::<bool>("SELECT owner IS NULL AND state IN (0, 1) FROM saga.saga").await);
-    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    tokio::time::sleep(SCANS).await;
     assert_eq!(world.sql::<i64>(LETTERS).await, 0, "no dead letter because an old process saw it");
     assert!(world.sql::<bool>("SELECT owner IS NULL AND epoch = 2 FROM saga.saga").await, "nobody took it");
     assert_eq!(old.domain.attempts("a"), 0);

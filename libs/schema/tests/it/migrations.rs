@@ -14,6 +14,8 @@ use crate::{run, server};
 
 /// How long migrations may take here.
 const WITHIN: Duration = Duration::from_secs(20);
+/// How long a reader keeps a migration waiting: several attempts.
+const READS_FOR: Duration = Duration::from_secs(4);
 
 fn migration(version: i64, text: &str) -> Migration {
     let sql = AssertSqlSafe(text.to_owned()).into_sql_str();
@@ -63,6 +65,17 @@ impl Scratch {
         migrate(&mut self.owner().await, &self.writer, migrations, within).await
     }
 
+    /// Waits until a migration sleeps, as its text says. Asked of the server: the database itself may be shut.
+    async fn until_asleep(&self) {
+        let mut connection = PgConnection::connect_with(&server()).await.unwrap();
+        let asleep =
+            "SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE datname = $1 AND wait_event = 'PgSleep')";
+        testkit::until(WITHIN, async || {
+            sqlx::query_scalar::<_, bool>(asleep).bind(&self.name).fetch_one(&mut connection).await.unwrap()
+        })
+        .await;
+    }
+
     async fn drop(self) {
         let mut connection = PgConnection::connect_with(&server()).await.unwrap();
         for statement in [
@@ -95,6 +108,7 @@ async fn write(admin: PgConnectOptions, stop: CancellationToken) -> Duration {
         let update = sqlx::query("UPDATE public.row SET n = n + 1 WHERE id = $1").bind(id);
         update.execute(&mut connection).await.unwrap();
         slowest = slowest.max(begun.elapsed());
+        // A writer that leaves room for others.
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     slowest
@@ -116,14 +130,14 @@ async fn writers_pass_while_a_migration_waits_for_a_reader() {
         "-- no-transaction\nCREATE INDEX CONCURRENTLY IF NOT EXISTS row_n ON public.row (n)",
     ));
     let gone = async {
-        tokio::time::sleep(Duration::from_secs(4)).await;
+        tokio::time::sleep(READS_FOR).await;
         run(&mut reader, "COMMIT").await.unwrap();
         Instant::now()
     };
     let begun = Instant::now();
     let (applied, gone) = tokio::join!(scratch.migrate(&steps, WITHIN), gone);
     let applied = applied.unwrap();
-    assert!(Instant::now() > gone && begun.elapsed() > Duration::from_secs(4), "it waited for the reader");
+    assert!(Instant::now() > gone && begun.elapsed() > READS_FOR, "it waited for the reader");
     assert_eq!(
         applied.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(),
         ["0002 a step", "0003 a step"]
@@ -186,7 +200,7 @@ async fn an_offline_migration_waits_until_the_service_is_gone() {
 
     let steps = [steps[0].clone(), migration(2, &format!("{offline}; SELECT pg_sleep(1.5)"))];
     let late = async {
-        tokio::time::sleep(Duration::from_millis(3_000)).await;
+        scratch.until_asleep().await;
         scratch.service().await.map(drop)
     };
     let (migrated, late) = tokio::join!(scratch.migrate(&steps, WITHIN), late);
@@ -218,12 +232,10 @@ async fn after_a_run_that_was_killed_the_next_one_lets_the_service_in() {
     let mut owner = scratch.owner().await;
     // Asked without connecting: a session of the service would be in the migration's way.
     let may_connect = "SELECT has_database_privilege($1, current_database(), 'CONNECT')";
-    let shut = async {
-        while sqlx::query_scalar(may_connect).bind(&scratch.role).fetch_one(&mut owner).await.unwrap() {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    tokio::time::timeout(WITHIN, shut).await.expect("it is shut out");
+    testkit::until(WITHIN, async || {
+        !sqlx::query_scalar::<_, bool>(may_connect).bind(&scratch.role).fetch_one(&mut owner).await.unwrap()
+    })
+    .await;
     run_away.abort();
     // While its session is still at work, the service stays out.
     provision(&server(), &target, Duration::from_millis(300)).await.expect_err("another migration runs");
@@ -249,7 +261,7 @@ async fn an_offline_migration_that_fails_says_why_and_lets_the_service_in() {
     let steps = [filled(), migration(2, "-- offline: fails\nSELECT pg_sleep(2); SELECT 1 / 0")];
     scratch.migrate(&steps[..1], WITHIN).await.unwrap();
     let late = async {
-        tokio::time::sleep(Duration::from_millis(3_000)).await;
+        scratch.until_asleep().await;
         scratch.service().await.map(drop)
     };
     let (migrated, late) = tokio::join!(scratch.migrate(&steps, WITHIN), late);

@@ -64,6 +64,7 @@ async fn panics() -> Json<Value> {
     panic!("a secret detail")
 }
 
+/// Still at work when the server is told to stop.
 async fn slow() -> &'static str {
     tokio::time::sleep(Duration::from_millis(600)).await;
     "done"

@@ -166,6 +166,12 @@ impl Proxy {
         self.switches.hold.store(count, Ordering::SeqCst);
     }
 
+    /// Whether it holds as many pieces as [`Proxy::hold_next`] said.
+    #[must_use]
+    pub fn is_holding(&self) -> bool {
+        self.switches.hold.load(Ordering::SeqCst) == 0 && !*self.released.borrow()
+    }
+
     /// Lets go what [`Proxy::hold_next`] holds; true if it held as many as it should.
     pub fn release(&self) -> bool {
         let has_fired = self.switches.hold.swap(0, Ordering::SeqCst) == 0;

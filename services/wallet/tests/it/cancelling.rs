@@ -1,19 +1,45 @@
-use serde_json::json;
-use testkit::Mode;
+//! Cancels by key: before, beside and after the redeem that they mean.
 
-use crate::support::{System, order, redeem};
+use saga::Config;
+use serde_json::json;
+use testkit::{Mode, snapshot};
+use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    dead_letters::impatient,
+    support::{IS_RUNNING, IS_SLOWED, System, Wallet, order, quick, redeem, until},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn before_the_redeem_it_leaves_a_tombstone() {
     let system = System::start().await;
     let (wallet, other) = (system.wallet().await, system.wallet().await);
     let reward = system.fund("c", 620, 5000, 2250).await;
-    assert_eq!(system.cancel(&wallet, "k1").await, json!({ "result": "cancelled_before_arrival" }));
+    snapshot!(system.ask_to_cancel(&wallet, "k1").await, @r#"
+        200 application/json
+        {
+          "result": "cancelled_before_arrival"
+        }
+        "#);
     assert_eq!(system.cancel(&other, "k1").await, json!({ "result": "cancelled_before_arrival" }));
-    for wallet in [&wallet, &other] {
-        let late = system.redeem(wallet, "k1", &order("c", &reward)).await;
-        assert_eq!((late.status.as_u16(), late.code()), (409, "key_cancelled".to_owned()));
-    }
+    let late = system.redeem(&wallet, "k1", &order("c", &reward)).await;
+    snapshot!(late, @r#"
+        409 application/problem+json
+        {
+          "code": "key_cancelled",
+          "detail": "This key was cancelled. Use a new key.",
+          "instance": "/api/v1/wallet/redeem",
+          "outcome": "not_applied",
+          "retryable": false,
+          "status": 409,
+          "suggestion": "Start again with a new key.",
+          "title": "This key was cancelled",
+          "trace_id": "[trace]",
+          "type": "/problems/key_cancelled"
+        }
+        "#);
+    assert_eq!(system.redeem(&other, "k1", &order("c", &reward)).await.shown(), late.shown());
     assert_eq!(system.balances(&wallet, "c").await, (620, 5000, 2250));
 }
 
@@ -26,7 +52,7 @@ async fn while_the_redeem_is_being_written_it_is_waited_for() {
     system.slow_t1().await;
     system.credit.proxy.set(Mode::HoldReplies);
     let till = redeem(&system, &wallet, "k1", order("c", &reward));
-    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    until(&system, IS_SLOWED).await;
     // Nobody can see the redeem yet; the tombstone meets its key and waits for its COMMIT.
     assert_eq!(system.cancel(&other, "k1").await["result"], "will_reverse");
     system.credit.proxy.set(Mode::Pass);
@@ -47,7 +73,7 @@ async fn during_the_redeem_everything_goes_back() {
         system.credit.proxy.set(Mode::HoldReplies);
         let body = order("c", &reward);
         let (till, cancelled) = tokio::join!(system.redeem(&wallet, &key, &body), async {
-            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+            until(&system, IS_RUNNING).await;
             let cancelled = system.cancel(cancelling, &key).await;
             system.credit.proxy.set(Mode::Pass);
             cancelled
@@ -80,9 +106,75 @@ async fn after_the_redeem_it_is_reversed_in_full_and_once() {
     }
     system.until_status(&other, "k1", "reversed").await;
     assert_eq!(system.lots("c").await, before, "the very lots");
-    assert_eq!(system.cancel(&wallet, "k1").await["result"], "already_reversed");
+    snapshot!(system.ask_to_cancel(&wallet, "k1").await, @r#"
+        200 application/json
+        {
+          "redemption_id": "[id 1]",
+          "result": "already_reversed"
+        }
+        "#);
     assert_eq!(system.redeem(&other, "k1", &order("c", &reward)).await.code(), "key_cancelled");
     assert_eq!(system.balances(&wallet, "c").await, (620, 5000, 2250));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_reversed_is_shown_with_what_went_back() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    let reward = system.fund("c", 620, 5000, 2250).await;
+    assert_eq!(system.redeem(&wallet, "k1", &order("c", &reward)).await.status, 201);
+    system.cancel(&wallet, "k1").await;
+    system.until_status(&wallet, "k1", "reversed").await;
+    snapshot!(system.get(&wallet, "/wallet/redemptions?idempotency_key=k1").await, @r#"
+        200 application/json
+        {
+          "data": [
+            {
+              "amount": 4250,
+              "amount_due": 0,
+              "completed_at": "[time]",
+              "created_at": "[time]",
+              "currency": "USD",
+              "customer_id": "c",
+              "id": "[id 1]",
+              "links": { "self": "/api/v1/wallet/redemptions/[id 1]" },
+              "order_id": "S042-77120",
+              "redeemed": 4250,
+              "status": "reversed",
+              "tenders": [
+                {
+                  "amount": 500,
+                  "balance_after": { "points": 120 },
+                  "leg": 0,
+                  "lots": [{ "lot_id": "[id 2]", "points": 500 }],
+                  "points": 500,
+                  "rate": "0.01",
+                  "status": "reversed",
+                  "type": "points"
+                },
+                {
+                  "amount": 2250,
+                  "balance_after": { "amount": 0 },
+                  "leg": 1,
+                  "lots": [{ "amount": 2250, "lot_id": "[id 3]" }],
+                  "reward_id": "[id 4]",
+                  "status": "reversed",
+                  "type": "digital_reward"
+                },
+                {
+                  "amount": 1500,
+                  "balance_after": { "amount": 3500 },
+                  "leg": 2,
+                  "lots": [{ "amount": 1500, "lot_id": "[id 5]" }],
+                  "status": "reversed",
+                  "type": "store_credit"
+                }
+              ]
+            }
+          ],
+          "next_cursor": null
+        }
+        "#);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -100,7 +192,13 @@ async fn held_value_is_voided_and_a_hold_ends_by_itself() {
         held.text()
     );
     assert_eq!(system.balances(&wallet, "c").await, (120, 3500, 0));
-    assert_eq!(system.cancel(&wallet, "k1").await["result"], "will_reverse");
+    snapshot!(system.ask_to_cancel(&wallet, "k1").await, @r#"
+        200 application/json
+        {
+          "redemption_id": "[id 1]",
+          "result": "will_reverse"
+        }
+        "#);
     system.until_status(&wallet, "k1", "voided").await;
     assert_eq!(system.balances(&wallet, "c").await, (620, 5000, 2250));
 
@@ -119,4 +217,63 @@ async fn a_declined_key_answers_nothing_else_once_it_is_cancelled() {
     assert_eq!(system.redeem(&wallet, "k1", &order("c", &reward)).await.status, 422);
     assert_eq!(system.cancel(&wallet, "k1").await["result"], "already_reversed");
     assert_eq!(system.redeem(&wallet, "k1", &order("c", &reward)).await.code(), "key_cancelled");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_is_taken_also_when_no_redemption_is() {
+    let system = System::start().await;
+    let wallet = system.wallet_with(Config { in_flight: 1, ..quick() }).await;
+    let reward = system.fund("c", 620, 5000, 2250).await;
+    assert_eq!(system.redeem(&wallet, "done", &order("c", &reward)).await.status, 201);
+    system.credit.proxy.set(Mode::HoldReplies);
+    let body = json!({ "customer_id": "c", "order_id": "o", "currency": "USD", "amount": 10, "tenders": [{ "type": "store_credit" }] });
+    let till = redeem(&system, &wallet, "slow", body.clone());
+    until(&system, IS_RUNNING).await;
+    assert_eq!(system.redeem(&wallet, "more", &body).await.code(), "overloaded");
+    assert_eq!(system.cancel(&wallet, "unseen").await["result"], "cancelled_before_arrival");
+    assert_eq!(system.cancel(&wallet, "done").await["result"], "will_reverse");
+    system.credit.proxy.set(Mode::Pass);
+    till.await.expect("a till");
+}
+
+async fn hold_and_capture_without_credit(system: &System, wallet: &Wallet) -> JoinHandle<()> {
+    let reward = system.fund("c", 620, 5000, 2250).await;
+    let mut body = order("c", &reward);
+    body["capture"] = json!("manual");
+    let held = system.redeem(wallet, "k", &body).await;
+    assert_eq!(held.status, 201, "{}", held.text());
+    system.credit.proxy.set(Mode::Cut);
+    let id = held.json()["id"].as_str().expect("an id").to_owned();
+    let request = system
+        .client
+        .post(format!("{}/api/v1/wallet/redemptions/{id}/capture", wallet.url))
+        .bearer_auth(system.tokens.staff("demo", "pos"))
+        .header("idempotency-key", "capture")
+        .json(&json!({}));
+    TaskTracker::new().spawn(async move { drop(request.send().await) })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_during_a_capture_is_taken_at_once() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    let _capture = hold_and_capture_without_credit(&system, &wallet).await;
+    until(&system, "SELECT EXISTS (SELECT 1 FROM saga.saga WHERE operation = 'capture')").await;
+    assert_eq!(system.cancel(&wallet, "k").await["result"], "will_reverse");
+    system.credit.proxy.set(Mode::Pass);
+    system.until_status(&wallet, "k", "reversed").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_of_a_parked_capture_is_carried_out_after_its_replay() {
+    let system = System::start().await;
+    let wallet = system.wallet_with(impatient()).await;
+    let capture = hold_and_capture_without_credit(&system, &wallet).await;
+    until(&system, "SELECT EXISTS (SELECT 1 FROM saga.saga WHERE state = 4)").await;
+    capture.abort();
+    assert_eq!(system.cancel(&wallet, "k").await["result"], "will_reverse");
+    system.credit.proxy.set(Mode::Pass);
+    system.replay_all(&wallet, "done").await;
+    until(&system, "SELECT bool_and(state IN (2, 3)) FROM saga.saga").await;
+    system.until_status(&wallet, "k", "reversed").await;
 }

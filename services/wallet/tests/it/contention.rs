@@ -1,6 +1,6 @@
 use serde_json::json;
 
-use crate::support::System;
+use crate::support::{System, WITHIN};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn sixty_four_tills_at_one_wallet_of_a_hundred_units() {
@@ -40,13 +40,11 @@ async fn a_wallet_of_three_tenders_is_never_spent_twice() {
     let done = i64::try_from(statuses.iter().filter(|s| **s == 201).count()).expect("a count");
     assert!((1..=10).contains(&done) && statuses.iter().all(|s| [201, 422].contains(s)), "{statuses:?}");
     let left = 1_000 - 100 * done;
-    for round in 0..200 {
-        if system.balances(&wallets[0], "c").await == (left, left, left) {
-            return;
-        }
-        assert!(round < 199, "{:?} is not {left}", system.balances(&wallets[0], "c").await);
-        tokio::time::sleep(std::time::Duration::from_millis(25)).await;
-    }
+    testkit::until(WITHIN, async || {
+        let balances = system.balances(&wallets[0], "c").await;
+        if balances == (left, left, left) { Ok(()) } else { Err(format!("{balances:?} is not {left}")) }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

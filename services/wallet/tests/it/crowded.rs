@@ -9,13 +9,15 @@ use tokio_tungstenite::{
 
 use crate::{
     process::{SOON, WalletProcess, fresh_client},
-    support::System,
+    support::{System, WITHIN},
 };
 
 /// Connections of the wallet; streams have half of them.
 const CONNECTIONS: usize = 64;
 /// Live clients that want to connect.
 const CLIENTS: usize = 90;
+/// Longer than the listener takes to accept what has connected.
+const ACCEPTED: Duration = Duration::from_millis(100);
 
 async fn crowded() -> (System, WalletProcess) {
     let system = System::start().await;
@@ -64,11 +66,13 @@ async fn streams_by_the_dozen_keep_no_till_out() {
     assert_eq!(refused, CLIENTS - CONNECTIONS / 2);
     tills_are_served(&system, &wallet).await;
     drop(open);
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    // Those who left make room.
     let (token, customer) = watcher(&system, 0);
     let url = format!("{}/api/v1/wallet/stream?customer_id={customer}", wallet.url);
-    let answer = fresh_client().get(url).bearer_auth(token).send().await.expect("an answer");
-    assert_eq!(answer.status(), 200, "who left made room");
+    testkit::until(WITHIN, async || {
+        fresh_client().get(&url).bearer_auth(&token).send().await.expect("an answer").status() == 200
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -106,7 +110,7 @@ async fn sockets_by_the_dozen_keep_no_till_out_and_are_counted_as_connections() 
                 .expect("a connection"),
         );
     }
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    tokio::time::sleep(ACCEPTED).await;
     tills_are_served(&system, &wallet).await;
     let full = wallet.metric(&fresh_client(), "http_listener_full_total").await;
     assert!(full > 0.0, "sockets have places: the listener was full");

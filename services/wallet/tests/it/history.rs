@@ -1,7 +1,9 @@
+//! One history of a customer over all tenders.
+
 use reqwest::Method;
 use serde_json::Value;
 use sqlx::{Connection, PgConnection};
-use testkit::Mode;
+use testkit::{Mode, snapshot};
 
 use crate::support::{System, Wallet, order};
 
@@ -39,6 +41,28 @@ async fn one_history_over_all_tenders_newest_first() {
     system.cancel(&wallet, "k1").await;
     system.until_status(&wallet, "k1", "reversed").await;
 
+    let debits = "/wallet/transactions?customer_id=c&kind=debit&tender=store_credit";
+    snapshot!(system.get(&wallet, debits).await, @r#"
+        200 application/json
+        {
+          "data": [
+            {
+              "amount": -1500,
+              "balance_after": 3500,
+              "created_at": "[time]",
+              "currency": "USD",
+              "held_after": 0,
+              "kind": "debit",
+              "operation_id": "[id 1]",
+              "order_id": "S042-77120",
+              "redemption_id": "[id 2]",
+              "tender": "store_credit",
+              "version": 2
+            }
+          ],
+          "next_cursor": null
+        }
+        "#);
     let all = history(&system, &wallet, "", 200).await;
     assert_eq!(all.len(), 9, "three credits, three debits, three returns: {all:#?}");
     let times: Vec<&str> = all.iter().map(|line| line["created_at"].as_str().expect("a time")).collect();
@@ -115,7 +139,21 @@ async fn a_history_is_its_customers_and_never_has_holes() {
     }
     system.points.proxy.set(Mode::Cut);
     let answer = system.get(&wallet, path).await;
-    assert_eq!((answer.status.as_u16(), answer.code()), (503, "tender_unavailable".to_owned()));
+    snapshot!(answer, @r#"
+        503 application/problem+json, retry-after: 1
+        {
+          "code": "tender_unavailable",
+          "detail": "points does not answer; the others can be read with tender=.",
+          "instance": "/api/v1/wallet/transactions",
+          "outcome": "not_applied",
+          "retryable": true,
+          "status": 503,
+          "suggestion": "Try again shortly with the same key, or use another tender.",
+          "title": "A tender is unavailable",
+          "trace_id": "[trace]",
+          "type": "/problems/tender_unavailable"
+        }
+        "#);
     assert_eq!(history(&system, &wallet, "&tender=store_credit", 5).await.len(), 1);
 }
 

@@ -2,11 +2,20 @@
 
 use std::time::Duration;
 
+use api::wallet::TenderKind;
 use reqwest::Method;
 use serde_json::{Value, json};
 use testkit::Mode;
 
-use crate::support::{Answer, System, Wallet, order, quick, redeem, until};
+use crate::{
+    operating_tenders::until_paused,
+    support::{Answer, IS_RUNNING, LEASE_OVER, System, Wallet, order, quick, redeem, until},
+};
+
+/// Longer than the window in which another instance cannot know yet that a COMMIT is in doubt.
+const KNOWN_ELSEWHERE: Duration = Duration::from_millis(1_200);
+/// Longer than an instance that is silent may still have something under way.
+const DOUBT_ENDS: Duration = Duration::from_secs(30);
 
 /// Far more value than any of these tests takes.
 const RICH: (i64, i64, i64) = (100_000, 1_000_000, 100_000);
@@ -15,18 +24,6 @@ async fn pause_points(system: &System, wallet: &Wallet) {
     let body = json!({ "operation_id": "p", "reason": "the provider is being moved" });
     let answer = system.ops(wallet, Method::POST, "/ops/tenders/points/pause", Some(&body)).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
-}
-
-/// Waits until an instance has heard of the pause.
-async fn has_heard(wallet: &Wallet) {
-    let business = api::BusinessId::try_from("demo".to_owned()).expect("an id");
-    for _ in 0..200 {
-        if wallet.app.paused.is_paused(&business, api::wallet::TenderKind::Points) {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("the pause was never heard of");
 }
 
 /// The outcome that a refusal tells.
@@ -64,8 +61,7 @@ async fn give_up_during_t1(system: &System, wallet: &Wallet, body: &Value) {
     hang_first_t1(system).await;
     let till = redeem(system, wallet, "k", body.clone());
     until(system, "SELECT is_called FROM saga.planted").await;
-    // Longer than the window in which another instance cannot know yet.
-    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    tokio::time::sleep(KNOWN_ELSEWHERE).await;
     till.abort();
 }
 
@@ -77,7 +73,7 @@ async fn c5_a_retry_refused_at_the_door_is_never_told_that_its_commit_does_not_a
     let body = order("c", &reward);
     give_up_during_t1(&system, &wallet, &body).await;
     pause_points(&system, &other).await;
-    has_heard(&wallet).await;
+    until_paused(&wallet, TenderKind::Points, true).await;
     for instance in [&wallet, &other] {
         let retry = refused(&system, instance, "k", &body).await;
         assert_eq!(outcome(&retry), "unknown", "{}", retry.text());
@@ -133,17 +129,14 @@ async fn while_another_instance_is_silent_its_inserts_are_in_doubt() {
     assert_eq!(outcome(&refused(&system, &wallet, "k", &body).await), "not_applied");
     system.database_proxy.set(Mode::HoldAll);
     let began = std::time::Instant::now();
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    tokio::time::sleep(LEASE_OVER).await;
     let doubtful = refused(&system, &wallet, "k", &body).await;
     assert_eq!((doubtful.code(), outcome(&doubtful)), ("overloaded".to_owned(), "unknown".to_owned()));
     // Whatever it had begun has been given up by itself and by the server.
-    for round in 0.. {
-        assert!(round < 300, "the doubt has no end");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        if outcome(&refused(&system, &wallet, "k", &body).await) == "not_applied" {
-            break;
-        }
-    }
+    testkit::until(DOUBT_ENDS, async || {
+        outcome(&refused(&system, &wallet, "k", &body).await) == "not_applied"
+    })
+    .await;
     assert!(began.elapsed() > Duration::from_secs(8), "it could still have written: {:?}", began.elapsed());
     drop(silent);
 }
@@ -158,7 +151,7 @@ async fn an_insert_from_before_a_silence_is_not_sent_after_it() {
     // The database hears nothing of the insert, nor of this instance at all, for longer than a lease.
     system.database_proxy.set(Mode::HoldAll);
     let till = redeem(&system, &silent, "k", body.clone());
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    tokio::time::sleep(LEASE_OVER).await;
     system.database_proxy.set(Mode::Pass);
     let told = till.await.expect("a till");
     assert_eq!(told.status, 503, "{}", told.text());
@@ -208,7 +201,7 @@ async fn a_202_to_a_till_that_does_not_wait_means_that_the_cancel_is_durable() {
     body["deadline_ms"] = json!(1_000);
     body["on_deadline"] = json!("cancel");
     let till = redeem(&system, &wallet, "k", body);
-    until(&system, "SELECT EXISTS (SELECT 1 FROM saga.saga WHERE state = 0)").await;
+    until(&system, IS_RUNNING).await;
     system.database_proxy.set(Mode::HoldAll);
     let told = till.await.expect("a till");
     assert_eq!((told.status.as_u16(), outcome(&told)), (503, "unknown".to_owned()), "{}", told.text());

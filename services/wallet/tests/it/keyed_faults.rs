@@ -7,7 +7,10 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use testkit::{Mode, Proxy};
 
-use crate::support::{Answer, System, Wallet, order};
+use crate::support::{Answer, CUT, System, Wallet, order};
+
+/// Pauses before each round of calls: at once, within the instance's lease, and past it.
+const PAUSES_MS: [u64; 3] = [0, 300, 900];
 
 /// What a till repeats.
 struct Calls {
@@ -54,7 +57,7 @@ impl Calls {
 
     /// All of them at once, now and past the instance's lease.
     async fn repeat(&self, system: &System, wallet: &Wallet) {
-        for pause in [0, 300, 900] {
+        for pause in PAUSES_MS {
             tokio::time::sleep(Duration::from_millis(pause)).await;
             let path = format!("/wallet/redemptions/{}", self.captured);
             let (redeemed, captured, voided, cancelled, shown, listed) = tokio::join!(
@@ -105,7 +108,7 @@ async fn with_the_database_refusing_connections() {
     let elsewhere = Proxy::start(admin.get_host(), admin.get_port()).await;
     let gone = std::mem::replace(&mut system.database_proxy, elsewhere);
     gone.set(Mode::Cut);
-    tokio::time::sleep(Duration::from_millis(150)).await;
+    tokio::time::sleep(CUT).await;
     drop(gone);
     calls.repeat(&system, &wallet).await;
 }

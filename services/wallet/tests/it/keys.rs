@@ -1,10 +1,15 @@
+//! What a key is good for: one answer for ever, to one caller, for one request.
+
 use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::json;
-use testkit::Mode;
+use testkit::{Mode, snapshot};
 
 use crate::support::{System, order};
+
+/// Longer than two calls take to arrive and to wait for the same answer.
+const BOTH_WAIT: Duration = Duration::from_millis(500);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_found_by_planning_is_stored_under_its_key() {
@@ -14,7 +19,23 @@ async fn a_refusal_found_by_planning_is_stored_under_its_key() {
     let mut body = json!({ "customer_id": "c", "order_id": "o", "currency": "USD", "amount": 500,
         "tenders": [{ "type": "points", "points": 400 }] });
     let first = system.redeem(&wallet, "k1", &body).await;
-    assert_eq!((first.status.as_u16(), first.code()), (422, "tenders_do_not_cover".to_owned()));
+    snapshot!(first, @r#"
+        422 application/problem+json
+        {
+          "code": "tenders_do_not_cover",
+          "detail": "The tenders are below the amount, and none takes the rest. This answer is stored: use a new key to try again.",
+          "instance": "/api/v1/wallet/redeem",
+          "outcome": "not_applied",
+          "redemption_id": "[id 1]",
+          "required": 500,
+          "retryable": false,
+          "status": 422,
+          "suggestion": "Change the tenders, or let one take the rest.",
+          "title": "The tenders do not add up to the amount",
+          "trace_id": "[trace]",
+          "type": "/problems/tenders_do_not_cover"
+        }
+        "#);
     let again = system.redeem(&wallet, "k1", &body).await;
     assert_eq!((again.status.as_u16(), again.replayed, &again.bytes), (422, true, &first.bytes));
     body["amount"] = json!(400);
@@ -30,17 +51,58 @@ async fn what_is_never_stored_leaves_the_key_unused() {
     let reward = system.fund("c", 620, 5000, 2250).await;
     let mut bad = order("c", &reward);
     bad["amount"] = json!(0);
-    assert_eq!(system.redeem(&wallet, "k1", &bad).await.status, 400);
+    snapshot!(system.redeem(&wallet, "k1", &bad).await, @r#"
+        400 application/problem+json
+        {
+          "code": "invalid_field",
+          "detail": "A field is missing or out of its range.",
+          "errors": [{ "code": "invalid_field", "detail": "must be at least 1", "pointer": "/amount" }],
+          "instance": "/api/v1/wallet/redeem",
+          "outcome": "not_applied",
+          "retryable": false,
+          "status": 400,
+          "suggestion": "Correct the request; this is a fault of the till's software.",
+          "title": "A field is missing or invalid",
+          "trace_id": "[trace]",
+          "type": "/problems/invalid_field"
+        }
+        "#);
     let call = |role: &'static str, body| {
         system.call(&wallet, role, Method::POST, "/wallet/redeem", Some("k1"), body)
     };
     let body = order("c", &reward);
-    assert_eq!(call("finance", Some(&body)).await.status, 403);
+    snapshot!(call("finance", Some(&body)).await, @r#"
+        403 application/problem+json
+        {
+          "code": "role_missing",
+          "detail": "The token's roles do not allow this.",
+          "instance": "/api/v1/wallet/redeem",
+          "outcome": "not_applied",
+          "retryable": false,
+          "status": 403,
+          "suggestion": "Ask someone with the right role.",
+          "title": "This role may not do this",
+          "trace_id": "[trace]",
+          "type": "/problems/role_missing"
+        }
+        "#);
     assert_eq!(call("ops", Some(&body)).await.status, 403);
-    assert_eq!(
-        system.call(&wallet, "pos", Method::POST, "/wallet/redeem", None, Some(&body)).await.code(),
-        "idempotency_key_missing"
-    );
+    let keyless = system.call(&wallet, "pos", Method::POST, "/wallet/redeem", None, Some(&body)).await;
+    snapshot!(keyless, @r#"
+        400 application/problem+json
+        {
+          "code": "idempotency_key_missing",
+          "detail": "A request that moves value needs an Idempotency-Key header.",
+          "instance": "/api/v1/wallet/redeem",
+          "outcome": "not_applied",
+          "retryable": false,
+          "status": 400,
+          "suggestion": "Send an Idempotency-Key; this is a fault of the till's software.",
+          "title": "The Idempotency-Key header is missing",
+          "trace_id": "[trace]",
+          "type": "/problems/idempotency_key_missing"
+        }
+        "#);
     assert_eq!(system.redeem(&wallet, "k1", &body).await.status, 201);
 }
 
@@ -113,9 +175,21 @@ async fn a_key_that_a_newer_version_used_is_not_judged() {
     let first = system.redeem(&wallet, "k1", &body).await;
     system.execute("UPDATE saga.saga SET hash_version = 2").await;
     let again = system.redeem(&wallet, "k1", &body).await;
-    let problem = again.json();
-    assert_eq!((again.status.as_u16(), &problem["retryable"]), (503, &json!(true)), "{problem}");
-    assert_eq!(problem["outcome"], "unknown");
+    snapshot!(again, @r#"
+        503 application/problem+json, retry-after: 1
+        {
+          "code": "overloaded",
+          "detail": "This key was used through a newer version of this service, which alone can tell a retry. Ask again with the same key.",
+          "instance": "/api/v1/wallet/redeem",
+          "outcome": "unknown",
+          "retryable": true,
+          "status": 503,
+          "suggestion": "Try again shortly with the same key.",
+          "title": "The service is overloaded or starting",
+          "trace_id": "[trace]",
+          "type": "/problems/overloaded"
+        }
+        "#);
     system.execute("UPDATE saga.saga SET hash_version = 1").await;
     assert_eq!(system.redeem(&wallet, "k1", &body).await.bytes, first.bytes);
 }
@@ -192,7 +266,7 @@ async fn a_duplicate_waits_for_the_first_and_both_hear_the_same() {
     let body = order("c", &reward);
     let (first, second, ()) =
         tokio::join!(system.redeem(&wallet, "k1", &body), system.redeem(&wallet, "k1", &body), async {
-            tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+            tokio::time::sleep(BOTH_WAIT).await;
             system.credit.proxy.set(Mode::Pass);
         });
     let mut statuses = [first.status.as_u16(), second.status.as_u16()];
@@ -211,8 +285,29 @@ async fn past_its_deadline_a_till_hears_202_and_later_the_truth() {
     body["deadline_ms"] = json!(500);
     let began = std::time::Instant::now();
     let pending = system.redeem(&wallet, "k1", &body).await;
-    assert_eq!((pending.status.as_u16(), &pending.json()["status"]), (202, &json!("pending")));
     assert!(began.elapsed().as_millis() < 600);
+    assert_eq!((pending.status.as_u16(), &pending.json()["status"]), (202, &json!("pending")));
+    snapshot!(system.get(&wallet, "/wallet/redemptions?idempotency_key=k1").await, @r#"
+        200 application/json
+        {
+          "data": [
+            {
+              "amount": 4250,
+              "amount_due": 4250,
+              "created_at": "[time]",
+              "currency": "USD",
+              "customer_id": "c",
+              "id": "[id 1]",
+              "links": { "self": "/api/v1/wallet/redemptions/[id 1]" },
+              "order_id": "S042-77120",
+              "redeemed": 0,
+              "status": "pending",
+              "tenders": []
+            }
+          ],
+          "next_cursor": null
+        }
+        "#);
     system.credit.proxy.set(Mode::Pass);
     body["deadline_ms"] = json!(5000);
     let truth = system.redeem(&wallet, "k1", &body).await;
@@ -244,7 +339,34 @@ async fn a_till_that_does_not_wait_may_ask_for_everything_back() {
     system.credit.proxy.set(Mode::Pass);
     system.until_status(&wallet, "k1", "declined").await;
     assert_eq!(system.lots("c").await, before);
-    assert_eq!(system.redeem(&wallet, "k1", &body).await.code(), "not_completed_in_time");
+    snapshot!(system.redeem(&wallet, "k1", &body).await, @r#"
+        422 application/problem+json, replayed
+        {
+          "code": "not_completed_in_time",
+          "detail": "A tender gave no answer in time, so everything was undone. This answer is stored: use a new key to try again.",
+          "instance": "/api/v1/wallet/redeem",
+          "outcome": "not_applied",
+          "redemption_id": "[id 1]",
+          "retryable": false,
+          "returned": [
+            {
+              "amount": 500,
+              "leg": 0,
+              "lots": [{ "lot_id": "[id 2]", "points": 500 }],
+              "points": 500,
+              "type": "points"
+            },
+            { "amount": 2250, "leg": 1, "lots": [{ "amount": 2250, "lot_id": "[id 3]" }], "type": "digital_reward" },
+            { "amount": 1500, "leg": 2, "lots": [{ "amount": 1500, "lot_id": "[id 4]" }], "type": "store_credit" }
+          ],
+          "reversal": "done",
+          "status": 422,
+          "suggestion": "Try again with a new key, or use another tender.",
+          "title": "Not completed in time; everything was undone",
+          "trace_id": "[trace]",
+          "type": "/problems/not_completed_in_time"
+        }
+        "#);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -258,6 +380,21 @@ async fn a_tills_sequence_guards_against_another_key() {
     let answers = futures_util::future::join_all(calls).await;
     assert_eq!(answers.iter().filter(|a| a.status == 201).count(), 1);
     assert_eq!(answers.iter().filter(|a| a.code() == "duplicate_reference").count(), 5);
+    snapshot!(system.redeem(&wallet, "late", &body).await, @r#"
+        409 application/problem+json
+        {
+          "code": "duplicate_reference",
+          "detail": "This till, order and sequence were used under another key. This answer is stored: use a new key to try again.",
+          "instance": "/api/v1/wallet/redeem",
+          "outcome": "not_applied",
+          "retryable": false,
+          "status": 409,
+          "suggestion": "Look up the earlier request.",
+          "title": "This reference was used before",
+          "trace_id": "[trace]",
+          "type": "/problems/duplicate_reference"
+        }
+        "#);
     let mut next = body.clone();
     next["sequence"] = json!(2);
     assert_eq!(system.redeem(&wallet, "g", &next).await.status, 201);

@@ -13,6 +13,11 @@ use crate::{
     support::{BUSINESS, order},
 };
 
+/// Longer than subscribers and relays take to notice that Redis is back.
+const SUBSCRIBED_AGAIN: Duration = Duration::from_millis(1_500);
+/// Longer than a change takes to be handed on, so that the next one is not handed on with it.
+const HANDLED: Duration = Duration::from_millis(50);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_of_both_kinds_see_what_another_instance_does() {
     let live = LiveSystem::start().await;
@@ -81,7 +86,7 @@ async fn redemptions_go_on_without_redis_and_clients_know_soon_after_it_is_back(
     assert!(back.elapsed() < Duration::from_secs(5), "{:?}", back.elapsed());
     // And live again, not by comparison alone.
     live.until_redis(&a, true).await;
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    tokio::time::sleep(SUBSCRIBED_AGAIN).await;
     assert_eq!(live.spend(&b, "c", 1).await.status, 201);
     for client in &mut clients {
         let took = client.until_points(13).await;
@@ -161,7 +166,7 @@ async fn an_older_change_after_a_newer_one_is_dropped() {
         };
         let payload = serde_json::to_string(&changed).expect("JSON");
         let _: i64 = redis.publish(events::balance_channel(BUSINESS, "c"), payload).await.expect("published");
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(HANDLED).await;
     }
     let versions = [client.message().await, client.message().await].map(|message| message["version"].clone());
     assert_eq!(versions, [7, 8]);

@@ -1,7 +1,5 @@
 //! What was missed is found by comparison, also beside an account that cannot be read.
 
-use std::time::Duration;
-
 use api::{
     BusinessId,
     tender::{Owner, VERSIONS_MAX},
@@ -10,7 +8,7 @@ use api::{
 use money::Asset;
 use sqlx::{Connection, PgConnection};
 
-use crate::support::{BUSINESS, System};
+use crate::support::{BUSINESS, System, WITHIN};
 
 /// More than two chunks have, so that no order of them leaves the last one without an unreadable account before it.
 const OWNERS: usize = 3 * VERSIONS_MAX;
@@ -49,11 +47,9 @@ async fn an_account_that_cannot_be_read_keeps_nobody_elses_balance() {
             .count()
     };
     assert_eq!(behind(), OWNERS - OWNERS / UNREADABLE, "nothing is known of anybody yet");
-    for _ in 0..400 {
-        if behind() == 0 {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(25)).await;
-    }
-    panic!("{} balances were never compared", behind());
+    testkit::until(WITHIN, async || match behind() {
+        0 => Ok(()),
+        left => Err(format!("{left} balances were not compared")),
+    })
+    .await;
 }

@@ -1,6 +1,6 @@
 //! What became of redemptions is told to whoever reads the stream, at least once.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use redis::{AsyncCommands, streams::StreamRangeReply};
 use reqwest::Method;
@@ -8,27 +8,25 @@ use serde_json::{Value, json};
 
 use crate::{
     live_support::{LiveSystem, points_order},
-    support::until,
+    support::{WITHIN, until},
 };
 
 /// All events so far, once there are so many.
 async fn events(live: &LiveSystem, count: usize) -> Vec<Value> {
     let mut redis = live.redis.connection().await;
-    for _ in 0..250 {
+    let stream = testkit::until(WITHIN, async || {
         let stream: StreamRangeReply = redis.xrange_all(events::REDEMPTIONS).await.expect("a stream");
-        if stream.ids.len() >= count {
-            let event = |id: &redis::streams::StreamId| {
-                let event: Value =
-                    serde_json::from_str(&id.get::<String>("event").expect("an event")).expect("JSON");
-                assert_eq!(id.get::<String>("event_id").as_deref(), event["event_id"].as_str());
-                assert_eq!(id.get::<String>("type").as_deref(), event["type"].as_str());
-                event
-            };
-            return stream.ids.iter().map(event).collect();
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("never {count} events");
+        let there = stream.ids.len();
+        if there >= count { Ok(stream) } else { Err(format!("{there} events")) }
+    })
+    .await;
+    let event = |id: &redis::streams::StreamId| {
+        let event: Value = serde_json::from_str(&id.get::<String>("event").expect("an event")).expect("JSON");
+        assert_eq!(id.get::<String>("event_id").as_deref(), event["event_id"].as_str());
+        assert_eq!(id.get::<String>("type").as_deref(), event["type"].as_str());
+        event
+    };
+    stream.ids.iter().map(event).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::{
     live_support::{Client, Heard, LiveSystem, open_events, open_socket},
-    support::{BUSINESS, Wallet},
+    support::{BUSINESS, WITHIN, Wallet},
 };
 
 /// How far past its end a token is believed, in seconds.
@@ -179,13 +179,11 @@ async fn a_customer_watches_with_fifty_clients_of_their_own_and_staff_with_more(
 }
 
 async fn until_unwatched(wallet: &Wallet) {
-    for _ in 0..300 {
-        if wallet.app.live.hub.owners().is_empty() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("still watched: {:?}", wallet.app.live.hub.owners());
+    testkit::until(WITHIN, async || {
+        let watched = wallet.app.live.hub.owners();
+        if watched.is_empty() { Ok(()) } else { Err(format!("{watched:?} are watched")) }
+    })
+    .await;
 }
 
 /// Memory of this process in KiB.

@@ -24,7 +24,7 @@ use tokio_util::{
     task::TaskTracker,
 };
 
-use crate::support::{Answer, BUSINESS, System, Wallet};
+use crate::support::{Answer, BUSINESS, System, WITHIN, Wallet};
 
 /// A Redis that a test may kill.
 pub struct Redis {
@@ -49,13 +49,7 @@ impl Redis {
     /// A connection, as soon as there can be one.
     pub async fn connection(&self) -> MultiplexedConnection {
         let client = redis::Client::open(self.url()).expect("a URL");
-        for _ in 0..200 {
-            if let Ok(connection) = client.get_multiplexed_async_connection().await {
-                return connection;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("Redis does not start: is redis-server installed?");
+        testkit::until(WITHIN, async || client.get_multiplexed_async_connection().await).await
     }
 
     pub async fn kill(&mut self) {
@@ -115,13 +109,7 @@ impl LiveSystem {
 
     /// Waits until an orchestrator knows whether Redis is there.
     pub async fn until_redis(&self, wallet: &Wallet, is_up: bool) {
-        for _ in 0..500 {
-            if wallet.app.live.cache.is_up() == is_up {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("Redis is up: never {is_up}");
+        testkit::until(WITHIN, async || wallet.app.live.cache.is_up() == is_up).await;
     }
 
     /// Cuts the connection of whoever listens for changes.

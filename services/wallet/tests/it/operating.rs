@@ -1,33 +1,16 @@
+//! Dead letters and what operators do with them.
+
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use reqwest::Method;
-use saga::{Config, machine::Limits};
 use serde_json::{Value, json};
-use testkit::Mode;
+use testkit::{Mode, snapshot};
 
-use crate::support::{System, Wallet, order, quick};
-
-/// An engine that gives up after a second, so that a dead letter takes no hour.
-fn impatient() -> Config {
-    Config {
-        cancel_timeout: Duration::from_millis(300),
-        cancel_retry: saga::Retry { first: Duration::from_millis(50), cap: Duration::from_millis(100) },
-        limits: Limits { unreachable_for: 1_000, ..Config::default().limits },
-        ..quick()
-    }
-}
-
-async fn dead_letter(system: &System, wallet: &Wallet) -> Value {
-    for _ in 0..200 {
-        let letters = system.ops(wallet, Method::GET, "/ops/dead-letters", None).await.json();
-        if let Some(letter) = letters["data"].get(0) {
-            return letter.clone();
-        }
-        tokio::time::sleep(Duration::from_millis(25)).await;
-    }
-    panic!("no dead letter");
-}
+use crate::{
+    dead_letters::{impatient, of},
+    support::{System, WITHIN, order},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn compensation_past_its_budget_is_a_dead_letter_and_a_replay_finishes_it() {
@@ -39,7 +22,7 @@ async fn compensation_past_its_budget_is_a_dead_letter_and_a_replay_finishes_it(
     let till = system.redeem(&wallet, "k1", &order("c", &reward)).await;
     assert_eq!((till.status.as_u16(), &till.json()["reversal"]), (422, &json!("pending")), "{}", till.text());
 
-    let letter = dead_letter(&system, &wallet).await;
+    let letter = system.dead_letter(&wallet).await;
     assert_eq!(
         (&letter["code"], &letter["tender"]),
         (&json!("participant_unreachable"), &json!("store_credit"))
@@ -56,17 +39,28 @@ async fn compensation_past_its_budget_is_a_dead_letter_and_a_replay_finishes_it(
     tells_its_story(&saga);
 
     system.credit.proxy.set(Mode::Pass);
-    let path = format!("/ops/dead-letters/{}/replay", letter["dead_letter_id"].as_str().expect("id"));
+    let path = of(&letter, "replay");
     let order_ = |operation: &str, dry_run| json!({ "operation_id": operation, "reason": "credit is back", "dry_run": dry_run });
     let dry = system.ops(&wallet, Method::POST, &path, Some(&order_("op1", true))).await;
-    assert_eq!(
-        (&dry.json()["result"], &dry.json()["after"]),
-        (&json!("would_do"), &json!("compensating")),
-        "{}",
-        dry.text()
-    );
+    snapshot!(dry, @r#"
+        200 application/json
+        {
+          "after": "compensating",
+          "before": "dead_letter",
+          "dead_letter_id": "[id 1]",
+          "result": "would_do"
+        }
+        "#);
     let replay = system.ops(&wallet, Method::POST, &path, Some(&order_("op1", false))).await;
-    assert_eq!(replay.json()["result"], "done", "{}", replay.text());
+    snapshot!(replay, @r#"
+        200 application/json
+        {
+          "after": "compensating",
+          "before": "dead_letter",
+          "dead_letter_id": "[id 1]",
+          "result": "done"
+        }
+        "#);
     system.until_status(&wallet, "k1", "declined").await;
     assert_eq!(system.lots("c").await, before);
     for (operation, result) in [("op1", "already_done"), ("op2", "already_closed")] {
@@ -109,9 +103,9 @@ async fn of_concurrent_replays_one_wins() {
     let reward = system.fund("c", 620, 5000, 1).await;
     system.credit.proxy.set(Mode::HoldReplies);
     system.redeem(&wallets[0], "k1", &order("c", &reward)).await;
-    let letter = dead_letter(&system, &wallets[0]).await;
+    let letter = system.dead_letter(&wallets[0]).await;
     system.credit.proxy.set(Mode::Pass);
-    let path = format!("/ops/dead-letters/{}/replay", letter["dead_letter_id"].as_str().expect("id"));
+    let path = of(&letter, "replay");
     let bodies: Vec<_> =
         (0..10).map(|i| json!({ "operation_id": format!("op{i}"), "reason": "r" })).collect();
     let calls = bodies
@@ -132,11 +126,26 @@ async fn a_dead_letter_settled_by_hand_needs_a_reference_and_stays_as_it_is() {
     let reward = system.fund("c", 620, 5000, 1).await;
     system.credit.proxy.set(Mode::HoldRequests);
     system.redeem(&wallet, "k1", &order("c", &reward)).await;
-    let letter = dead_letter(&system, &wallet).await;
-    let path = format!("/ops/dead-letters/{}/resolve", letter["dead_letter_id"].as_str().expect("id"));
+    let letter = system.dead_letter(&wallet).await;
+    let path = of(&letter, "resolve");
     let refused =
         system.ops(&wallet, Method::POST, &path, Some(&json!({ "operation_id": "o", "reason": "r" }))).await;
-    assert_eq!(refused.status, 400);
+    snapshot!(refused, @r#"
+        400 application/problem+json
+        {
+          "code": "invalid_field",
+          "detail": "A field is missing or invalid",
+          "errors": [{ "code": "invalid_field", "detail": "is required", "pointer": "/reference" }],
+          "instance": "/api/v1/ops/dead-letters/[id 1]/resolve",
+          "outcome": "not_applied",
+          "retryable": false,
+          "status": 400,
+          "suggestion": "Correct the request; this is a fault of the till's software.",
+          "title": "A field is missing or invalid",
+          "trace_id": "[trace]",
+          "type": "/problems/invalid_field"
+        }
+        "#);
     let body = json!({ "operation_id": "o", "reason": "paid out in cash", "reference": "TICKET-7" });
     let foreign = system.tokens.staff("other", "ops");
     let answer = system
@@ -148,7 +157,15 @@ async fn a_dead_letter_settled_by_hand_needs_a_reference_and_stays_as_it_is() {
         .await
         .expect("an answer");
     assert_eq!(answer.status(), 404, "another business's");
-    assert_eq!(system.ops(&wallet, Method::POST, &path, Some(&body)).await.json()["result"], "done");
+    snapshot!(system.ops(&wallet, Method::POST, &path, Some(&body)).await, @r#"
+        200 application/json
+        {
+          "after": "resolved",
+          "before": "dead_letter",
+          "dead_letter_id": "[id 1]",
+          "result": "done"
+        }
+        "#);
     let found = system.get(&wallet, "/wallet/redemptions?idempotency_key=k1").await.json();
     assert_eq!(found["data"][0]["status"], "resolved");
     assert_eq!(system.cancel(&wallet, "k1").await["result"], "resolved");
@@ -167,13 +184,22 @@ async fn a_tender_that_is_known_down_is_refused_at_the_door() {
     // Attempts at this one's leg are what opens the breaker.
     system.redeem(&wallet, "a", &body).await;
     let refused = system.redeem(&wallet, "new", &body).await;
-    assert_eq!(
-        (refused.status.as_u16(), refused.code()),
-        (503, "tender_unavailable".to_owned()),
-        "{}",
-        refused.text()
-    );
-    assert_eq!(refused.json()["retryable"], true);
+    snapshot!(refused, @r#"
+        503 application/problem+json, retry-after: 1
+        {
+          "code": "tender_unavailable",
+          "detail": "A tender that this redemption needs cannot be reached. Nothing was written.",
+          "instance": "/api/v1/wallet/redeem",
+          "outcome": "not_applied",
+          "retryable": true,
+          "status": 503,
+          "suggestion": "Try again shortly with the same key, or use another tender.",
+          "tender": "store_credit",
+          "title": "A tender is unavailable",
+          "trace_id": "[trace]",
+          "type": "/problems/tender_unavailable"
+        }
+        "#);
     let sagas: i64 = system.sql("SELECT count(*) FROM saga.saga WHERE key = 'new'").await;
     assert_eq!(sagas, 0, "nothing is written");
     let replayed = system.redeem(&wallet, "done", &order("c", &reward)).await;
@@ -192,25 +218,31 @@ async fn without_a_database_the_answer_is_503_at_once_and_never_a_guess() {
     let wallet = system.wallet_behind_proxy().await;
     let reward = system.fund("c", 620, 5000, 2250).await;
     system.database_proxy.set(Mode::Cut);
-    tokio::time::sleep(Duration::from_millis(800)).await;
+    testkit::until(WITHIN, async || !wallet.engine.is_available()).await;
     let began = std::time::Instant::now();
     let refused = system.redeem(&wallet, "k", &order("c", &reward)).await;
-    assert_eq!(
-        (refused.status.as_u16(), &refused.json()["outcome"]),
-        (503, &json!("unknown")),
-        "{}",
-        refused.text()
-    );
+    snapshot!(refused, @r#"
+        503 application/problem+json, retry-after: 1
+        {
+          "code": "overloaded",
+          "detail": "Whether this key was used cannot be said now. Ask again with the same key.",
+          "instance": "/api/v1/wallet/redeem",
+          "outcome": "unknown",
+          "retryable": true,
+          "status": 503,
+          "suggestion": "Try again shortly with the same key.",
+          "title": "The service is overloaded or starting",
+          "trace_id": "[trace]",
+          "type": "/problems/overloaded"
+        }
+        "#);
     assert!(began.elapsed() < Duration::from_millis(1_500), "{:?}", began.elapsed());
     system.database_proxy.set(Mode::Pass);
-    for _ in 0..200 {
+    testkit::until(WITHIN, async || {
         let answer = system.redeem(&wallet, "k", &order("c", &reward)).await;
-        if answer.status == 201 {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    panic!("it did not recover");
+        if answer.status == 201 { Ok(()) } else { Err(answer.text()) }
+    })
+    .await;
 }
 
 /// What waits is on every process's `/metrics`, whichever one parked it.
@@ -221,24 +253,23 @@ async fn gauges_show_what_waits_and_fall_back_to_nothing() {
     system.park_unreadable(3).await;
     let wallet = system.wallet().await;
     let shown = async |line: &str| {
-        for _ in 0..80 {
-            if metrics.render().lines().any(|shown| shown == line) {
-                return;
+        testkit::until(WITHIN, async || {
+            let rendered = metrics.render();
+            if rendered.lines().any(|shown| shown == line) {
+                Ok(())
+            } else {
+                Err(format!("no {line}:\n{rendered}"))
             }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        panic!("{line} is never shown:\n{}", metrics.render());
+        })
+        .await;
     };
     shown("dead_letters_open{code=\"unreadable\"} 3").await;
     shown("sagas_unfinished{state=\"running\"} 0").await;
     shown("saga_oldest_unfinished_seconds 0").await;
     shown("bulk_replays_running 0").await;
     shown("wallet_tender_paused_businesses{tender=\"points\"} 0").await;
-    let letters = system.ops(&wallet, Method::GET, "/ops/dead-letters", None).await.json();
-    for letter in letters["data"].as_array().expect("dead letters") {
-        let path = format!("/ops/dead-letters/{}/resolve", letter["dead_letter_id"].as_str().expect("an id"));
-        let body = json!({ "operation_id": "o", "reason": "r", "reference": "T" });
-        assert_eq!(system.ops(&wallet, Method::POST, &path, Some(&body)).await.status, 200);
+    for letter in system.dead_letters(&wallet).await {
+        assert_eq!(system.resolve(&wallet, &letter).await.status, 200);
     }
     shown("dead_letters_open{code=\"unreadable\"} 0").await;
 }
@@ -257,10 +288,8 @@ async fn what_was_settled_by_hand_is_told_as_it_is() {
     let empty = json!({});
     let call = || system.call(&wallet, "pos", Method::POST, &capture, Some("c"), Some(&empty));
     assert_eq!(call().await.status, 202);
-    let letter = dead_letter(&system, &wallet).await;
-    let resolve = format!("/ops/dead-letters/{}/resolve", letter["dead_letter_id"].as_str().expect("id"));
-    let settle = json!({ "operation_id": "op1", "reason": "captured by hand", "reference": "CASE-7" });
-    assert_eq!(system.ops(&wallet, Method::POST, &resolve, Some(&settle)).await.status, 200);
+    let letter = system.dead_letter(&wallet).await;
+    assert_eq!(system.resolve(&wallet, &letter).await.status, 200);
 
     let told = call().await;
     assert_eq!(

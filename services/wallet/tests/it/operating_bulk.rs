@@ -9,7 +9,10 @@ use serde_json::{Value, json};
 use testkit::Mode;
 use wallet::plan::{OrphanPlan, Plan};
 
-use crate::support::{System, Wallet, quick, until};
+use crate::support::{System, WITHIN, Wallet, quick, until};
+
+/// Longest time that hundreds of dead letters may take, or a few at one a second.
+const MANY_WITHIN: Duration = Duration::from_secs(40);
 
 /// An engine that parks a saga after one attempt to take it back, but takes as many as come before it has.
 fn parking() -> Config {
@@ -34,15 +37,12 @@ async fn park(system: &System, wallets: &[Wallet], count: usize) {
         assert_eq!(till.status, 422, "{}", till.text());
     });
     futures_util::future::join_all(calls).await;
-    for _ in 0..400 {
+    testkit::until(MANY_WITHIN, async || {
         let open: i64 = system.sql("SELECT count(*) FROM saga.dead_letter WHERE closed_at IS NULL").await;
-        if usize::try_from(open) == Ok(count) {
-            system.credit.proxy.set(Mode::Pass);
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    panic!("not every saga was parked");
+        if usize::try_from(open) == Ok(count) { Ok(()) } else { Err(format!("{open} are parked")) }
+    })
+    .await;
+    system.credit.proxy.set(Mode::Pass);
 }
 
 fn bulk(operation_id: &str, rate: u32, filter: &Value) -> Value {
@@ -55,15 +55,12 @@ async fn file(system: &System, wallet: &Wallet, body: &Value) -> (u16, Value) {
 }
 
 async fn finished(system: &System, wallet: &Wallet, operation_id: &str) -> Value {
-    for _ in 0..600 {
-        let path = format!("/ops/bulk-replays/{operation_id}");
+    let path = format!("/ops/bulk-replays/{operation_id}");
+    testkit::until(MANY_WITHIN, async || {
         let bulk = system.ops(wallet, Method::GET, &path, None).await.json();
-        if bulk["status"] == "finished" {
-            return bulk;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    panic!("{operation_id} never finished");
+        if bulk["status"] == "finished" { Ok(bulk) } else { Err(bulk) }
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -283,17 +280,14 @@ async fn however_many_replays_one_business_has_anothers_begin() {
     let order = bulk("theirs", 500, &json!({}));
     let filed = as_another(&system, &wallet, Method::POST, "/dead-letters/replay", Some(order)).await;
     assert_eq!((filed.0, &filed.1["matched"]), (202, &json!(3)));
-    for _ in 0..200 {
+    let shown = testkit::until(WITHIN, async || {
         let shown = as_another(&system, &wallet, Method::GET, "/bulk-replays/theirs", None).await.1;
-        if shown["status"] == "finished" {
-            assert_eq!(shown["refused"], json!(3), "no version can read them: {shown}");
-            let begun: i64 = system
-                .sql("SELECT count(*) FROM saga.bulk_replay WHERE business_id = 'demo' AND owner IS NOT NULL")
-                .await;
-            assert_eq!(begun, 2, "so many replays of one business at the same time");
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(25)).await;
-    }
-    panic!("the other business's replay waits for this one's");
+        if shown["status"] == "finished" { Ok(shown) } else { Err(shown) }
+    })
+    .await;
+    assert_eq!(shown["refused"], json!(3), "no version can read them: {shown}");
+    let begun: i64 = system
+        .sql("SELECT count(*) FROM saga.bulk_replay WHERE business_id = 'demo' AND owner IS NOT NULL")
+        .await;
+    assert_eq!(begun, 2, "so many replays of one business at the same time");
 }

@@ -6,7 +6,12 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 
-use crate::support::{System, Wallet, order};
+use crate::support::{System, Wallet, order, until};
+
+/// A session sends its statistics after a transaction, once a second at most; they arrive a moment later.
+const STATISTICS: Duration = Duration::from_millis(1_200);
+const WAITS_FOR_A_LOCK: &str = "SELECT EXISTS (SELECT 1 FROM pg_stat_activity
+    WHERE datname = current_database() AND wait_event_type = 'Lock')";
 
 /// Dead letters that were dealt with, and actions of operators.
 const CLOSED: i32 = 20_000;
@@ -24,12 +29,11 @@ async fn what_is_open_is_found_without_reading_what_was_dealt_with() {
     for _ in 0..5 {
         look(&system, &wallet, 3).await;
     }
-    // A session sends its statistics after a transaction, once a second at most.
-    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    tokio::time::sleep(STATISTICS).await;
     for _ in 0..8 {
         look(&system, &wallet, 3).await;
     }
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    tokio::time::sleep(STATISTICS / 4).await;
     let read: Vec<(String, i64, i64)> = sqlx::query_as(
         "SELECT relname::text, seq_tup_read, idx_tup_fetch FROM pg_stat_user_tables
          WHERE relname IN ('dead_letter', 'operator_action') ORDER BY relname",
@@ -97,7 +101,7 @@ async fn operators_who_wait_for_the_database_cost_no_till_a_connection() {
     let lists = (0..24).map(|_| system.ops(&wallet, Method::GET, "/ops/dead-letters", None));
     let lists = futures_util::future::join_all(lists);
     let tills = async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        until(&system, WAITS_FOR_A_LOCK).await;
         let mut slowest = Duration::ZERO;
         for _ in 0..3 {
             let begun = Instant::now();

@@ -1,15 +1,20 @@
 //! Tenders that a business takes out of service.
 
-use std::time::Duration;
-
+use api::wallet::TenderKind;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{System, Wallet, order};
+use testkit::{Answer, snapshot};
+
+use crate::support::{BUSINESS, System, WITHIN, Wallet, order};
+
+async fn order_change(system: &System, wallet: &Wallet, what: &str, operation_id: &str) -> Answer {
+    let body = json!({ "operation_id": operation_id, "reason": "the provider is being moved" });
+    system.ops(wallet, Method::POST, &format!("/ops/tenders/{what}"), Some(&body)).await
+}
 
 async fn change(system: &System, wallet: &Wallet, what: &str, operation_id: &str) -> Value {
-    let body = json!({ "operation_id": operation_id, "reason": "the provider is being moved" });
-    let answer = system.ops(wallet, Method::POST, &format!("/ops/tenders/{what}"), Some(&body)).await;
+    let answer = order_change(system, wallet, what, operation_id).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     answer.json()
 }
@@ -21,9 +26,10 @@ async fn paused(system: &System, wallet: &Wallet) -> Vec<bool> {
     tenders.iter().map(|tender| tender["paused"] == true).collect()
 }
 
-/// A change is in force everywhere within half a second; a busy machine is given some more.
-async fn heard_of_it() {
-    tokio::time::sleep(Duration::from_millis(900)).await;
+/// Waits until an instance has heard whether a tender is paused: half a second, and more on a busy machine.
+pub async fn until_paused(wallet: &Wallet, tender: TenderKind, is_paused: bool) {
+    let business = api::BusinessId::try_from(BUSINESS.to_owned()).expect("an id");
+    testkit::until(WITHIN, async || wallet.app.paused.is_paused(&business, tender) == is_paused).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -38,15 +44,21 @@ async fn a_paused_tender_takes_nothing_new_on_any_instance_and_finishes_what_exi
     held["capture"] = json!("manual");
     let held = system.redeem(&wallets[0], "held", &held).await.json();
 
-    let answer = change(&system, &wallets[0], "store_credit/pause", "p1").await;
-    assert_eq!((&answer["result"], &answer["paused"]), (&json!("done"), &json!(true)));
+    snapshot!(order_change(&system, &wallets[0], "store_credit/pause", "p1").await, @r#"
+        200 application/json
+        {
+          "paused": true,
+          "result": "done",
+          "tender": "store_credit"
+        }
+        "#);
     let refused = system.redeem(&wallets[0], "new", &body).await;
     assert_eq!((refused.status.as_u16(), refused.code()), (503, "tender_unavailable".to_owned()), "at once");
     assert_eq!(
         (&refused.json()["tender"], &refused.json()["retryable"]),
         (&json!("store_credit"), &json!(true))
     );
-    heard_of_it().await;
+    until_paused(&wallets[1], TenderKind::StoreCredit, true).await;
     assert_eq!(paused(&system, &wallets[1]).await, [false, false, true]);
     let strategy = json!({ "customer_id": "c", "order_id": "o", "currency": "USD", "amount": 100, "strategy": "merchant_order" });
     for (key, body) in [("new", &body), ("new2", &strategy)] {
@@ -70,7 +82,7 @@ async fn a_paused_tender_takes_nothing_new_on_any_instance_and_finishes_what_exi
 
     assert_eq!(change(&system, &wallets[1], "store_credit/resume", "r1").await["result"], "done");
     assert_eq!(system.redeem(&wallets[1], "new", &body).await.status, 201, "the key was left unused");
-    heard_of_it().await;
+    until_paused(&wallets[0], TenderKind::StoreCredit, false).await;
     assert_eq!(paused(&system, &wallets[0]).await, [false, false, false]);
 }
 
@@ -123,4 +135,45 @@ async fn a_pause_is_one_businesss_own_and_every_order_is_on_record() {
     assert_eq!(theirs["data"][0]["paused"], false);
     let theirs: Value = foreign("/ops/actions").await.expect("an answer").json().await.expect("JSON");
     assert_eq!(theirs["data"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tenders_are_listed_with_who_paused_them_and_why() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    change(&system, &wallet, "store_credit/pause", "p1").await;
+    snapshot!(system.ops(&wallet, Method::GET, "/ops/tenders", None).await, @r#"
+        200 application/json
+        {
+          "data": [
+            {
+              "breaker_open": false,
+              "paused": false,
+              "paused_at": null,
+              "paused_by": null,
+              "reachable": true,
+              "reason": null,
+              "tender": "points"
+            },
+            {
+              "breaker_open": false,
+              "paused": false,
+              "paused_at": null,
+              "paused_by": null,
+              "reachable": true,
+              "reason": null,
+              "tender": "digital_reward"
+            },
+            {
+              "breaker_open": false,
+              "paused": true,
+              "paused_at": "[time]",
+              "paused_by": "test-ops",
+              "reachable": true,
+              "reason": "the provider is being moved",
+              "tender": "store_credit"
+            }
+          ]
+        }
+        "#);
 }

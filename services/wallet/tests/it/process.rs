@@ -11,12 +11,17 @@ use serde_json::json;
 use sqlx::{Connection as _, PgConnection};
 use tokio::net::TcpListener;
 
-use crate::support::{Answer, BUSINESS, System};
+use crate::support::{Answer, BUSINESS, System, WITHIN};
 
 /// Longest time that an answer may take which must not wait for anybody.
 pub const SOON: Duration = Duration::from_secs(3);
 /// Longest time that a stop takes in which nothing is left to be done: less than background work is waited for.
 const STOP_LIMIT: Duration = Duration::from_secs(8);
+
+/// What was dropped of a log is told once a second.
+const NOTICE: Duration = Duration::from_millis(1_500);
+/// How often a process is asked for its readiness while reads hang.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 
 /// A wallet of a system, in a process that ends with this value.
 pub struct WalletProcess {
@@ -70,13 +75,8 @@ impl WalletProcess {
             .expect("it starts");
         let [url, internal_url] = addresses.map(|address| format!("http://{address}"));
         let process = Self { url, internal_url, child, folder };
-        for _ in 0..600 {
-            if process.health(&system.client).await == Some(200) {
-                return process;
-            }
-            tokio::time::sleep(Duration::from_millis(25)).await;
-        }
-        panic!("the wallet never became ready");
+        until_ready(system, &process, 200).await;
+        process
     }
 
     /// What it says of its readiness, on its public listener and on a connection of its own.
@@ -155,8 +155,7 @@ async fn a_log_that_nobody_reads_stops_nothing_and_says_later_what_it_lacks() {
         let mut text = String::new();
         output.read_to_string(&mut text).map(|_| text)
     });
-    // What is dropped is told once a second: a moment for the notice, then the end.
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    tokio::time::sleep(NOTICE).await;
     wallet.terminate();
     let begun = Instant::now();
     let text = reader.join().expect("read").expect("text");
@@ -173,11 +172,7 @@ async fn an_orderly_stop_waits_for_a_log_that_nobody_reads_no_longer_than_it_say
         assert_eq!(wallet.health(&system.client).await, Some(200));
     }
     wallet.terminate();
-    let begun = Instant::now();
-    while wallet.child.try_wait().expect("a child").is_none() {
-        assert!(begun.elapsed() < STOP_LIMIT, "it waits too long");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    testkit::until(STOP_LIMIT, async || wallet.child.try_wait().expect("a child")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -201,7 +196,7 @@ async fn a_wallet_is_ready_whatever_reads_do_and_not_without_its_engine() {
     let watch = async {
         while begun.elapsed() < Duration::from_secs(4) {
             assert_eq!(wallet.health(&system.client).await, Some(200), "after {:?}", begun.elapsed());
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(BETWEEN_LOOKS).await;
         }
     };
     tokio::join!(reads, watch);
@@ -217,9 +212,9 @@ async fn a_wallet_is_ready_whatever_reads_do_and_not_without_its_engine() {
 }
 
 async fn until_ready(system: &System, wallet: &WalletProcess, status: u16) {
-    let begun = Instant::now();
-    while wallet.health(&system.client).await != Some(status) {
-        assert!(begun.elapsed() < Duration::from_secs(10), "never {status}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    testkit::until(WITHIN, async || {
+        let health = wallet.health(&system.client).await;
+        if health == Some(status) { Ok(()) } else { Err(format!("{health:?} and not {status}")) }
+    })
+    .await;
 }

@@ -5,44 +5,31 @@
 
 use std::time::Duration;
 
-use reqwest::Method;
 use saga::Config;
 use serde_json::json;
 use testkit::Mode;
 
-use crate::support::{System, Wallet, order, quick, redeem, until};
+use crate::{
+    dead_letters::lose_until_parked,
+    support::{IS_RUNNING, System, Wallet, order, quick, redeem, until},
+};
+
+/// Longer than an answer that is let go takes to be heard, and what follows from it to be sent.
+const HEARD: Duration = Duration::from_millis(200);
+/// Longer than a message that is let go takes to arrive and to be refused.
+const ARRIVED: Duration = Duration::from_millis(300);
 
 pub const TILL: &str = "cus_8Q";
 
 /// What connections to tenders hold is lost; new ones pass.
 async fn cut_what_is_on_the_way(system: &System) {
-    all(system, Mode::Cut);
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    all(system, Mode::Pass);
+    tokio::join!(system.points.cut_open(), system.credit.cut_open(), system.rewards.cut_open());
 }
-
-const T1: &str = "SELECT EXISTS (SELECT 1 FROM saga.saga WHERE operation = 'redeem' AND state = 0)";
 
 fn all(system: &System, mode: Mode) {
     for part in [&system.points, &system.credit, &system.rewards] {
         part.proxy.set(mode);
     }
-}
-
-async fn has_effect(part: &crate::support::Part) {
-    let pool = sqlx::PgPool::connect_with(part.tender.database.admin()).await.expect("a pool");
-    for _ in 0..400 {
-        let debits: i64 =
-            sqlx::query_scalar("SELECT count(*) FROM tender.operation WHERE legs_id IS NOT NULL")
-                .fetch_one(&pool)
-                .await
-                .expect("a count");
-        if debits > 0 {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("the leg had no effect");
 }
 
 async fn is_completed_once(system: &System, wallet: &Wallet, reward: &str) {
@@ -58,7 +45,7 @@ async fn c1_nothing_was_sent() {
     let reward = system.fund(TILL, 620, 5000, 2250).await;
     all(&system, Mode::HoldRequests);
     let _till = redeem(&system, &dying, "k", order(TILL, &reward));
-    until(&system, T1).await;
+    until(&system, IS_RUNNING).await;
     dying.engine.crash();
     cut_what_is_on_the_way(&system).await;
     system.until_status(&other, "k", "completed").await;
@@ -73,7 +60,7 @@ async fn c2_and_c3_some_legs_were_sent_and_a_reply_was_lost() {
     system.credit.proxy.set(Mode::HoldReplies);
     system.rewards.proxy.set(Mode::HoldRequests);
     let _till = redeem(&system, &dying, "k", order(TILL, &reward));
-    has_effect(&system.credit).await;
+    system.credit.until_applied().await;
     dying.engine.crash();
     cut_what_is_on_the_way(&system).await;
     system.until_status(&other, "k", "completed").await;
@@ -85,12 +72,12 @@ async fn all_applied_and_t2_lost(system: &System, reward: &str) {
     let dying = system.wallet_behind_proxy().await;
     system.credit.proxy.set(Mode::HoldReplies);
     let _till = redeem(system, &dying, "k", order(TILL, reward));
-    has_effect(&system.credit).await;
-    has_effect(&system.points).await;
-    has_effect(&system.rewards).await;
+    system.credit.until_applied().await;
+    system.points.until_applied().await;
+    system.rewards.until_applied().await;
     system.database_proxy.set(Mode::HoldRequests);
     system.credit.proxy.set(Mode::Pass);
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    tokio::time::sleep(HEARD).await;
     dying.engine.crash();
     system.database_proxy.set(Mode::Cut);
 }
@@ -132,34 +119,13 @@ async fn past_the_deadline_a_leg_that_does_not_answer_is_not_applied() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn c5_the_outcome_of_a_commit_is_unknown() {
-    let system = System::start().await;
-    let wallet = system.wallet_behind_proxy().await;
-    let reward = system.fund(TILL, 620, 5000, 2250).await;
-    // T1 commits and its answer is lost.
-    system.database_proxy.lose_commits(1);
-    system.credit.proxy.set(Mode::HoldReplies);
-    let till = redeem(&system, &wallet, "k", order(TILL, &reward));
-    until(&system, T1).await;
-    has_effect(&system.credit).await;
-    assert_eq!(system.database_proxy.lost_commits(), 1);
-    // Then T2 does.
-    system.database_proxy.lose_commits(1);
-    system.credit.proxy.set(Mode::Pass);
-    let answer = till.await.expect("a till");
-    assert_eq!(answer.status, 201, "{}", answer.text());
-    assert_eq!(system.database_proxy.lost_commits(), 2);
-    is_completed_once(&system, &wallet, &reward).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn c6_the_till_went_away_before_its_answer() {
     let system = System::start().await;
     let wallet = system.wallet().await;
     let reward = system.fund(TILL, 620, 5000, 2250).await;
     system.credit.proxy.set(Mode::HoldReplies);
     let till = redeem(&system, &wallet, "k", order(TILL, &reward));
-    has_effect(&system.credit).await;
+    system.credit.until_applied().await;
     till.abort();
     system.credit.proxy.set(Mode::Pass);
     system.until_status(&wallet, "k", "completed").await;
@@ -174,11 +140,11 @@ async fn c8_a_decline_was_seen_and_t3_not_written() {
     let dying = system.wallet_behind_proxy().await;
     system.rewards.proxy.set(Mode::HoldReplies);
     let _till = redeem(&system, &dying, "k", order(TILL, &reward));
-    has_effect(&system.rewards).await;
-    has_effect(&system.credit).await;
+    system.rewards.until_applied().await;
+    system.credit.until_applied().await;
     system.database_proxy.set(Mode::HoldRequests);
     system.rewards.proxy.set(Mode::Pass);
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    tokio::time::sleep(HEARD).await;
     dying.engine.crash();
     system.database_proxy.set(Mode::Cut);
     let other = system.wallet().await;
@@ -198,7 +164,7 @@ async fn c9_c11_c12_inside_compensation() {
     system.points.proxy.set(Mode::HoldRequests);
     let _till = redeem(&system, &dying, "k", order(TILL, &reward));
     until(&system, "SELECT EXISTS (SELECT 1 FROM saga.saga WHERE state = 1)").await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    tokio::time::sleep(HEARD).await;
     dying.engine.crash();
     cut_what_is_on_the_way(&system).await;
     system.until_status(&other, "k", "declined").await;
@@ -215,7 +181,7 @@ async fn c10_a_cancel_overtakes_its_forward() {
     let till = redeem(&system, &wallet, "k", order(TILL, &reward)).await.expect("a till");
     assert_eq!((till.status.as_u16(), &till.json()["reversal"]), (422, &json!("done")), "{}", till.text());
     assert!(system.credit.proxy.release(), "the forward was held");
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    tokio::time::sleep(ARRIVED).await;
     assert_eq!(system.lots(TILL).await, before, "the tombstone refused the late forward");
 }
 
@@ -227,17 +193,17 @@ async fn c15_a_zombie_wakes_after_a_pause() {
     let reward = system.fund(TILL, 620, 5000, 2250).await;
     system.credit.proxy.set(Mode::HoldReplies);
     let _till = redeem(&system, &zombie, "k", order(TILL, &reward));
-    has_effect(&system.credit).await;
-    has_effect(&system.points).await;
-    has_effect(&system.rewards).await;
+    system.credit.until_applied().await;
+    system.points.until_applied().await;
+    system.rewards.until_applied().await;
     // Its database connection stands still: it cannot renew, and its T2 is on the way for a long time.
     system.database_proxy.set(Mode::HoldRequests);
     system.credit.proxy.set(Mode::Pass);
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    tokio::time::sleep(HEARD).await;
     system.credit.proxy.set(Mode::HoldReplies);
     until(&system, "SELECT epoch = 2 FROM saga.saga WHERE operation = 'redeem'").await;
     system.database_proxy.set(Mode::Pass);
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    tokio::time::sleep(ARRIVED).await;
     let (state, epoch) = (
         system.sql::<i16>("SELECT state FROM saga.saga").await,
         system.sql::<i64>("SELECT epoch FROM saga.saga").await,
@@ -255,7 +221,7 @@ async fn an_owner_that_died_before_the_clock_stepped_back_is_dead() {
     let reward = system.fund(TILL, 620, 5000, 2250).await;
     all(&system, Mode::HoldRequests);
     let _till = redeem(&system, &dying, "k", order(TILL, &reward));
-    until(&system, T1).await;
+    until(&system, IS_RUNNING).await;
     dying.engine.crash();
     // To its last beats the database's clock has gone back by an hour; those who live beat on.
     system
@@ -277,7 +243,7 @@ async fn c16_a_saga_that_kills_its_owners_is_parked() {
     let first = system.wallet_with(config()).await;
     all(&system, Mode::HoldRequests);
     let _till = redeem(&system, &first, "k", order(TILL, &reward));
-    until(&system, T1).await;
+    until(&system, IS_RUNNING).await;
     first.engine.crash();
     for epoch in ["SELECT epoch = 2 FROM saga.saga", "SELECT epoch = 3 FROM saga.saga"] {
         let next = system.wallet_with(config()).await;
@@ -286,12 +252,10 @@ async fn c16_a_saga_that_kills_its_owners_is_parked() {
     }
     let last = system.wallet_with(config()).await;
     until(&system, "SELECT state = 4 FROM saga.saga").await;
-    let letters = system.ops(&last, Method::GET, "/ops/dead-letters", None).await.json();
-    assert_eq!(letters["data"][0]["code"], "poison");
+    let letter = system.dead_letter(&last).await;
+    assert_eq!(letter["code"], "poison");
     cut_what_is_on_the_way(&system).await;
-    let path =
-        format!("/ops/dead-letters/{}/replay", letters["data"][0]["dead_letter_id"].as_str().expect("id"));
-    system.ops(&last, Method::POST, &path, Some(&json!({ "operation_id": "o", "reason": "mended" }))).await;
+    system.replay_all(&last, "done").await;
     system.until_status(&last, "k", "completed").await;
     is_completed_once(&system, &last, &reward).await;
 }
@@ -305,12 +269,13 @@ async fn c16_a_saga_that_kills_its_owner_after_an_answer_is_parked_as_well() {
     system.credit.proxy.set(Mode::HoldRequests);
     let first = system.wallet_with(config()).await;
     let _till = redeem(&system, &first, "k", order(TILL, &reward));
-    until(&system, T1).await;
+    until(&system, IS_RUNNING).await;
     first.engine.crash();
     for taken_over in ["SELECT epoch = 2 FROM saga.saga", "SELECT epoch = 3 FROM saga.saga"] {
         let next = system.wallet_with(config()).await;
         until(&system, taken_over).await;
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        // Time for the other tenders' answers, which do not acquit it.
+        tokio::time::sleep(HEARD).await;
         next.engine.crash();
     }
     let last = system.wallet_with(config()).await;
@@ -326,7 +291,7 @@ async fn c19_a_task_is_lost_in_a_process_that_lives_on() {
     let reward = system.fund(TILL, 620, 5000, 2250).await;
     system.credit.proxy.set(Mode::HoldReplies);
     let till = redeem(&system, &wallet, "k", order(TILL, &reward));
-    has_effect(&system.credit).await;
+    system.credit.until_applied().await;
     let id: uuid::Uuid = system.sql("SELECT saga_id FROM saga.saga").await;
     wallet.engine.lose_run(saga::SagaId(id));
     system.credit.proxy.set(Mode::Pass);
@@ -343,13 +308,8 @@ async fn c19_a_task_that_is_lost_again_and_again_is_poison() {
     let reward = system.fund(TILL, 620, 5000, 2250).await;
     system.credit.proxy.set(Mode::HoldReplies);
     let _till = redeem(&system, &wallet, "k", order(TILL, &reward));
-    has_effect(&system.credit).await;
-    let id: uuid::Uuid = system.sql("SELECT saga_id FROM saga.saga").await;
-    for _ in 0..100 {
-        wallet.engine.lose_run(saga::SagaId(id));
-        tokio::time::sleep(Duration::from_millis(30)).await;
-    }
-    until(&system, "SELECT state = 4 FROM saga.saga").await;
+    system.credit.until_applied().await;
+    lose_until_parked(&system, &wallet).await;
     system.credit.proxy.set(Mode::Pass);
 }
 
@@ -383,7 +343,7 @@ async fn an_orderly_stop_hands_over_at_once() {
     let reward = system.fund(TILL, 620, 5000, 2250).await;
     system.credit.proxy.set(Mode::HoldReplies);
     let till = redeem(&system, &leaving, "k", order(TILL, &reward));
-    has_effect(&system.credit).await;
+    system.credit.until_applied().await;
     leaving.engine.drain().await;
     system.credit.proxy.set(Mode::Pass);
     system.until_status(&other, "k", "completed").await;
@@ -399,7 +359,7 @@ async fn one_bad_row_never_stops_the_pass() {
     let reward = system.fund(TILL, 620, 5000, 2250).await;
     all(&system, Mode::HoldRequests);
     let _till = redeem(&system, &dying, "k", order(TILL, &reward));
-    until(&system, T1).await;
+    until(&system, IS_RUNNING).await;
     dying.engine.crash();
     system.execute(
         "INSERT INTO saga.saga (saga_id, business_id, operation, scope, key, request_hash, kind, version, legs_id, plan, state, epoch, deadline_at, budget_from, due_at)

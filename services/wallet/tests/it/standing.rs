@@ -3,22 +3,18 @@
 use std::time::Duration;
 
 use reqwest::Method;
-use saga::{Config, machine::Limits};
 use serde_json::{Value, json};
 use testkit::Mode;
+use tokio::task::JoinHandle;
 use wallet::redemption::{Standing, status::HOLDS_SEQUENCE};
 
-use crate::support::{System, Wallet, order, quick, redeem, until};
+use crate::{
+    dead_letters::impatient,
+    support::{Answer, System, Wallet, order, redeem, until},
+};
 
-/// An engine that gives up after a second, so that a dead letter takes no hour.
-fn impatient() -> Config {
-    Config {
-        cancel_timeout: Duration::from_millis(300),
-        cancel_retry: saga::Retry { first: Duration::from_millis(50), cap: Duration::from_millis(100) },
-        limits: Limits { unreachable_for: 1_000, ..Config::default().limits },
-        ..quick()
-    }
-}
+/// Several attempts at making a redemption follow its saga.
+const FOLLOWS: Duration = Duration::from_millis(1_500);
 
 /// The same sale at the same till, whatever it is paid with.
 fn at_till(mut sale: Value) -> Value {
@@ -34,17 +30,23 @@ fn by_points() -> Value {
         "tenders": [{ "type": "points", "points": 100 }] }))
 }
 
-async fn replay(system: &System, wallet: &Wallet) {
-    let letters = system.ops(wallet, Method::GET, "/ops/dead-letters", None).await.json();
-    let letter = letters["data"][0]["dead_letter_id"].as_str().expect("a dead letter").to_owned();
-    let body = json!({ "operation_id": "o", "reason": "the tender is back" });
-    let path = format!("/ops/dead-letters/{letter}/replay");
-    let answer = system.ops(wallet, Method::POST, &path, Some(&body)).await;
-    assert_eq!(answer.json()["result"], "done", "{}", answer.text());
-}
-
 const PARKED_ON_ITS_WAY_BACK: &str = "SELECT EXISTS (SELECT 1 FROM saga.dead_letter WHERE closed_at IS NULL)
     AND EXISTS (SELECT 1 FROM wallet.redemption WHERE status = 'under_review' AND reversal = 'pending')";
+
+/// Store credit, which could not be asked to take its leg back, is there again, and an operator has what is parked replayed.
+async fn replay_what_could_not_go_back(system: &System, wallet: &Wallet) {
+    until(system, PARKED_ON_ITS_WAY_BACK).await;
+    system.credit.proxy.set(Mode::Pass);
+    system.replay_all(wallet, "done").await;
+}
+
+/// A redeem that waits for store credit, which hears nothing of it yet.
+async fn redeem_up_to_credit(system: &System, wallet: &Wallet, reward: &str) -> JoinHandle<Answer> {
+    system.credit.proxy.set(Mode::HoldRequests);
+    let till = redeem(system, wallet, "k", order("c", reward));
+    until(system, "SELECT EXISTS (SELECT 1 FROM wallet.redemption WHERE status = 'pending')").await;
+    till
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_declined_redemption_that_cannot_go_back_is_parked_beside_the_next_with_its_sequence() {
@@ -61,9 +63,7 @@ async fn a_declined_redemption_that_cannot_go_back_is_parked_beside_the_next_wit
     );
     let second = system.redeem(&wallet, "k2", &by_points()).await;
     assert_eq!(second.status, 201, "{}", second.text());
-    until(&system, PARKED_ON_ITS_WAY_BACK).await;
-    system.credit.proxy.set(Mode::Pass);
-    replay(&system, &wallet).await;
+    replay_what_could_not_go_back(&system, &wallet).await;
     system.until_status(&wallet, "k1", "declined").await;
     assert_eq!(system.balances(&wallet, "c").await, (520, 5000, 1));
     let third = system.redeem(&wallet, "k3", &by_points()).await;
@@ -80,9 +80,7 @@ async fn a_cancelled_redemption_that_cannot_go_back_is_parked_beside_the_next_wi
     assert_eq!(system.cancel(&wallet, "k1").await["result"], "will_reverse");
     let second = system.redeem(&wallet, "k2", &by_points()).await;
     assert_eq!(second.status, 201, "{}", second.text());
-    until(&system, PARKED_ON_ITS_WAY_BACK).await;
-    system.credit.proxy.set(Mode::Pass);
-    replay(&system, &wallet).await;
+    replay_what_could_not_go_back(&system, &wallet).await;
     system.until_status(&wallet, "k1", "reversed").await;
     assert_eq!(system.balances(&wallet, "c").await, (520, 5000, 2250));
 }
@@ -92,9 +90,7 @@ async fn a_redemption_whose_row_is_refused_follows_its_saga_once_it_is_not() {
     let system = System::start().await;
     let wallet = system.wallet().await;
     let reward = system.fund("c", 620, 5000, 2250).await;
-    system.credit.proxy.set(Mode::HoldRequests);
-    let till = redeem(&system, &wallet, "k", order("c", &reward));
-    until(&system, "SELECT EXISTS (SELECT 1 FROM wallet.redemption WHERE status = 'pending')").await;
+    let till = redeem_up_to_credit(&system, &wallet, &reward).await;
     system
         .execute(
             "CREATE FUNCTION wallet.refuse() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -107,7 +103,7 @@ async fn a_redemption_whose_row_is_refused_follows_its_saga_once_it_is_not() {
     system.credit.proxy.set(Mode::Pass);
     until(&system, "SELECT EXISTS (SELECT 1 FROM saga.dead_letter WHERE code = 'unwritable')").await;
     till.await.expect("a till");
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    tokio::time::sleep(FOLLOWS).await;
     assert_eq!(
         system.sql::<String>("SELECT status FROM wallet.redemption").await,
         "pending",
@@ -115,7 +111,7 @@ async fn a_redemption_whose_row_is_refused_follows_its_saga_once_it_is_not() {
     );
     system.execute("DROP TRIGGER refuse ON wallet.redemption").await;
     until(&system, "SELECT status = 'under_review' AND reversal IS NULL FROM wallet.redemption").await;
-    replay(&system, &wallet).await;
+    system.replay_all(&wallet, "done").await;
     system.until_status(&wallet, "k", "completed").await;
     assert_eq!(system.balances(&wallet, "c").await, (120, 3500, 0));
 }
@@ -125,9 +121,7 @@ async fn an_event_that_leads_nowhere_parks_its_saga_and_drops_nothing() {
     let system = System::start().await;
     let wallet = system.wallet().await;
     let reward = system.fund("c", 620, 5000, 2250).await;
-    system.credit.proxy.set(Mode::HoldRequests);
-    let till = redeem(&system, &wallet, "k", order("c", &reward));
-    until(&system, "SELECT EXISTS (SELECT 1 FROM wallet.redemption WHERE status = 'pending')").await;
+    let till = redeem_up_to_credit(&system, &wallet, &reward).await;
     // Nothing that runs would do this: only a redemption that is pending can be completed.
     system.execute("UPDATE wallet.redemption SET status = 'capturing'").await;
     system.credit.proxy.set(Mode::Pass);
@@ -135,7 +129,7 @@ async fn an_event_that_leads_nowhere_parks_its_saga_and_drops_nothing() {
     until(&system, "SELECT status = 'under_review' FROM wallet.redemption").await;
     let told = system.sql::<String>("SELECT detail ->> 'error' FROM saga.dead_letter").await;
     assert!(told.contains("is capturing: Completed leads nowhere"), "{told}");
-    replay(&system, &wallet).await;
+    system.replay_all(&wallet, "done").await;
     system.until_status(&wallet, "k", "completed").await;
     till.await.expect("a till");
 }
@@ -190,4 +184,17 @@ async fn a_list_of_a_customers_sagas_is_bounded_and_ends_where_they_end() {
     let second = system.ops(&wallet, Method::GET, &format!("{path}&cursor={cursor}"), None).await.json();
     assert_eq!(second["data"].as_array().expect("sagas").len(), 1);
     assert_eq!(second["next_cursor"], Value::Null);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_return_that_cannot_be_written_is_under_review() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    let reward = system.fund("c", 620, 5000, 2250).await;
+    assert_eq!(system.redeem(&wallet, "k", &order("c", &reward)).await.status, 201);
+    system.execute("ALTER TABLE wallet.redemption ADD CONSTRAINT planted CHECK (status <> 'reversed')").await;
+    assert_eq!(system.cancel(&wallet, "k").await["result"], "will_reverse");
+    until(&system, "SELECT EXISTS (SELECT 1 FROM saga.dead_letter WHERE code = 'unwritable')").await;
+    let found = system.get(&wallet, "/wallet/redemptions?idempotency_key=k").await.json();
+    assert_eq!(found["data"][0]["status"], "under_review");
 }

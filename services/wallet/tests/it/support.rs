@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use digital_rewards::{CodeIssuer, DigitalRewards, Pepper};
 use events::{Outbox, Relay};
-use reqwest::{Method, StatusCode};
+use reqwest::Method;
 use saga::{Config, Engine};
 use serde_json::{Value, json};
 use service::{
@@ -12,7 +12,9 @@ use service::{
     accept::{self, Limits},
     db, http,
 };
-use testkit::{Proxy, TestDatabase, TestTender, Tokens};
+use sqlx::{Connection as _, PgConnection};
+pub use testkit::Answer;
+use testkit::{Mode, Proxy, TestDatabase, TestTender, Tokens};
 use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -26,6 +28,19 @@ use wallet::{
 };
 
 pub const BUSINESS: &str = "demo";
+
+/// Longest time that what was begun may take until it shows, on a machine that is busy with other tests.
+pub const WITHIN: Duration = Duration::from_secs(15);
+/// Longer than a proxy takes to close what is open.
+pub const CUT: Duration = Duration::from_millis(100);
+/// Twice as long as a process of [`quick`] may act without a heartbeat.
+pub const LEASE_OVER: Duration = Duration::from_millis(1_200);
+/// A statement that a trigger of the test has made slow is under way.
+pub const IS_SLOWED: &str = "SELECT EXISTS (SELECT 1 FROM pg_stat_activity
+    WHERE datname = current_database() AND wait_event = 'PgSleep')";
+/// A redeem has been written, and is not decided.
+pub const IS_RUNNING: &str =
+    "SELECT EXISTS (SELECT 1 FROM saga.saga WHERE operation = 'redeem' AND state = 0)";
 
 /// How much longer than the wallet tenders keep a hold here.
 const HOLD_MARGIN: chrono::TimeDelta = chrono::TimeDelta::seconds(1);
@@ -80,6 +95,24 @@ impl Part {
 
     pub fn address(&self) -> String {
         format!("http://127.0.0.1:{}", self.proxy.port)
+    }
+
+    /// Closes the connections that are open; new ones pass.
+    pub async fn cut_open(&self) {
+        self.proxy.set(Mode::Cut);
+        tokio::time::sleep(CUT).await;
+        self.proxy.set(Mode::Pass);
+    }
+
+    /// Waits until a leg has had its effect here, whatever becomes of the answer.
+    pub async fn until_applied(&self) {
+        let mut admin =
+            PgConnection::connect_with(&self.tender.database.admin()).await.expect("a connection");
+        let legs = "SELECT EXISTS (SELECT 1 FROM tender.operation WHERE legs_id IS NOT NULL)";
+        testkit::until(WITHIN, async || {
+            sqlx::query_scalar::<_, bool>(legs).fetch_one(&mut admin).await.expect(legs)
+        })
+        .await;
     }
 }
 
@@ -173,9 +206,7 @@ impl System {
         let pauses = stop.clone().run_until_cancelled_owned(app.paused.clone().follow(app.pool.clone()));
         TaskTracker::new().spawn(pauses);
         TaskTracker::new().spawn(accept::serve(listener, routes, Limits::default(), stop.clone()));
-        while !engine.is_ready() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        testkit::until(WITHIN, async || engine.is_ready()).await;
         Wallet { url, engine, app, _stop: stop.drop_guard() }
     }
 
@@ -250,11 +281,13 @@ impl System {
         self.call(wallet, "ops", method, path, None, body).await
     }
 
+    pub async fn ask_to_cancel(&self, wallet: &Wallet, key: &str) -> Answer {
+        let (path, body) = ("/wallet/redemptions/cancel-by-key", json!({ "idempotency_key": key }));
+        self.call(wallet, "pos", Method::POST, path, None, Some(&body)).await
+    }
+
     pub async fn cancel(&self, wallet: &Wallet, key: &str) -> Value {
-        let body = json!({ "idempotency_key": key });
-        let answer = self
-            .call(wallet, "pos", Method::POST, "/wallet/redemptions/cancel-by-key", None, Some(&body))
-            .await;
+        let answer = self.ask_to_cancel(wallet, key).await;
         assert_eq!(answer.status, 200, "{}", answer.text());
         answer.json()
     }
@@ -299,15 +332,12 @@ impl System {
     /// The redemption under a key, once it has reached this status.
     pub async fn until_status(&self, wallet: &Wallet, key: &str, status: &str) -> Value {
         let path = format!("/wallet/redemptions?idempotency_key={key}");
-        let mut last = Value::Null;
-        for _ in 0..400 {
-            last = self.get(wallet, &path).await.json()["data"][0].clone();
-            if last["status"] == status && last.get("reversal").is_none_or(|reversal| reversal == "done") {
-                return last;
-            }
-            tokio::time::sleep(Duration::from_millis(25)).await;
-        }
-        panic!("{key} never became {status}: {last}");
+        testkit::until(WITHIN, async || {
+            let shown = self.get(wallet, &path).await.json()["data"][0].clone();
+            let is_over = shown.get("reversal").is_none_or(|reversal| reversal == "done");
+            if shown["status"] == status && is_over { Ok(shown) } else { Err(shown) }
+        })
+        .await
     }
 
     pub async fn sql<T>(&self, query: &'static str) -> T
@@ -363,32 +393,6 @@ impl System {
     }
 }
 
-#[derive(Debug, Clone)]
-pub struct Answer {
-    pub status: StatusCode,
-    pub replayed: bool,
-    pub bytes: Vec<u8>,
-}
-
-impl Answer {
-    pub async fn read(response: reqwest::Response) -> Self {
-        let (status, replayed) = (response.status(), response.headers().contains_key("idempotent-replayed"));
-        Self { status, replayed, bytes: response.bytes().await.expect("a body").to_vec() }
-    }
-
-    pub fn text(&self) -> String {
-        String::from_utf8_lossy(&self.bytes).into_owned()
-    }
-
-    pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.bytes).unwrap_or_else(|_| panic!("not JSON: {}", self.text()))
-    }
-
-    pub fn code(&self) -> String {
-        self.json()["code"].as_str().unwrap_or_default().to_owned()
-    }
-}
-
 /// The order of the README: points and store credit exactly, the reward takes the rest.
 pub fn order(customer: &str, reward_id: &str) -> Value {
     json!({
@@ -409,20 +413,15 @@ pub fn redeem(system: &System, wallet: &Wallet, key: &'static str, body: Value) 
         .bearer_auth(system.tokens.staff("demo", "pos"))
         .header("idempotency-key", key)
         .json(&body);
-    TaskTracker::new().spawn(async move {
-        let response = request.send().await.expect("an answer");
-        let (status, replayed) = (response.status(), response.headers().contains_key("idempotent-replayed"));
-        Answer { status, replayed, bytes: response.bytes().await.expect("a body").to_vec() }
-    })
+    TaskTracker::new().spawn(async move { Answer::read(request.send().await.expect("an answer")).await })
 }
 
 /// Waits until a query on the wallet's database is true.
 pub async fn until(system: &System, query: &'static str) {
-    for _ in 0..600 {
-        if system.sql::<bool>(query).await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("never true: {query}");
+    let mut admin = PgConnection::connect_with(&system.database.admin()).await.expect("a connection");
+    testkit::until(WITHIN, async || {
+        let holds: bool = sqlx::query_scalar(query).fetch_one(&mut admin).await.expect(query);
+        holds.then_some(()).ok_or(query)
+    })
+    .await;
 }

@@ -74,3 +74,19 @@ async fn another_business_finds_and_moves_nothing() {
     let found = system.get(&wallet, &format!("/wallet/redemptions/{id}")).await.json();
     assert_eq!((&found["status"], &found["id"]), (&json!("authorized"), &held["id"]));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_customers_redeem_is_404_before_its_headers_are_looked_at() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    let body = json!({ "customer_id": "b", "order_id": "o", "currency": "USD", "amount": 10, "tenders": [{ "type": "points" }] });
+    let answer = system
+        .client
+        .post(format!("{}/api/v1/wallet/redeem", wallet.url))
+        .bearer_auth(system.tokens.customer("demo", "a"))
+        .json(&body)
+        .send()
+        .await
+        .expect("an answer");
+    assert_eq!(answer.status(), 404);
+}
