@@ -278,6 +278,7 @@ fn name(action: &Action) -> &'static str {
     match action {
         Action::Forward(_) => "forward",
         Action::Cancel(_) => "cancel",
+        Action::Release(_) => "release",
         Action::Capture { .. } => "capture",
         Action::Query => "query",
         Action::Credit(_) => "credit",

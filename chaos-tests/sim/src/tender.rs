@@ -178,7 +178,7 @@ impl Tender {
                     ids.extend(leg.reverses);
                     reversible.extend(leg.reverses);
                 }
-                Action::Cancel(_) | Action::Capture { .. } => {
+                Action::Cancel(_) | Action::Release(_) | Action::Capture { .. } => {
                     reversible.insert(command.operation_id);
                 }
                 Action::Query | Action::Credit(_) => {}

@@ -54,6 +54,10 @@ pub struct LegCommand {
     /// W3C `traceparent` of the saga, since commands of several travel in one request. Never decides anything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<String>,
+    /// When this was sent, by the clock that `not_after` was written by: where the tender's says something else altogether, it
+    /// judges by neither.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent_at: Option<DateTime<Utc>>,
 }
 
 /// What to do with a leg.
@@ -64,6 +68,8 @@ pub enum LegAction {
     Forward(Forward),
     /// Take back whatever is not taken back yet; without a row, leave a tombstone. Always succeeds.
     Cancel,
+    /// As a cancel, of a leg that should only hold: one that is applied stays so, and is answered as it is.
+    Release,
     /// Turn a held leg into a debit of `amount`, releasing the rest. Never refused for a business reason.
     Capture {
         /// Units to take, at most what is held.
@@ -263,6 +269,9 @@ pub struct SingleForward {
     /// As in [`LegCommand`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<i64>,
+    /// As in [`LegCommand`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent_at: Option<DateTime<Utc>>,
 }
 
 /// Body of a single capture.

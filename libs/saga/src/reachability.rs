@@ -15,7 +15,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::oneshot;
@@ -35,6 +35,8 @@ const PRUNED_FROM: usize = 64;
 struct Participant {
     /// Attempts in a row that were not answered.
     failures: u32,
+    /// When an attempt was last answered.
+    answered_at: Option<Instant>,
     /// Sagas that wait for it, the first first; also some that have gone meanwhile.
     waiting: VecDeque<oneshot::Sender<()>>,
     /// With so many waiting, those that have gone are taken out.
@@ -80,9 +82,14 @@ impl Reachability {
         }
     }
 
-    /// An attempt was not answered.
-    pub(crate) fn failed(&self, participant: &str) {
+    /// An attempt that took so long was not answered. If another one was answered meanwhile, that tells nothing of the participant:
+    /// one account may be locked, and the legs on it time out together.
+    pub(crate) fn failed(&self, participant: &str, took: Duration) {
+        let began = Instant::now().checked_sub(took);
         self.with(participant, |p| {
+            if p.answered_at > began {
+                return;
+            }
             p.failures = p.failures.saturating_add(1);
             p.release = 0;
         });
@@ -91,6 +98,7 @@ impl Reachability {
     /// An attempt was answered, whatever the answer.
     pub(crate) fn answered(&self, participant: &str) {
         self.with(participant, |p| {
+            p.answered_at = Some(Instant::now());
             // What backs off from a participant that answers has a reason of its own to wait.
             if std::mem::take(&mut p.failures) >= OPENS_AT {
                 p.release = FIRST_RELEASE;
@@ -157,13 +165,13 @@ mod tests {
     fn failures_in_a_row_open_the_breaker_and_one_answer_closes_it() {
         let reachability = Reachability::default();
         for _ in 1..OPENS_AT {
-            reachability.failed("points");
+            reachability.failed("points", Duration::ZERO);
         }
         assert!(!reachability.is_open("points"));
         reachability.answered("points");
         for _ in 0..OPENS_AT {
             assert!(!reachability.is_open("points"));
-            reachability.failed("points");
+            reachability.failed("points", Duration::ZERO);
         }
         assert!(reachability.is_open("points"));
         assert!(!reachability.is_open("store_credit"), "others are not concerned");
@@ -171,6 +179,21 @@ mod tests {
         reachability.answered("points");
         assert!(!reachability.is_open("points"));
         assert!(reachability.unreachable().is_empty());
+    }
+
+    #[test]
+    fn an_attempt_that_began_before_the_last_answer_tells_nothing() {
+        let reachability = Reachability::default();
+        for _ in 0..OPENS_AT {
+            reachability.answered("points");
+            reachability.failed("points", Duration::from_secs(2));
+        }
+        assert!(!reachability.is_open("points"), "others were answered while these hung");
+        std::thread::sleep(Duration::from_millis(30));
+        for _ in 0..OPENS_AT {
+            reachability.failed("points", Duration::from_millis(10));
+        }
+        assert!(reachability.is_open("points"));
     }
 
     #[test]
@@ -190,7 +213,7 @@ mod tests {
 
     fn open(reachability: &Reachability) {
         for _ in 0..OPENS_AT {
-            reachability.failed("points");
+            reachability.failed("points", Duration::ZERO);
         }
     }
 
@@ -216,7 +239,7 @@ mod tests {
         let waits = waiting(&reachability, 100).await;
         reachability.release();
         assert_eq!(still_waiting(&reachability), 100, "nobody before there is an answer");
-        reachability.failed("points");
+        reachability.failed("points", Duration::ZERO);
         reachability.answered("points");
         reachability.release();
         assert_eq!(still_waiting(&reachability), 100, "who backs off from one that answers others waits on");

@@ -152,12 +152,13 @@ impl<D: Domain> Engine<D> {
     }
 
     async fn probe(&self, participant: String) {
+        let began = std::time::Instant::now();
         let answered = tokio::time::timeout(PROBE_EVERY, self.domain.probe(&participant)).await;
         if answered.unwrap_or(false) {
             tracing::info!(participant, "participant answers again");
             self.reachability.answered(&participant);
         } else {
-            self.reachability.failed(&participant);
+            self.reachability.failed(&participant, began.elapsed());
         }
     }
 

@@ -401,7 +401,10 @@ impl<D: Domain> Run<D> {
     fn replied(&mut self, leg: usize, direction: Direction, replied: &Replied<D::Answer>, took_ms: Millis) {
         let participant = self.engine.domain.participant(&self.saga.plan, leg);
         match replied.reply {
-            Reply::NotSent | Reply::Unknown => self.engine.reachability.failed(participant),
+            Reply::NotSent | Reply::Unknown => {
+                let took = Duration::from_millis(u64::try_from(took_ms).unwrap_or_default());
+                self.engine.reachability.failed(participant, took);
+            }
             _ => self.engine.reachability.answered(participant),
         }
         let (direction_name, reply) = (direction_name(direction), reply_name(replied.reply));

@@ -18,7 +18,7 @@ use crate::{
 /// # Errors
 /// A 400 that points at the field.
 pub fn leg(rules: &dyn Rules, command: LegCommand) -> Result<Command, Box<Problem>> {
-    let LegCommand { legs_id, leg, account, action, epoch, trace: _ } = command;
+    let LegCommand { legs_id, leg, account, action, epoch, trace: _, sent_at } = command;
     let invalid = |pointer: &str, detail: &str| Err(Box::new(Problem::invalid(pointer, detail)));
     if !is_visible_ascii(&account.customer_id, 128) {
         return invalid("/account/customer_id", "must be 1 to 128 visible ASCII characters");
@@ -28,8 +28,11 @@ pub fn leg(rules: &dyn Rules, command: LegCommand) -> Result<Command, Box<Proble
     }
     let key = LegKey { legs_id, leg };
     let action = match action {
-        LegAction::Forward(plan) => Action::Forward(forward(rules, key, &account, plan, epoch)?),
+        LegAction::Forward(plan) => {
+            Action::Forward(ForwardLeg { epoch, sent_at, ..forward(rules, key, &account, plan)? })
+        }
         LegAction::Cancel => Action::Cancel(key),
+        LegAction::Release => Action::Release(key),
         LegAction::Capture { amount } if amount < 0 => {
             return invalid("/amount", "must not be below zero");
         }
@@ -45,7 +48,6 @@ fn forward(
     key: LegKey,
     account: &Account,
     plan: Forward,
-    epoch: Option<i64>,
 ) -> Result<ForwardLeg, Box<Problem>> {
     let invalid =
         |field: &str, detail: &str| Err(Box::new(Problem::invalid(format!("/forward/{field}"), detail)));
@@ -78,5 +80,5 @@ fn forward(
         |of: LegKey| leg_operation_id(&account.business_id, &account.customer_id, of.legs_id, of.leg);
     let reverses = plan.of.map(operation_id);
     let form = requests::leg(account, &plan);
-    Ok(ForwardLeg { key, plan, reverses, form, epoch })
+    Ok(ForwardLeg { key, plan, reverses, form, epoch: None, sent_at: None })
 }

@@ -47,6 +47,8 @@ pub enum Action {
     Forward(ForwardLeg),
     /// Take back what is left of a leg, or leave a tombstone.
     Cancel(LegKey),
+    /// As a cancel, but an applied leg stays as it is.
+    Release(LegKey),
     /// Turn a held leg into a debit.
     Capture {
         /// Units to take; the rest is released.
@@ -63,7 +65,7 @@ impl Action {
     #[must_use]
     pub fn is_urgent(&self) -> bool {
         match self {
-            Self::Cancel(_) | Self::Capture { .. } => true,
+            Self::Cancel(_) | Self::Release(_) | Self::Capture { .. } => true,
             Self::Forward(leg) => leg.plan.mode == api::legs::Mode::Reverse,
             Self::Query | Self::Credit(_) => false,
         }
@@ -74,7 +76,7 @@ impl Action {
     pub fn leg(&self) -> Option<LegKey> {
         match self {
             Self::Forward(leg) => Some(leg.key),
-            Self::Cancel(key) => Some(*key),
+            Self::Cancel(key) | Self::Release(key) => Some(*key),
             Self::Capture { .. } | Self::Query | Self::Credit(_) => None,
         }
     }
@@ -93,6 +95,8 @@ pub struct ForwardLeg {
     pub form: RequestForm,
     /// The saga's epoch.
     pub epoch: Option<i64>,
+    /// When it was sent, by the clock that its plan's times were written by.
+    pub sent_at: Option<DateTime<Utc>>,
 }
 
 /// New value.

@@ -35,7 +35,7 @@ pub fn forward(account: &AccountKey, key: LegKey, plan: Forward) -> ForwardLeg {
     let AccountKey { business_id, owner, asset } = account.clone();
     let reverses = plan.of.map(|of| leg_operation_id(&business_id, &owner, of.legs_id, of.leg));
     let form = requests::leg(&Account { business_id, customer_id: owner, asset }, &plan);
-    ForwardLeg { key, plan, reverses, form, epoch: None }
+    ForwardLeg { key, plan, reverses, form, epoch: None, sent_at: None }
 }
 
 /// A command to a leg, in the bucket of the account's owner.

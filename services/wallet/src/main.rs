@@ -161,7 +161,7 @@ async fn main() -> anyhow::Result<()> {
     let live = live(&process, live::Options { redis, clients, origins }, cache, &tenders);
     let written = Arc::new(Notify::new());
     let hold_margin = TimeDelta::seconds(cli.saga.hold_margin_s);
-    let sagas = Sagas::new(tenders.clone(), written.clone()).with_hold_margin(hold_margin);
+    let sagas = Sagas::new(tenders.clone(), written.clone(), clock.clone()).with_hold_margin(hold_margin);
     let engine = Engine::start(cli.saga.config()?, Arc::new(sagas), options, clock);
     let app = App::new(engine.clone(), tenders, pool.clone(), live);
     let options = db::for_executor(db::connect_options(&url, "wallet-relay")?);

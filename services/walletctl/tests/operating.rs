@@ -56,7 +56,7 @@ impl Desk {
         let supervisor = Supervisor::new(tasks.clone(), stop.clone());
         let live =
             Live::start(live::Options::default(), cache, tenders.clone(), &supervisor, stop.child_token());
-        let sagas = Sagas::new(tenders.clone(), Arc::default());
+        let sagas = Sagas::new(tenders.clone(), Arc::default(), clock.clone());
         let engine = Engine::start(config, Arc::new(sagas), db::for_executor(options.clone()), clock);
         let app = App::new(engine.clone(), tenders, db::pool(options, 4), live);
         let routes = http::finish(wallet::http::routes(app), tokens.public_verifier());

@@ -14,6 +14,15 @@ use super::{
 };
 use crate::command::{Command, Outcome, State};
 
+/// As a cancel, of a leg that should only hold. One that is applied was captured, whatever the wallet's database remembers of it:
+/// what somebody was told is taken does not go back by itself.
+pub fn release(set: &mut WorkingSet, command: &Command, key: LegKey) -> Decision {
+    match stored(set, command)? {
+        Some(operation) if operation.state == State::Applied => Ok(replayed(operation)),
+        _ => cancel(set, command, key),
+    }
+}
+
 pub fn cancel(set: &mut WorkingSet, command: &Command, key: LegKey) -> Decision {
     let Some(operation) = stored(set, command)? else {
         return Ok(leave_tombstone(set, command, key));

@@ -5,7 +5,7 @@ use api::{
     Code,
     legs::{Forward, LegAnswer, Mode, Take},
 };
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use ledger::Movement;
 
 use super::{
@@ -18,6 +18,9 @@ use super::{
 };
 use crate::command::{Answer, Command, ForwardLeg, Outcome, Rejection, State};
 
+/// Two databases whose clocks differ by more do not judge by each other's times. The way from one to the other counts as well.
+const CLOCKS_APART_MAX: TimeDelta = TimeDelta::seconds(5);
+
 pub fn forward(set: &mut WorkingSet, command: &Command, leg: &ForwardLeg) -> Decision {
     if let Some(operation) = stored(set, command)? {
         if is_of_another_request(operation, &leg.form)? {
@@ -28,13 +31,20 @@ pub fn forward(set: &mut WorkingSet, command: &Command, leg: &ForwardLeg) -> Dec
             _ => replayed(operation),
         });
     }
-    if leg.plan.not_after.is_some_and(|end| set.now > end) {
+    if is_too_late(leg, set.now) {
         return Ok(refuse(set, command, leg, leg_answer(State::Expired, 0, Vec::new(), None)));
     }
     match leg.plan.mode {
         Mode::Reverse => reverse::reverse(set, command, leg),
         Mode::Debit | Mode::Hold => debit(set, command, leg),
     }
+}
+
+/// Whether a leg comes after its saga's time, as far as that can be said: a clock that has been set since the wallet last compared
+/// the two would refuse legs that are in time. A late leg that is applied is cancelled with its saga.
+fn is_too_late(leg: &ForwardLeg, now: DateTime<Utc>) -> bool {
+    let is_comparable = leg.sent_at.is_none_or(|sent| (now - sent).abs() <= CLOCKS_APART_MAX);
+    is_comparable && leg.plan.not_after.is_some_and(|end| now > end)
 }
 
 /// The answer to a forward that comes after its cancel.

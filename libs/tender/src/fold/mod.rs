@@ -48,6 +48,7 @@ fn decide(set: &mut WorkingSet, command: &Command) -> Outcome {
     let outcome = match &command.action {
         Action::Forward(leg) => forward::forward(set, command, leg),
         Action::Cancel(key) => cancel::cancel(set, command, *key),
+        Action::Release(key) => cancel::release(set, command, *key),
         Action::Capture { amount } => capture::capture(set, command, *amount),
         Action::Query => query(set, command),
         Action::Credit(credit) => credit::credit(set, command, credit),

@@ -132,6 +132,42 @@ fn too_late_is_expired_for_ever() {
 }
 
 #[test]
+fn a_clock_that_was_set_refuses_nothing() {
+    let mut set = set();
+    apply(&mut set, &credit(1, 10, None));
+    let sent = |leg: u16, sent_at: DateTime<Utc>| {
+        let mut command = forward(leg, Mode::Debit, 5, Take::Exact, 1, None);
+        let Action::Forward(plan) = &mut command.action else { unreachable!() };
+        plan.sent_at = Some(sent_at);
+        plan.plan.not_after = Some(sent_at + TimeDelta::milliseconds(100));
+        command
+    };
+    let late = sent(0, START - TimeDelta::seconds(4));
+    assert_eq!(answer(&apply(&mut set, &late)).state, State::Expired);
+    for (leg, apart) in [(1, 13), (2, -3_600)] {
+        let outcome = apply(&mut set, &sent(leg, START - TimeDelta::seconds(apart)));
+        assert_eq!(answer(&outcome).state, State::Applied, "clocks {apart} s apart");
+    }
+}
+
+#[test]
+fn a_release_leaves_what_was_captured() {
+    let release = |leg| testing::leg(key(), leg_key(leg), Action::Release(leg_key(leg)));
+    let capture = |leg| testing::leg(key(), leg_key(leg), Action::Capture { amount: 3 });
+    let mut set = set();
+    apply(&mut set, &credit(1, 10, None));
+    for leg in [0, 1] {
+        apply(&mut set, &forward(leg, Mode::Hold, 3, Take::Exact, 1, None));
+    }
+    apply(&mut set, &capture(0));
+    assert_eq!(answer(&apply(&mut set, &release(0))).state, State::Applied);
+    assert_eq!(available(&set), 4, "what was captured stays taken");
+    assert_eq!(answer(&apply(&mut set, &release(1))).state, State::Reversed);
+    assert_eq!(available(&set), 7);
+    assert_eq!(answer(&apply(&mut set, &release(2))).state, State::Tombstoned);
+}
+
+#[test]
 fn a_retry_is_judged_by_the_version_of_the_hash_that_is_stored() {
     let mut set = set();
     apply(&mut set, &credit(1, 10, None));

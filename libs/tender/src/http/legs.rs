@@ -81,9 +81,9 @@ pub async fn forward_leg(
     Path((legs_id, leg)): Path<(LegsId, u16)>,
     body: Body<SingleForward>,
 ) -> Result<Response, ApiError> {
-    let SingleForward { account, forward, epoch } = body.value;
+    let SingleForward { account, forward, epoch, sent_at } = body.value;
     let action = LegAction::Forward(forward);
-    single(&app, LegCommand { legs_id, leg, account, action, epoch, trace: None }).await
+    single(&app, LegCommand { legs_id, leg, account, action, epoch, trace: None, sent_at }).await
 }
 
 /// `POST /internal/v1/legs/{legs_id}/{leg}/cancel`
@@ -94,8 +94,30 @@ pub async fn cancel_leg(
     body: Body<Account>,
 ) -> Result<Response, ApiError> {
     let account = body.value;
-    single(&app, LegCommand { legs_id, leg, account, action: LegAction::Cancel, epoch: None, trace: None })
-        .await
+    single(
+        &app,
+        LegCommand {
+            legs_id,
+            leg,
+            account,
+            action: LegAction::Cancel,
+            epoch: None,
+            trace: None,
+            sent_at: None,
+        },
+    )
+    .await
+}
+
+/// `POST /internal/v1/legs/{legs_id}/{leg}/release`
+pub async fn release_leg(
+    State(app): State<App>,
+    _: Peer,
+    Path((legs_id, leg)): Path<(LegsId, u16)>,
+    body: Body<Account>,
+) -> Result<Response, ApiError> {
+    let (account, action) = (body.value, LegAction::Release);
+    single(&app, LegCommand { legs_id, leg, account, action, epoch: None, trace: None, sent_at: None }).await
 }
 
 /// `POST /internal/v1/legs/{legs_id}/{leg}/capture`
@@ -107,7 +129,7 @@ pub async fn capture_leg(
 ) -> Result<Response, ApiError> {
     let SingleCapture { account, amount } = body.value;
     let action = LegAction::Capture { amount };
-    single(&app, LegCommand { legs_id, leg, account, action, epoch: None, trace: None }).await
+    single(&app, LegCommand { legs_id, leg, account, action, epoch: None, trace: None, sent_at: None }).await
 }
 
 /// `GET /internal/v1/legs/{legs_id}/{leg}`
@@ -117,8 +139,19 @@ pub async fn query_leg(
     Path((legs_id, leg)): Path<(LegsId, u16)>,
     Query(account): Query<Account>,
 ) -> Result<Response, ApiError> {
-    single(&app, LegCommand { legs_id, leg, account, action: LegAction::Query, epoch: None, trace: None })
-        .await
+    single(
+        &app,
+        LegCommand {
+            legs_id,
+            leg,
+            account,
+            action: LegAction::Query,
+            epoch: None,
+            trace: None,
+            sent_at: None,
+        },
+    )
+    .await
 }
 
 async fn single(app: &App, command: LegCommand) -> Result<Response, ApiError> {
@@ -158,6 +191,7 @@ const fn action_name(action: &LegAction) -> &'static str {
     match action {
         LegAction::Forward(_) => "forward",
         LegAction::Cancel => "cancel",
+        LegAction::Release => "release",
         LegAction::Capture { .. } => "capture",
         LegAction::Query => "query",
     }

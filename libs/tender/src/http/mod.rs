@@ -41,6 +41,7 @@ impl App {
             .route("/internal/v1/legs/batch", post(legs::run_batch))
             .route("/internal/v1/legs/{legs_id}/{leg}", put(legs::forward_leg).get(legs::query_leg))
             .route("/internal/v1/legs/{legs_id}/{leg}/cancel", post(legs::cancel_leg))
+            .route("/internal/v1/legs/{legs_id}/{leg}/release", post(legs::release_leg))
             .route("/internal/v1/legs/{legs_id}/{leg}/capture", post(legs::capture_leg))
             .route("/internal/v1/accounts/{customer_id}", get(accounts::show_account_to_peer))
             .route("/internal/v1/accounts/{customer_id}/entries", get(entries::list_entries_to_peer))

@@ -83,7 +83,7 @@ impl ReadSet {
                 self.reversible.extend(leg.reverses);
                 self.rewards.extend(leg.plan.reward_id.map(|reward| (command.account.clone(), reward)));
             }
-            Action::Cancel(_) | Action::Capture { .. } => {
+            Action::Cancel(_) | Action::Release(_) | Action::Capture { .. } => {
                 self.reversible.insert(command.operation_id);
             }
             Action::Credit(credit) => {

@@ -185,7 +185,10 @@ impl Model {
                 Some((_, State::Held | State::Applied)) => Err(Rejection::Conflict),
                 Some(_) => Err(Rejection::AlreadyFinal),
             },
-            (Action::Cancel(_), Ok(known)) => match known {
+            (Action::Release(_), Ok(Some(known))) if known.state() == State::Applied => {
+                return Observed::Replayed(known.told.clone());
+            }
+            (Action::Cancel(_) | Action::Release(_), Ok(known)) => match known {
                 None => Ok(self.keep(command, None, None, leg(State::Tombstoned))),
                 Some(known) if known.is_in_force() => Ok(self.cancel(command, now)),
                 Some(known) => return Observed::Replayed(known.told.clone()),

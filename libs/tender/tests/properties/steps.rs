@@ -92,6 +92,9 @@ pub enum Step {
     Cancel {
         key: Key,
     },
+    Release {
+        key: Key,
+    },
     Query {
         key: Key,
     },
@@ -145,6 +148,7 @@ fn step(confusion: bool) -> impl Strategy<Value = Step> {
             |(key, number, amount, take)| Step::Reverse { key, number, amount, take }),
         3 => (key(0..12), 0_i64..12).prop_map(|(key, amount)| Step::Capture { key, amount }),
         3 => key(0..12).prop_map(|key| Step::Cancel { key }),
+        2 => key(0..12).prop_map(|key| Step::Release { key }),
         1 => key(0..12).prop_map(|key| Step::Query { key }),
         1 => (0..CUSTOMERS, status).prop_map(|(customer, status)| Step::Status { customer, status }),
         3 => (1_usize..12).prop_map(|back| Step::Again { back }),
@@ -188,6 +192,7 @@ impl World {
             }
             Step::Capture { key, amount } => self.leg(key, Action::Capture { amount }),
             Step::Cancel { key } => self.leg(key, Action::Cancel(self.leg_key(key))),
+            Step::Release { key } => self.leg(key, Action::Release(self.leg_key(key))),
             Step::Query { key } => self.leg(key, Action::Query),
             Step::Status { .. } | Step::Wait { .. } | Step::Again { .. } => return None,
         })

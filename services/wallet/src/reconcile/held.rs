@@ -193,6 +193,7 @@ async fn cancel(app: &App, leg: &Leg<'_>) -> anyhow::Result<()> {
         action: LegAction::Cancel,
         epoch: None,
         trace: None,
+        sent_at: None,
     };
     tokio::time::timeout(CANCEL_TIMEOUT, app.tenders.get(leg.tender).command(command)).await??;
     Ok(())

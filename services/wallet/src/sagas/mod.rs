@@ -16,13 +16,11 @@ use api::{
 use chrono::TimeDelta;
 use fail::fail_point;
 use saga::{
-    Admission, Call, Domain, Ending, NewSaga, Replied, Saga, SagaId, TransitionEffect,
+    Admission, Call, DatabaseClock, DatabaseTime, Domain, Ending, NewSaga, Replied, Saga, SagaId,
+    TransitionEffect,
     machine::{Direction, Reply},
 };
-use service::{
-    Clock,
-    trace::{self, Trace},
-};
+use service::trace::{self, Trace};
 use sqlx::PgConnection;
 use tokio::sync::Notify;
 use tracing::Instrument as _;
@@ -31,7 +29,7 @@ pub(crate) use redeem::link;
 pub use redeem::{REDEEM_PATH, declined_response};
 
 use crate::{
-    plan::{self, CaptureLeg, LegRef, Plan, PlannedLeg, RedeemPlan, ReversalPlan},
+    plan::{self, CaptureLeg, LegRef, Plan, PlannedLeg, RedeemPlan, ReversalPlan, ReversalReason},
     redemption::{Change, Event, Moved, record},
     tenders::Tenders,
 };
@@ -40,6 +38,8 @@ use crate::{
 const NOT_AFTER_SLACK: TimeDelta = TimeDelta::seconds(2);
 /// Databases whose clocks differ by more are not sent a time to judge by.
 const SKEW_MAX_MS: i64 = 5_000;
+/// As exactly as this process knows its database's clock at least.
+const CLOCK_SLACK: TimeDelta = TimeDelta::seconds(1);
 /// Tenders keep a hold this much longer than the wallet, which alone decides when it ends, unless configured otherwise.
 pub const HOLD_MARGIN: TimeDelta = TimeDelta::hours(24);
 
@@ -48,15 +48,15 @@ pub const HOLD_MARGIN: TimeDelta = TimeDelta::hours(24);
 pub struct Sagas {
     tenders: Tenders,
     outbox: Arc<Notify>,
-    clock: Clock,
+    clock: DatabaseClock,
     hold_margin: TimeDelta,
 }
 
 impl Sagas {
-    /// The wallet's sagas over these tenders; `outbox` is notified of events.
+    /// The wallet's sagas over these tenders; `outbox` is notified of events, `clock` is the wallet database's.
     #[must_use]
-    pub fn new(tenders: Tenders, outbox: Arc<Notify>) -> Self {
-        Self { tenders, outbox, clock: Clock, hold_margin: HOLD_MARGIN }
+    pub fn new(tenders: Tenders, outbox: Arc<Notify>, clock: DatabaseClock) -> Self {
+        Self { tenders, outbox, clock, hold_margin: HOLD_MARGIN }
     }
 
     /// Has tenders keep a hold this much longer than the wallet. A hold that is older belongs to no saga that would still end
@@ -88,18 +88,26 @@ impl Sagas {
                 let leg = plan.legs.get(leg)?;
                 (legs_id, leg.tender, leg.leg, &leg.account, LegAction::Cancel)
             }
-            (Plan::Reversal(ReversalPlan { of, legs, .. }), _) => back(*of, legs, leg)?,
+            (Plan::Reversal(ReversalPlan { why, of, legs, .. }), _) => {
+                let action = match why {
+                    ReversalReason::Reversal => LegAction::Cancel,
+                    // What is authorized only holds. Where a leg is applied all the same, its capture is lost.
+                    ReversalReason::Void | ReversalReason::HoldExpired => LegAction::Release,
+                };
+                back(*of, legs, leg, action)?
+            }
             (Plan::Capture(plan), _) => {
                 let CaptureLeg { leg, units } = plan.legs.get(leg)?;
                 let action =
-                    if *units > 0 { LegAction::Capture { amount: *units } } else { LegAction::Cancel };
+                    if *units > 0 { LegAction::Capture { amount: *units } } else { LegAction::Release };
                 (plan.of, leg.tender, leg.leg, &leg.account, action)
             }
-            (Plan::Orphan(plan), _) => back(plan.of, &plan.legs, leg)?,
+            (Plan::Orphan(plan), _) => back(plan.of, &plan.legs, leg, LegAction::Cancel)?,
             (Plan::Nothing, _) => return None,
         };
         let account = account.clone();
-        Some((tender, LegCommand { legs_id: of, leg, account, action, epoch: Some(saga.epoch), trace: None }))
+        let (epoch, sent_at) = (Some(saga.epoch), self.clock.now().map(DatabaseTime::to_utc));
+        Some((tender, LegCommand { legs_id: of, leg, account, action, epoch, trace: None, sent_at }))
     }
 
     fn forward(&self, saga: &Saga<Plan>, plan: &RedeemPlan, leg: &PlannedLeg) -> Forward {
@@ -115,19 +123,28 @@ impl Sagas {
             reward_id: leg.reward_id,
             of: None,
             hold_until: is_hold.then(|| saga.created_at + hold),
-            not_after: skew
-                .is_some_and(|skew| skew.abs() <= SKEW_MAX_MS)
+            not_after: (skew.is_some_and(|skew| skew.abs() <= SKEW_MAX_MS) && self.knows_the_time_of(saga))
                 .then(|| saga.deadline_at + NOT_AFTER_SLACK),
             order_id: Some(plan.order_id.clone()),
         }
     }
 }
 
+impl Sagas {
+    /// Whether the wallet database's clock still runs as this process knows it: a new saga was written a moment ago. A clock that
+    /// was set since the last heartbeat, and a replica that took over, write another time.
+    fn knows_the_time_of(&self, saga: &Saga<Plan>) -> bool {
+        let Some(now) = self.clock.now() else { return false };
+        let age = now.to_utc() - saga.created_at;
+        saga.epoch > 1 || (age >= -CLOCK_SLACK && now.to_utc() <= saga.deadline_at + CLOCK_SLACK)
+    }
+}
+
 type Addressed<'a> = (api::LegsId, TenderKind, u16, &'a api::legs::Account, LegAction);
 
-fn back(of: api::LegsId, legs: &[LegRef], leg: usize) -> Option<Addressed<'_>> {
+fn back(of: api::LegsId, legs: &[LegRef], leg: usize, action: LegAction) -> Option<Addressed<'_>> {
     let leg = legs.get(leg)?;
-    Some((of, leg.tender, leg.leg, &leg.account, LegAction::Cancel))
+    Some((of, leg.tender, leg.leg, &leg.account, action))
 }
 
 impl Domain for Sagas {
@@ -157,12 +174,12 @@ impl Domain for Sagas {
         let span =
             tracing::info_span!("leg", trace_id = trace.id(), tender = tender.as_str(), leg = call.leg);
         trace.adopt(&span);
-        let is_cancel = command.action == LegAction::Cancel;
+        let way = Back::of(&command.action);
         let sending = async {
             command.trace = trace::outgoing().and_then(|header| header.to_str().map(str::to_owned).ok());
             self.tenders.get(tender).command(command).await
         };
-        let mut replied = replied(trace::scope(trace, sending).instrument(span).await, is_cancel);
+        let mut replied = replied(trace::scope(trace, sending).instrument(span).await, way);
         // A tender keeps each hold for a margin longer than it is told to tills.
         if let Some(held_until) =
             replied.answer.as_mut().and_then(|answer| answer.decline.as_mut()?.held_until.as_mut())
@@ -186,14 +203,14 @@ impl Domain for Sagas {
     }
 
     fn on_transition(&self, saga: &Saga<Plan>, ending: Ending<'_, LegAnswer>) -> TransitionEffect<Change> {
+        let now = self.clock.now().map_or(saga.created_at, DatabaseTime::to_utc).max(saga.created_at);
         let mut effect = match &*saga.plan {
-            Plan::Redeem(plan) => redeem::on_transition(saga, plan, &ending, self.clock.now())
-                .unwrap_or_else(|error| {
-                    let why = format!("what the tenders answered cannot be valued: {error}");
-                    TransitionEffect { response: None, change: Some(Change::Contradiction(why)) }
-                }),
+            Plan::Redeem(plan) => redeem::on_transition(saga, plan, &ending, now).unwrap_or_else(|error| {
+                let why = format!("what the tenders answered cannot be valued: {error}");
+                TransitionEffect { response: None, change: Some(Change::Contradiction(why)) }
+            }),
             Plan::Reversal(plan) => forward::returned(plan, &ending),
-            Plan::Capture(plan) => forward::captured(plan, &ending, self.clock.now()),
+            Plan::Capture(plan) => forward::captured(plan, &ending, now),
             Plan::Nothing | Plan::Orphan(_) => TransitionEffect { response: None, change: None },
         };
         if let Some(Change::Moved(moved)) = &mut effect.change {
@@ -224,10 +241,31 @@ impl Domain for Sagas {
     }
 }
 
-fn replied(answer: Result<LegAnswer, CallError>, is_cancel: bool) -> Replied<LegAnswer> {
+/// Whether a command gives value back, and what of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Back {
+    /// It does not.
+    No,
+    /// Of a leg in whatever state.
+    Any,
+    /// Of a leg that holds.
+    Held,
+}
+
+impl Back {
+    const fn of(action: &LegAction) -> Self {
+        match action {
+            LegAction::Cancel => Self::Any,
+            LegAction::Release => Self::Held,
+            LegAction::Forward(_) | LegAction::Capture { .. } | LegAction::Query => Self::No,
+        }
+    }
+}
+
+fn replied(answer: Result<LegAnswer, CallError>, back: Back) -> Replied<LegAnswer> {
     let (reply, note) = match answer {
         Ok(answer) => {
-            return Replied { reply: reply(&answer, is_cancel), answer: Some(answer), note: None };
+            return Replied { reply: reply(&answer, back), answer: Some(answer), note: None };
         }
         Err(CallError::Refused) => (Reply::NotSent, None),
         Err(CallError::Unknown(why)) => (Reply::Unknown, Some(why)),
@@ -239,10 +277,12 @@ fn replied(answer: Result<LegAnswer, CallError>, is_cancel: bool) -> Replied<Leg
     Replied { reply, answer: None, note }
 }
 
-/// What an answer means to the saga. A cancel is done whatever state it found.
-fn reply(answer: &LegAnswer, is_cancel: bool) -> Reply {
+/// What an answer means to the saga. A cancel is done whatever state it found; a release is not where the leg was captured, by a
+/// saga that is lost: an operator has to say what was told.
+fn reply(answer: &LegAnswer, back: Back) -> Reply {
     match answer.state {
-        _ if is_cancel => Reply::Done,
+        LegState::Applied if back == Back::Held && answer.amount > 0 => Reply::Foreign,
+        _ if back != Back::No => Reply::Done,
         LegState::Applied | LegState::Held if answer.amount > 0 => Reply::Done,
         LegState::Applied | LegState::Held => Reply::Empty,
         LegState::Declined | LegState::Expired | LegState::Reversed | LegState::Tombstoned => Reply::Refused,

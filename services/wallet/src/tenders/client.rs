@@ -6,7 +6,7 @@ use api::{
     BusinessId, Code,
     client::CallError,
     history::Place,
-    legs::{HoldPage, LegAnswer, LegCommand, LegPage},
+    legs::{HoldPage, LegAction, LegAnswer, LegCommand, LegPage},
     rewards::{Resolve, Resolved},
     tender::{AccountView, EntryView, Page, Versions, VersionsRequest},
     wallet::TenderKind,
@@ -54,8 +54,8 @@ impl Tender {
     /// # Errors
     /// [`CallError`].
     pub async fn command(&self, command: LegCommand) -> Result<LegAnswer, CallError> {
-        let is_cancel = matches!(command.action, api::legs::LegAction::Cancel);
-        if is_cancel { self.cancel.send(command).await } else { self.forward.send(command).await }
+        let gives_back = matches!(command.action, LegAction::Cancel | LegAction::Release);
+        if gives_back { self.cancel.send(command).await } else { self.forward.send(command).await }
     }
 
     /// Whether the tender carries out legs: a query for a leg that nobody has goes the way that they go, through its executor and

@@ -196,14 +196,15 @@ async fn send_single(tender: &Transport, item: Item) {
 }
 
 async fn single(tender: &Transport, command: LegCommand) -> Result<LegAnswer, CallError> {
-    let LegCommand { legs_id, leg, account, action, epoch, trace: _ } = command;
+    let LegCommand { legs_id, leg, account, action, epoch, trace: _, sent_at } = command;
     let (legs_id, leg) = (legs_id.to_string(), leg.to_string());
     let response = match action {
         LegAction::Forward(forward) => {
             let account = account.clone();
-            tender.put(&[&legs_id, &leg], &SingleForward { account, forward, epoch }).await?
+            tender.put(&[&legs_id, &leg], &SingleForward { account, forward, epoch, sent_at }).await?
         }
         LegAction::Cancel => tender.post(&[&legs_id, &leg, "cancel"], &account).await?,
+        LegAction::Release => tender.post(&[&legs_id, &leg, "release"], &account).await?,
         LegAction::Capture { amount } => {
             let account = account.clone();
             tender.post(&[&legs_id, &leg, "capture"], &SingleCapture { account, amount }).await?

@@ -2,9 +2,9 @@
 
 use reqwest::Method;
 use serde_json::json;
-use testkit::{Answer, snapshot};
+use testkit::{Answer, Mode, snapshot};
 
-use crate::support::{System, Wallet};
+use crate::support::{System, Wallet, order};
 
 const AUTHORIZED: &str = "/wallet/redemptions?status=authorized";
 
@@ -94,4 +94,55 @@ async fn what_was_voided_is_shown_and_is_authorized_no_more() {
     assert_eq!(system.get(&wallet, &path).await.json(), voided.json());
     let listed = system.get(&wallet, AUTHORIZED).await.json();
     assert_eq!(listed, json!({ "data": [], "next_cursor": null }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redemption_of_a_newer_release_is_left_to_that_release() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    let reward = system.fund("c", 620, 5000, 2250).await;
+    let mut body = order("c", &reward);
+    body["capture"] = json!("manual");
+    let held = system.redeem(&wallet, "k", &body).await;
+    assert_eq!(held.status, 201, "{}", held.text());
+    system
+        .execute(
+            "ALTER TABLE saga.saga DISABLE TRIGGER USER; UPDATE saga.saga SET version = 99; ALTER TABLE saga.saga ENABLE TRIGGER USER",
+        )
+        .await;
+    let path = format!("/wallet/redemptions/{}", held.json()["id"].as_str().expect("an id"));
+    for step in ["capture", "void"] {
+        let answer = system
+            .call(&wallet, "pos", Method::POST, &format!("{path}/{step}"), Some(step), Some(&json!({})))
+            .await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.json()["outcome"].as_str()),
+            (503, Some("unknown")),
+            "{step}"
+        );
+    }
+    let cancelled = system.ask_to_cancel(&wallet, "k").await;
+    assert_eq!(cancelled.status, 503, "{}", cancelled.text());
+    assert_eq!(system.sql::<i64>("SELECT count(*) FROM saga.saga").await, 1, "nothing was written of it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_capture_of_what_is_not_decided_is_asked_for_again() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    let reward = system.fund("c", 620, 5000, 2250).await;
+    let mut body = order("c", &reward);
+    body["capture"] = json!("manual");
+    body["deadline_ms"] = json!(500);
+    system.credit.proxy.set(Mode::HoldReplies);
+    let pending = system.redeem(&wallet, "k", &body).await;
+    assert_eq!(pending.status, 202, "{}", pending.text());
+    let capture = format!("/wallet/redemptions/{}/capture", pending.json()["id"].as_str().expect("an id"));
+    let early = system.call(&wallet, "pos", Method::POST, &capture, Some("c1"), Some(&json!({}))).await;
+    assert_eq!((early.status.as_u16(), early.code().as_str()), (503, "overloaded"), "{}", early.text());
+    assert_eq!(early.json()["outcome"], "not_applied");
+    system.credit.proxy.set(Mode::Pass);
+    system.until_status(&wallet, "k", "authorized").await;
+    let captured = system.call(&wallet, "pos", Method::POST, &capture, Some("c1"), Some(&json!({}))).await;
+    assert!(captured.status.is_success(), "the same key captures it: {}", captured.text());
 }

@@ -1,8 +1,9 @@
 //! Holds that end by themselves.
 
+use reqwest::Method;
 use serde_json::json;
 
-use crate::support::{System, order};
+use crate::support::{System, order, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_bad_row_never_stops_the_sweep_of_holds() {
@@ -26,4 +27,68 @@ async fn one_bad_row_never_stops_the_sweep_of_holds() {
         )
         .await;
     system.until_status(&wallet, "k", "expired").await;
+}
+
+/// The tables that a lost tail takes back, as they are now.
+const REMEMBER: &str = "CREATE SCHEMA before;
+    CREATE TABLE before.saga AS TABLE saga.saga;
+    CREATE TABLE before.redemption AS TABLE wallet.redemption";
+/// What was remembered, and nothing that came after it.
+const FORGET: &str = "DO $$
+    DECLARE columns text;
+    BEGIN
+        SET LOCAL session_replication_role = replica;
+        DELETE FROM saga.saga;
+        SELECT string_agg(quote_ident(attname), ', ') INTO columns FROM pg_attribute
+            WHERE attrelid = 'saga.saga'::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = '';
+        EXECUTE format('INSERT INTO saga.saga (%s) SELECT %s FROM before.saga', columns, columns);
+        DELETE FROM wallet.redemption;
+        SELECT string_agg(quote_ident(attname), ', ') INTO columns FROM pg_attribute
+            WHERE attrelid = 'wallet.redemption'::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = '';
+        EXECUTE format('INSERT INTO wallet.redemption (%s) SELECT %s FROM before.redemption', columns, columns);
+    END $$";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_capture_that_is_lost_is_not_given_back_by_the_end_of_its_hold() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    let reward = system.fund("c", 620, 5000, 2250).await;
+    let mut body = order("c", &reward);
+    body["capture"] = json!("manual");
+    body["hold_ttl_s"] = json!(2);
+    let held = system.redeem(&wallet, "k", &body).await;
+    assert_eq!(held.status, 201, "{}", held.text());
+    system.execute(REMEMBER).await;
+    let capture = format!("/wallet/redemptions/{}/capture", held.json()["id"].as_str().expect("an id"));
+    let captured = system.call(&wallet, "pos", Method::POST, &capture, Some("c1"), Some(&json!({}))).await;
+    assert!(captured.status.is_success(), "{}", captured.text());
+    let taken = system.balances(&wallet, "c").await;
+    system.execute(FORGET).await;
+    until(
+        &system,
+        "SELECT EXISTS (SELECT FROM saga.dead_letter WHERE code = 'foreign_leg' AND closed_at IS NULL)",
+    )
+    .await;
+    assert_eq!(system.balances(&wallet, "c").await, taken, "what the till was told is taken stays taken");
+    system.until_status(&wallet, "k", "under_review").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_the_hold_in_the_way_is_told() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    system.fund("c", 100, 0, 0).await;
+    let points = |order: &str, capture: &str| {
+        json!({ "customer_id": "c", "order_id": order, "currency": "USD", "amount": 80, "capture": capture,
+            "hold_ttl_s": 900, "tenders": [{ "type": "points", "points": 80 }] })
+    };
+    let held = system.redeem(&wallet, "a", &points("a", "manual")).await;
+    assert_eq!(held.status, 201, "{}", held.text());
+    let refused = system.redeem(&wallet, "b", &points("b", "automatic")).await;
+    assert_eq!(refused.code(), "held_by_other_order", "{}", refused.text());
+    let time = |value: &serde_json::Value| {
+        chrono::DateTime::parse_from_rfc3339(value.as_str().expect("a time")).expect("a time")
+    };
+    let (told, end) = (time(&refused.json()["held_until"]), time(&held.json()["hold_expires_at"]));
+    assert!((told - end).abs() < chrono::TimeDelta::seconds(2), "told {told}, it ends {end}");
 }

@@ -77,7 +77,7 @@ async fn the_sequences_of_a_batch_are_judged_in_as_many_statements_as_one() {
     }
     assert_eq!(system.redeem(&wallet, "k", &body).await.status, 201);
 
-    let sagas = Sagas::new(wallet.app.tenders.clone(), Arc::default());
+    let sagas = Sagas::new(wallet.app.tenders.clone(), Arc::default(), wallet.engine.clock());
     let mut connection = PgConnection::connect_with(&system.database.admin()).await.expect("a connection");
     let mut cost = Vec::new();
     for count in [1, 64] {

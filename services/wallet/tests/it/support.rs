@@ -189,7 +189,7 @@ impl System {
         let live = live::Options { redis, ..live::Options::default() };
         let live = Live::start(live, cache, tenders.clone(), &supervisor, stop.child_token());
         let written = Arc::new(Notify::new());
-        let sagas = Sagas::new(tenders.clone(), written.clone()).with_hold_margin(HOLD_MARGIN);
+        let sagas = Sagas::new(tenders.clone(), written.clone(), clock.clone()).with_hold_margin(HOLD_MARGIN);
         let engine = Engine::start(config, Arc::new(sagas), db::for_executor(options.clone()), clock);
         let app = App::new(engine.clone(), tenders, db::pool(options.clone(), 4), live);
         let redis_url = self.redis_url.as_deref();
