@@ -43,6 +43,13 @@ impl ApiError {
         Self::new(Code::Overloaded, "The service cannot take this now. Nothing was written.")
     }
 
+    /// Nothing can be read at the moment: nothing is said of what was asked for, least of all that it does not exist.
+    #[must_use]
+    pub fn unreadable() -> Self {
+        let detail = "The service cannot say this now. Ask again.";
+        Problem::new(Code::Overloaded, detail).outcome(Outcome::Unknown).into()
+    }
+
     /// A fault of ours; how far the request came is not known. The cause is logged with the request's trace, and shown to nobody.
     #[must_use]
     pub fn internal(cause: &(dyn std::error::Error + 'static)) -> Self {
@@ -85,7 +92,7 @@ impl From<sqlx::Error> for ApiError {
     fn from(error: sqlx::Error) -> Self {
         if crate::db::is_unavailable(&error) {
             tracing::warn!(error = %chain(&error), "database unavailable");
-            return Self::overloaded();
+            return Self::unreadable();
         }
         Self::internal(&error)
     }

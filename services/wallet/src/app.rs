@@ -32,8 +32,12 @@ pub struct App {
     pub engine: Arc<Engine<Sagas>>,
     /// The tenders.
     pub tenders: Tenders,
-    /// For reads.
+    /// For lists and other reads.
     pub pool: PgPool,
+    /// For what calls under a key read: no list takes their connections.
+    pub keyed_pool: PgPool,
+    /// For work that nobody waits for.
+    pub background_pool: PgPool,
     /// Limits of customers' own tokens.
     pub limits: Limits,
     /// The tenders that businesses have taken out of service.
@@ -121,13 +125,20 @@ impl App {
     /// # Errors
     /// 503 `overloaded`.
     pub fn require_database(&self) -> Result<(), ApiError> {
-        if self.engine.is_available() { Ok(()) } else { Err(ApiError::overloaded()) }
+        if self.engine.is_available() { Ok(()) } else { Err(ApiError::unreadable()) }
     }
 
     /// The handlers' share of a process.
     #[must_use]
     pub fn new(engine: Arc<Engine<Sagas>>, tenders: Tenders, pool: PgPool, live: Live) -> Self {
         let (limits, paused) = (Limits::default(), Paused::default());
-        Self { engine, tenders, pool, limits, paused, live, clock: Clock }
+        let (keyed_pool, background_pool) = (pool.clone(), pool.clone());
+        Self { engine, tenders, pool, keyed_pool, background_pool, limits, paused, live, clock: Clock }
+    }
+
+    /// With connections of their own for calls under a key, and for background work.
+    #[must_use]
+    pub fn with_pools(self, keyed_pool: PgPool, background_pool: PgPool) -> Self {
+        Self { keyed_pool, background_pool, ..self }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use api::wallet::RedemptionStatus;
+use api::wallet::{RedemptionStatus, TenderKind};
 use metrics::counter;
 use saga::Submitted;
 use sqlx::{PgPool, Row};
@@ -23,7 +23,12 @@ const SWEEP_MAX: i64 = 200;
 pub async fn sweep(app: App) {
     loop {
         tokio::time::sleep(SWEEP).await;
-        match due(&app.pool).await {
+        let away: Vec<&str> = TenderKind::ALL
+            .iter()
+            .map(|kind| kind.as_str())
+            .filter(|name| app.engine.is_unreachable(name))
+            .collect();
+        match due(&app.background_pool, &away).await {
             Ok(due) => reverse(&app, due).await,
             Err(error) => {
                 tracing::warn!(%error, "could not look for redemptions that are due to be reversed")
@@ -57,24 +62,31 @@ async fn reverse(app: &App, due: Vec<(Reversible, bool)>) {
     }
 }
 
-async fn due(pool: &PgPool) -> sqlx::Result<Vec<(Reversible, bool)>> {
+/// Redemptions that are due, and whether each was asked for; none that needs a tender which is `away`: its saga would only wait in
+/// memory, where a long outage would gather all of them.
+async fn due(pool: &PgPool, away: &[&str]) -> sqlx::Result<Vec<(Reversible, bool)>> {
     let rows = sqlx::query(concat!(
         // Each half reads an index of its own from the beginning: together they would read every redemption there is. What a newer
         // release has planned is that release's to sweep, and must not fill the page.
         "WITH due AS MATERIALIZED (
              (SELECT r.redemption_id FROM wallet.redemption r JOIN saga.saga s ON s.saga_id = r.redemption_id
               WHERE r.status = 'authorized' AND r.hold_expires_at < clock_timestamp() AND s.version = ANY ($2)
+                AND (cardinality($3::text[]) = 0 OR NOT EXISTS (
+                    SELECT FROM jsonb_array_elements(s.plan -> 'legs') AS l WHERE l ->> 'tender' = ANY ($3)))
               ORDER BY r.hold_expires_at LIMIT $1)
              UNION
              (SELECT r.redemption_id FROM wallet.redemption r JOIN saga.saga s ON s.saga_id = r.redemption_id
               WHERE r.cancel_requested AND r.status IN ('authorized', 'completed', 'partially_refunded')
                 AND s.version = ANY ($2)
+                AND (cardinality($3::text[]) = 0 OR NOT EXISTS (
+                    SELECT FROM jsonb_array_elements(s.plan -> 'legs') AS l WHERE l ->> 'tender' = ANY ($3)))
               ORDER BY r.redemption_id LIMIT $1)) ",
         reversible!(),
         "WHERE r.redemption_id = ANY (ARRAY(SELECT redemption_id FROM due)) ORDER BY r.redemption_id"
     ))
     .bind(SWEEP_MAX)
     .bind(VERSIONS)
+    .bind(away)
     .fetch_all(pool)
     .await?;
     let mut due = Vec::with_capacity(rows.len());

@@ -65,6 +65,10 @@ struct LiveArgs {
 
 /// Connections of the outbox relay: it works on one at a time.
 const RELAY_CONNECTIONS: u32 = 1;
+/// Connections for what calls under a key read.
+const KEYED_CONNECTIONS: u32 = 8;
+/// Connections for work that nobody waits for.
+const BACKGROUND_CONNECTIONS: u32 = 4;
 
 /// How long after the listeners close requests that were under way still begin sagas.
 const LAST_REQUESTS: Duration = Duration::from_millis(500);
@@ -163,7 +167,11 @@ async fn main() -> anyhow::Result<()> {
     let hold_margin = TimeDelta::seconds(cli.saga.hold_margin_s);
     let sagas = Sagas::new(tenders.clone(), written.clone(), clock.clone()).with_hold_margin(hold_margin);
     let engine = Engine::start(cli.saga.config()?, Arc::new(sagas), options, clock);
-    let app = App::new(engine.clone(), tenders, pool.clone(), live);
+    let own_pool = |name, connections| anyhow::Ok(db::pool(db::connect_options(&url, name)?, connections));
+    let app = App::new(engine.clone(), tenders, pool, live).with_pools(
+        own_pool("wallet-keyed", KEYED_CONNECTIONS)?,
+        own_pool("wallet-background", BACKGROUND_CONNECTIONS)?,
+    );
     let options = db::for_executor(db::connect_options(&url, "wallet-relay")?);
     let relayed = db::pool(options, RELAY_CONNECTIONS);
     let relay = Relay::new(Outbox::Redemptions, relayed, redis_url(&process), written)?;
@@ -208,10 +216,10 @@ fn supervise_background(process: &Process, app: &App, reconcile_every: Duration)
     supervisor.supervise("reconcile", move || reconcile::compare_legs(reconciled.clone(), reconcile_every));
     let held = app.clone();
     supervisor.supervise("lost_holds", move || reconcile::end_lost_holds(held.clone(), reconcile_every));
-    let followed = app.pool.clone();
+    let followed = app.background_pool.clone();
     supervisor.supervise("redemptions_follow", move || redemption::follow::follow(followed.clone()));
     let paused = app.clone();
-    supervisor.supervise("pauses", move || paused.paused.clone().follow(paused.pool.clone()));
+    supervisor.supervise("pauses", move || paused.paused.clone().follow(paused.background_pool.clone()));
 }
 
 fn live(process: &Process, options: live::Options, cache: Cache, tenders: &Tenders) -> Live {

@@ -119,7 +119,7 @@ impl Cancel {
         if self.caller.location_ids.is_none() {
             return Ok(());
         }
-        let (pool, caller, id) = (self.app.pool.clone(), self.caller.clone(), stored.id.0);
+        let (pool, caller, id) = (self.app.keyed_pool.clone(), self.caller.clone(), stored.id.0);
         let look = async move { redemptions::visible(&pool, &caller, id).await };
         let found = self.app.engine.to_its_end(look).await;
         let found = found.map_err(|error| Failure::read(&error))?;
@@ -138,7 +138,8 @@ impl Cancel {
     /// A completed or authorized redemption is given back in full by a saga of its own.
     async fn cancel_completed(&self, stored: &Stored) -> Result<Option<CancelResult>, Failure> {
         let engine = &self.app.engine;
-        let (pool, business, id) = (self.app.pool.clone(), self.caller.business_id.clone(), stored.id.0);
+        let (pool, business, id) =
+            (self.app.keyed_pool.clone(), self.caller.business_id.clone(), stored.id.0);
         let look = async move { reversal::load(&pool, &business, id).await };
         let redemption = engine.to_its_end(look).await;
         let Some(redemption) = redemption.map_err(|error| Failure::read(&error))? else { return Ok(None) };
@@ -147,7 +148,7 @@ impl Cancel {
             Status::Authorized => ReversalReason::Void,
             // A forward-only saga is never compensated: the redemption is reversed when that is done.
             Status::Capturing | Status::Reversing | Status::UnderReview => {
-                let (pool, id) = (self.app.pool.clone(), redemption.id);
+                let (pool, id) = (self.app.keyed_pool.clone(), redemption.id);
                 let is_noted = engine.to_its_end(async move { reversal::request(&pool, id).await }).await;
                 if !is_noted.map_err(|error| Failure::read(&error))? {
                     return Ok(None);

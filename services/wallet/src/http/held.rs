@@ -91,7 +91,7 @@ async fn load(app: &App, caller: &Caller, id: Uuid) -> Result<(Redemption, Rever
     if !app.engine.is_available() {
         return Err(Failure::unknown(&"the saga database is away"));
     }
-    let (pool, caller) = (app.pool.clone(), caller.clone());
+    let (pool, caller) = (app.keyed_pool.clone(), caller.clone());
     let reads = async move {
         // What is planned on first, what is shown after it: the figures of a redemption that held value are there by then, and
         // whether it still holds value is judged when the saga is written.

@@ -52,13 +52,13 @@ enum Pass {
 
 async fn pass(app: &App, kind: TenderKind) -> anyhow::Result<Pass> {
     for _ in 0..PAGES_MAX {
-        let cursor = cursor(&app.pool, kind).await?;
+        let cursor = cursor(&app.background_pool, kind).await?;
         let page = app.tenders.get(kind).open_legs(cursor.as_deref(), PAGE).await?;
         park_orphans(app, kind, &page.data).await?;
         gauge!("wallet_reconciliation_lag_seconds", "tender" => kind.as_str()).set(lag_seconds(&page));
         // Batches commit out of order: a page that is still young is read again by the next pass.
         match page.next_cursor.clone().filter(|_| is_settled(&page)) {
-            Some(next) => advance(&app.pool, kind, &next).await?,
+            Some(next) => advance(&app.background_pool, kind, &next).await?,
             None => return Ok(Pass::CaughtUp),
         }
     }

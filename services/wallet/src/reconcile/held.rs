@@ -70,7 +70,7 @@ async fn pass(app: &App, kind: TenderKind, mut cursor: Option<String>) -> anyhow
         let mut ids: Vec<Uuid> = page.data.iter().map(|hold| hold.key.legs_id.0).collect();
         ids.sort_unstable();
         ids.dedup();
-        let known = known(&app.pool, &ids).await?;
+        let known = known(&app.background_pool, &ids).await?;
         for hold in &page.data {
             let verdict = judge(known.get(&hold.key.legs_id.0).map_or(&[], Vec::as_slice));
             let leg = Leg { tender: kind, key: hold.key, account: &hold.account };
@@ -155,7 +155,7 @@ async fn carry_out(app: &App, leg: &Leg<'_>, hold: &HoldPastEnd, verdict: Verdic
 /// letter for another reason by now.
 async fn replay(app: &App, leg: &Leg<'_>) -> anyhow::Result<bool> {
     let name = leg.name();
-    let Some(dead_letter) = orphan_dead_letter(&app.pool, leg.business(), &name).await? else {
+    let Some(dead_letter) = orphan_dead_letter(&app.background_pool, leg.business(), &name).await? else {
         return Ok(false);
     };
     let command = OperatorCommand {

@@ -70,7 +70,7 @@ async fn a_capture_that_is_lost_is_not_given_back_by_the_end_of_its_hold() {
     )
     .await;
     assert_eq!(system.balances(&wallet, "c").await, taken, "what the till was told is taken stays taken");
-    system.until_status(&wallet, "k", "under_review").await;
+    until(&system, "SELECT status = 'under_review' FROM wallet.redemption").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -80,7 +80,7 @@ async fn the_end_of_the_hold_in_the_way_is_told() {
     system.fund("c", 100, 0, 0).await;
     let points = |order: &str, capture: &str| {
         json!({ "customer_id": "c", "order_id": order, "currency": "USD", "amount": 80, "capture": capture,
-            "hold_ttl_s": 900, "tenders": [{ "type": "points", "points": 80 }] })
+            "tenders": [{ "type": "points", "points": 80 }] })
     };
     let held = system.redeem(&wallet, "a", &points("a", "manual")).await;
     assert_eq!(held.status, 201, "{}", held.text());

@@ -272,7 +272,7 @@ impl Call {
 
     async fn view(&self, operation: &impl Operation, id: SagaId) -> Result<Redemption, Failure> {
         let (pool, business, redemption) =
-            (self.app.pool.clone(), self.business.clone(), operation.redemption(id));
+            (self.app.keyed_pool.clone(), self.business.clone(), operation.redemption(id));
         let view = async move { redemptions::by_id(&pool, &business, redemption).await };
         let view = self.app.engine.to_its_end(view).await;
         view.map_err(|error| Failure::read(&error))?
