@@ -36,6 +36,8 @@ pub struct Finding {
     pub violations: usize,
     /// The first of them.
     pub rows: Vec<Value>,
+    /// False where looking took longer than a rule may take: nothing is known then.
+    pub is_finished: bool,
 }
 
 impl Finding {
@@ -50,7 +52,7 @@ impl Finding {
         rows: Vec<Value>,
     ) -> Self {
         let [database, name, statement] = [database, name, statement].map(str::to_owned);
-        Self { database, name, statement, violations, rows }
+        Self { database, name, statement, violations, rows, is_finished: true }
     }
 }
 
@@ -104,11 +106,23 @@ async fn check_one(
     let mut transaction = connection.begin().await?;
     sqlx::raw_sql("SET TRANSACTION READ ONLY").execute(&mut *transaction).await?;
     sqlx::raw_sql(RULE_TIMEOUT).execute(&mut *transaction).await?;
-    let (violations, rows): (i64, Vec<Value>) =
-        sqlx::query_as(AssertSqlSafe(counted)).fetch_one(&mut *transaction).await?;
+    let counted = sqlx::query_as(AssertSqlSafe(counted)).fetch_one(&mut *transaction).await;
     transaction.rollback().await?;
+    let (violations, rows): (i64, Vec<Value>) = match counted {
+        Ok(counted) => counted,
+        // One rule that takes too long must not hide what the others find.
+        Err(error) if is_timeout(&error) => {
+            let unknown = Finding::new(database.name(), rule.name, rule.statement, 0, Vec::new());
+            return Ok(Finding { is_finished: false, ..unknown });
+        }
+        Err(error) => return Err(error),
+    };
     let violations = usize::try_from(violations).unwrap_or(usize::MAX);
     Ok(Finding::new(database.name(), rule.name, rule.statement, violations, rows))
+}
+
+fn is_timeout(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "57014")
 }
 
 #[cfg(test)]

@@ -139,7 +139,19 @@ async fn make_database(server: &mut PgConnection, name: &str) -> sqlx::Result<()
 async fn grant(server: &mut PgConnection, target: &Target<'_>) -> sqlx::Result<()> {
     run(server, "REVOKE CONNECT, TEMPORARY ON DATABASE %I FROM PUBLIC", &[target.name]).await?;
     run(server, "GRANT CONNECT ON DATABASE %I TO %I", &[target.name, target.role]).await?;
-    run(server, "GRANT %I TO %I", &[target.database.writer(), target.role]).await
+    run(server, "GRANT %I TO %I", &[target.database.writer(), target.role]).await?;
+    // An offline migration that was killed has left the others without the right that it took from all.
+    let members: Vec<String> = sqlx::query_scalar(
+        "SELECT m.rolname FROM pg_auth_members a JOIN pg_roles m ON m.oid = a.member JOIN pg_roles w ON w.oid = a.roleid
+         WHERE w.rolname = $1",
+    )
+    .bind(target.database.writer())
+    .fetch_all(&mut *server)
+    .await?;
+    for member in &members {
+        run(server, "GRANT CONNECT ON DATABASE %I TO %I", &[target.name, member]).await?;
+    }
+    Ok(())
 }
 
 /// Runs a statement that takes no parameters, with names and literals quoted by the server itself.

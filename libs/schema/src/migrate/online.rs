@@ -111,6 +111,9 @@ fn faults(statements: &[Words]) -> Vec<String> {
         {
             made.insert((*name).to_owned());
         }
+        if !is_understood(&words) {
+            faults.push(format!("{}: nobody knows what it locks", words.join(" ")));
+        }
         for table in locked(&words).into_iter().filter(|table| !made.contains(*table)) {
             touched.insert(table.to_owned());
             faults.extend(waits(&words).into_iter().map(|fault| format!("{table}: {fault}")));
@@ -123,6 +126,35 @@ fn faults(statements: &[Words]) -> Vec<String> {
     faults
 }
 
+/// Whether it is known here what a statement locks. What is not known is not online.
+fn is_understood(words: &[&str]) -> bool {
+    match words {
+        ["create", "or", "replace", kind, ..] => ["function", "view", "trigger", "constraint"].contains(kind),
+        ["create", kind, ..] => [
+            "schema",
+            "table",
+            "index",
+            "unique",
+            "function",
+            "trigger",
+            "constraint",
+            "type",
+            "domain",
+            "view",
+            "sequence",
+        ]
+        .contains(kind),
+        ["alter", kind, ..] => ["table", "function", "sequence", "default"].contains(kind),
+        ["drop", kind, ..] => ["index", "trigger", "function", "view", "type"].contains(kind),
+        [first, ..] => [
+            "grant", "revoke", "comment", "set", "reset", "do", "insert", "update", "delete", "truncate",
+            "lock", "cluster", "vacuum", "reindex", "refresh",
+        ]
+        .contains(first),
+        [] => true,
+    }
+}
+
 /// The tables that a statement locks against writers, for however short a time.
 fn locked<'a>(words: &[&'a str]) -> Vec<&'a str> {
     let after = |mark: &str| {
@@ -133,7 +165,9 @@ fn locked<'a>(words: &[&'a str]) -> Vec<&'a str> {
         ["create", "index", ..] | ["create", "unique", "index", ..] | ["create", "trigger", ..] => {
             after("on").into_iter().collect()
         }
-        ["drop", "trigger", ..] => after("on").into_iter().collect(),
+        ["create", "constraint", "trigger", ..]
+        | ["create", "or", "replace", "trigger" | "constraint", ..]
+        | ["drop", "trigger", ..] => after("on").into_iter().collect(),
         ["alter", "table", "if", "exists", table, ..]
         | ["alter", "table", "only", table, ..]
         | ["alter", "table", table, ..] => vec![table],
@@ -228,6 +262,24 @@ mod tests {
                     Err(faults) => panic!("{name} is not online: {faults:#?}"),
                 }
             }
+        }
+    }
+
+    #[test]
+    fn what_is_not_understood_is_not_online() {
+        for text in [
+            "DROP TABLE s.old;",
+            "WITH gone AS (DELETE FROM s.old RETURNING a) SELECT count(*) FROM gone;",
+            "SELECT s.rewrite();",
+            "CALL s.rewrite();",
+            "ALTER TYPE s.kind ADD VALUE 'b';",
+        ] {
+            assert!(read(text).is_err(), "{text}");
+        }
+        for text in [
+            "CREATE OR REPLACE TRIGGER t BEFORE INSERT ON s.old FOR EACH ROW EXECUTE FUNCTION s.f(); ALTER TABLE s.other ADD COLUMN b text;",
+        ] {
+            assert!(read(text).is_err(), "two tables: {text}");
         }
     }
 
