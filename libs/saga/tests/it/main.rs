@@ -3,6 +3,7 @@
 mod admission;
 mod names;
 mod parking;
+mod proof;
 mod store;
 mod toy;
 mod versions;
