@@ -67,13 +67,17 @@ impl Lease {
         self.holds() && self.local() >= self.claim_from.load(Ordering::Acquire)
     }
 
-    /// The database's time as the machine counts it. Before the first heartbeat no saga runs here, so nothing is judged by it.
+    /// The database's time as the timeline shows it. Before the first heartbeat no saga runs here.
     pub(crate) fn now(&self) -> Millis {
         self.clock.now().map_or(0, crate::clock::DatabaseTime::millis)
     }
 
-    /// A heartbeat that was sent at `sent` (by [`Lease::local`]) is durable.
+    /// A heartbeat that was sent at `sent` (by [`Lease::local`]) is durable. One that took longer than the lease lasts renews nothing,
+    /// and tells the database's time too late to go by.
     pub(crate) fn renewed(&self, sent: i64, database_now: Millis) {
+        if self.local() >= sent + self.ttl_ms {
+            return;
+        }
         let before = self.valid_until.load(Ordering::Acquire);
         if self.local() >= before {
             // Before it is valid again: nobody may take the new lease for the old one.
@@ -173,9 +177,12 @@ mod tests {
     }
 
     #[test]
-    fn a_beat_that_took_long_counts_from_when_it_was_sent() {
+    fn a_beat_that_took_longer_than_the_lease_changes_nothing() {
         let lease = Lease::new(Duration::from_millis(50), DatabaseClock::default());
         lease.renewed(lease.local() - 60, 1_000_000);
         assert!(!lease.holds());
+        assert_eq!(lease.clock.now(), None, "such a beat tells no time");
+        lease.renewed(lease.local(), 1_000_000);
+        assert!(lease.may_claim(), "it was no lease that had a gap");
     }
 }
