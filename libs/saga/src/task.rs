@@ -201,6 +201,9 @@ impl<D: Domain> Run<D> {
         self.concluded = effect.response.clone().map(Arc::new);
         let event = self.event(transition, cause.as_ref());
         let dead_letter = (transition.to == State::DeadLetter).then(|| self.dead_letter(cause.as_ref()));
+        if let Some(DeadLetter { reason, participant, .. }) = &dead_letter {
+            tracing::error!(code = reason.as_str(), ?participant, "saga is to be parked for an operator");
+        }
         let change = Move::<D> {
             id: self.saga.id,
             from: transition.from,
@@ -275,9 +278,8 @@ impl<D: Domain> Run<D> {
         let leg = cause.and_then(|t| t.leg);
         let pending: Vec<_> =
             self.answers.iter().enumerate().filter(|(_, a)| a.is_none()).map(|(leg, _)| leg).collect();
-        tracing::error!(code = reason.as_str(), ?leg, "saga is to be parked for an operator");
         DeadLetter {
-            code: reason.as_str(),
+            reason,
             participant: leg.map(|leg| self.engine.domain.participant(&self.saga.plan, leg).to_owned()),
             detail: json!({ "state": self.machine.state().as_str(), "pending_legs": pending, "attempts": self.attempts }),
         }
@@ -338,13 +340,17 @@ impl<D: Domain> Run<D> {
         tracing::error!(to, error, "a transition cannot be written; the saga is parked");
         let saga = &self.saga;
         let parked = Parked { id: saga.id, parent: saga.parent_id, epoch: saga.epoch, from: transition.from };
+        let cause = transition.cause.map(|cause| CompensationCause::from_cause(cause, &self.answers));
+        let mut dead_letter = self.dead_letter(cause.as_ref());
         let engine = self.engine.clone();
         async move {
             if transition.to == State::DeadLetter {
-                engine.park_alone(parked, reason_of::<D>(transition), error).await;
+                engine.park_alone(parked, dead_letter, error).await;
             } else {
-                let detail = json!({ "to": to, "error": error });
-                engine.park(parked, Reason::Unwritable, detail).await;
+                // No participant is waited for: what each of them has answered is in the detail.
+                (dead_letter.reason, dead_letter.participant) = (Reason::Unwritable, None);
+                (dead_letter.detail["to"], dead_letter.detail["error"]) = (to.into(), error.into());
+                engine.park(parked, dead_letter).await;
             }
         }
     }

@@ -11,7 +11,7 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use crate::{
-    domain::{Admission, Begin, Domain, NewSaga, Response, SagaId},
+    domain::{Admission, Begin, Domain, NewSaga, Reason, Response, SagaId},
     machine::{Kind, State},
 };
 
@@ -36,9 +36,17 @@ pub(crate) struct Move<D: Domain> {
 
 #[derive(Debug, Clone)]
 pub(crate) struct DeadLetter {
-    pub code: &'static str,
+    pub reason: Reason,
+    /// Which participant it waits for.
     pub participant: Option<String>,
+    /// An object: what is known of it.
     pub detail: serde_json::Value,
+}
+
+impl DeadLetter {
+    pub(crate) fn of_nobody(reason: Reason, detail: serde_json::Value) -> Self {
+        Self { reason, participant: None, detail }
+    }
 }
 
 #[derive(Debug)]
@@ -312,7 +320,7 @@ async fn record_history<D: Domain>(
              JOIN saga.saga s USING (saga_id)",
         )
         .bind(dead_letters.iter().map(|(id, _)| *id).collect::<Vec<_>>())
-        .bind(dead_letters.iter().map(|(_, d)| d.code.to_owned()).collect::<Vec<_>>())
+        .bind(dead_letters.iter().map(|(_, d)| d.reason.as_str()).collect::<Vec<_>>())
         .bind(dead_letters.iter().map(|(_, d)| d.participant.clone()).collect::<Vec<_>>())
         .bind(details)
         .execute(conn)
