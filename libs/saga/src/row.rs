@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use serde::de::DeserializeOwned;
+use metrics::counter;
+use serde::{Serialize, de::DeserializeOwned};
 use sqlx::{PgExecutor, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use crate::{
-    domain::{CompensationCause, Domain, Key, RequestHash, Response, Saga, SagaId},
+    domain::{CompensationCause, Domain, Key, Reason, RequestHash, Response, Saga, SagaId},
     machine::{Kind, State},
     write::stored_response,
 };
@@ -141,7 +142,7 @@ impl Raw {
         Ok(Loaded {
             saga,
             state: self.stored.state,
-            cause: self.cause.map(decode).transpose()?,
+            cause: self.cause.map(|cause| readable_cause(self.stored.id, cause)),
             poison: self.poison,
             budget_from: self.budget_from,
         })
@@ -157,6 +158,19 @@ pub(crate) fn request_hash(row: &PgRow) -> sqlx::Result<Option<RequestHash>> {
     let bytes: Vec<u8> = row.try_get("request_hash")?;
     let bytes = bytes.try_into().map_err(|_| sqlx::Error::Decode("a request's hash is cut".into()))?;
     Ok(Some(RequestHash { version, bytes }))
+}
+
+/// A cause as far as this version can read it. It says why legs are cancelled and never which ones, so what a newer release has put
+/// into it stops nothing.
+fn readable_cause<A: DeserializeOwned + Serialize>(
+    id: SagaId,
+    cause: serde_json::Value,
+) -> CompensationCause<A> {
+    decode(cause).unwrap_or_else(|error| {
+        tracing::warn!(saga_id = %id, error, "the cause of a saga is a newer release's; it is kept as it is");
+        counter!("saga_causes_unread_total").increment(1);
+        CompensationCause::because(Reason::Other)
+    })
 }
 
 fn decode<T: DeserializeOwned>(json: serde_json::Value) -> Result<T, String> {

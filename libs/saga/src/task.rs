@@ -197,7 +197,11 @@ impl<D: Domain> Run<D> {
         if transition.to != State::DeadLetter && cause.is_some() {
             self.cause.clone_from(&cause);
         }
-        let effect = self.on_transition(transition.to);
+        let mut effect = self.on_transition(transition.to);
+        if self.cause.as_ref().is_some_and(|cause| cause.reason == Reason::Other) {
+            // The release that knew why has stored an answer that says so.
+            effect.response = None;
+        }
         self.concluded = effect.response.clone().map(Arc::new);
         let event = self.event(transition, cause.as_ref());
         let dead_letter = (transition.to == State::DeadLetter).then(|| self.dead_letter(cause.as_ref()));
@@ -211,9 +215,10 @@ impl<D: Domain> Run<D> {
             to: transition.to,
             take_over: None,
             cancel_key: false,
+            // Of the transition that decides to compensate, and of no later one.
             cause: match transition.to {
                 State::Compensating | State::Compensated => {
-                    self.cause.as_ref().and_then(|t| serde_json::to_value(t).ok())
+                    cause.as_ref().and_then(|cause| serde_json::to_value(cause).ok())
                 }
                 _ => None,
             },
