@@ -39,6 +39,14 @@ pub struct Stored {
     pub deadline_at: DateTime<Utc>,
 }
 
+/// What a caller who waits has to know of a saga.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub state: State,
+    pub key_cancelled: bool,
+    pub response: Option<Response>,
+}
+
 /// A row as read, its plan not yet understood.
 #[derive(Debug)]
 pub(crate) struct Raw {
@@ -77,8 +85,6 @@ pub(crate) use columns;
 
 impl Raw {
     pub(crate) fn read(row: &PgRow) -> sqlx::Result<Self> {
-        let state: i16 = row.try_get("state")?;
-        let unknown = || sqlx::Error::Decode(format!("unknown saga state {state}").into());
         let stored = Stored {
             id: row.try_get("saga_id")?,
             key: Key {
@@ -87,7 +93,7 @@ impl Raw {
                 scope: row.try_get("scope")?,
                 key: row.try_get("key")?,
             },
-            state: State::from_code(state).ok_or_else(unknown)?,
+            state: state(row)?,
             backward: row.try_get("backward")?,
             epoch: row.try_get("epoch")?,
             key_cancelled: row.try_get("key_cancelled")?,
@@ -149,6 +155,11 @@ impl Raw {
     }
 }
 
+fn state(row: &PgRow) -> sqlx::Result<State> {
+    let state: i16 = row.try_get("state")?;
+    State::from_code(state).ok_or_else(|| sqlx::Error::Decode(format!("unknown saga state {state}").into()))
+}
+
 /// Version 0: there is none.
 pub(crate) fn request_hash(row: &PgRow) -> sqlx::Result<Option<RequestHash>> {
     let version: i16 = row.try_get("hash_version")?;
@@ -198,4 +209,16 @@ pub(crate) async fn by_key(db: impl PgExecutor<'_>, key: &Key) -> sqlx::Result<O
         .as_ref()
         .map(Raw::read)
         .transpose()
+}
+
+/// Short of plan and cause, which are large: callers look again and again.
+pub(crate) async fn outcome(db: impl PgExecutor<'_>, id: SagaId) -> sqlx::Result<Option<Outcome>> {
+    const SQL: &str =
+        "SELECT state, key_cancelled, response_status, response FROM saga.saga WHERE saga_id = $1";
+    let Some(row) = sqlx::query(SQL).bind(id).fetch_optional(db).await? else { return Ok(None) };
+    Ok(Some(Outcome {
+        state: state(&row)?,
+        key_cancelled: row.try_get("key_cancelled")?,
+        response: stored_response(row.try_get("response_status")?, row.try_get("response")?),
+    }))
 }

@@ -7,3 +7,4 @@ mod proof;
 mod store;
 mod toy;
 mod versions;
+mod wait;
