@@ -1,6 +1,6 @@
 //! A saga's row, read.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use chrono::{DateTime, Utc};
 use metrics::counter;
@@ -9,6 +9,7 @@ use sqlx::{PgExecutor, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use crate::{
+    clock::RunClock,
     domain::{CompensationCause, Domain, Key, Reason, RequestHash, Response, Saga, SagaId},
     machine::{Kind, State},
     write::stored_response,
@@ -61,6 +62,7 @@ pub(crate) struct Raw {
     pub poison: i16,
     pub trace_id: Option<String>,
     pub budget_from: DateTime<Utc>,
+    pub clock: RunClock,
 }
 
 /// A row that this version understands.
@@ -71,6 +73,8 @@ pub(crate) struct Loaded<D: Domain> {
     pub cause: Option<CompensationCause<D::Answer>>,
     pub poison: i16,
     pub budget_from: DateTime<Utc>,
+    /// Tells the database's time since the row was read.
+    pub clock: RunClock,
 }
 
 /// The columns that [`Raw`] is read from, of a saga named `s`.
@@ -78,7 +82,8 @@ macro_rules! columns {
     () => {
         "s.saga_id, s.business_id, s.operation, s.scope, s.key, s.state, s.backward, s.epoch, s.key_cancelled, \
          s.request_hash, s.hash_version, s.response_status, s.response, s.created_at, s.deadline_at, s.kind, s.version, \
-         s.legs_id, s.parent_id, s.plan, s.cause, s.owner, s.poison, s.trace_id, s.budget_from"
+         s.legs_id, s.parent_id, s.plan, s.cause, s.owner, s.poison, s.trace_id, s.budget_from, \
+         clock_timestamp() AS read_at"
     };
 }
 pub(crate) use columns;
@@ -119,6 +124,10 @@ impl Raw {
             poison: row.try_get("poison")?,
             trace_id: row.try_get("trace_id")?,
             budget_from: row.try_get("budget_from")?,
+            clock: RunClock::new(
+                row.try_get::<DateTime<Utc>, _>("read_at")?.timestamp_millis(),
+                Instant::now(),
+            ),
         })
     }
 
@@ -151,6 +160,7 @@ impl Raw {
             cause: self.cause.map(|cause| readable_cause(self.stored.id, cause)),
             poison: self.poison,
             budget_from: self.budget_from,
+            clock: self.clock,
         })
     }
 }

@@ -9,6 +9,7 @@ use serde_json::json;
 use tracing::Instrument as _;
 
 use crate::{
+    clock::RunClock,
     domain::{Call, CompensationCause, Domain, Ending, Reason, Replied, Saga, TransitionEffect},
     engine::Engine,
     error::StoreError,
@@ -59,6 +60,8 @@ pub(crate) struct Run<D: Domain> {
     /// How much of the work is attempts and writes; the rest is backoffs.
     busy: usize,
     poison: i16,
+    /// What the machine goes by.
+    clock: RunClock,
     /// The answer that the last transition stored.
     concluded: Option<Arc<crate::domain::Response>>,
 }
@@ -94,6 +97,7 @@ impl<D: Domain> Run<D> {
             busy: 0,
             work: FuturesUnordered::new(),
             poison: row.poison,
+            clock: row.clock,
             concluded: None,
         }
     }
@@ -110,7 +114,7 @@ impl<D: Domain> Run<D> {
         let mut next = Some(if poisoned { Event::Poisoned } else { Event::Start });
         loop {
             if let Some(event) = next.take() {
-                match self.machine.on(event, self.engine.lease.now()) {
+                match self.machine.on(event, self.clock.now()) {
                     Ok(actions) => {
                         if self.carry_out(&actions) {
                             return;
@@ -127,7 +131,7 @@ impl<D: Domain> Run<D> {
             let event = tokio::select! {
                 biased;
                 Some(event) = self.work.next() => event,
-                () = until(self.machine.deadline(), self.engine.lease.now()) => {
+                () = until(self.machine.deadline(), self.clock.now()) => {
                     next = Some(Event::Deadline);
                     continue;
                 }
@@ -169,12 +173,12 @@ impl<D: Domain> Run<D> {
             if !engine.lease.holds() {
                 return RunEvent::Lapsed;
             }
-            let began = engine.lease.now();
+            let began = engine.lease.local();
             let call = Call { saga: &saga, leg, direction };
             let replied = tokio::time::timeout(limit, engine.domain.send(call)).await.unwrap_or_else(|_| {
                 Replied { reply: Reply::Unknown, answer: None, note: Some("timeout".to_owned()) }
             });
-            RunEvent::Replied { leg, direction, replied, took_ms: engine.lease.now() - began }
+            RunEvent::Replied { leg, direction, replied, took_ms: engine.lease.local() - began }
         }));
     }
 

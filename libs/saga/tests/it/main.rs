@@ -1,6 +1,7 @@
 //! The engine with a toy domain, on a real database.
 
 mod admission;
+mod clock;
 mod names;
 mod parking;
 mod proof;

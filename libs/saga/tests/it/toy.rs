@@ -236,13 +236,23 @@ impl<const NEW: bool> Process<NEW> {
         version: i16,
         legs: &[&str],
     ) -> Result<Submitted, StoreError> {
+        self.engine.submit(Self::saga(id, key, version, legs)).await
+    }
+
+    /// Submits a saga of version 1 that has this time.
+    pub async fn submit_within(&self, key: &str, deadline: Duration, legs: &[&str]) {
+        let new = Self::saga(SagaId(Uuid::now_v7()), key, 1, legs);
+        assert_eq!(self.engine.submit(NewSaga { deadline, ..new }).await, Ok(Submitted::Running));
+    }
+
+    fn saga(id: SagaId, key: &str, version: i16, legs: &[&str]) -> NewSaga<Toy<NEW>> {
         let key = Key {
             business_id: "demo".to_owned(),
             operation: "toy".to_owned(),
             scope: String::new(),
             key: key.to_owned(),
         };
-        let new = NewSaga {
+        NewSaga {
             id,
             key,
             request_hash: None,
@@ -255,8 +265,7 @@ impl<const NEW: bool> Process<NEW> {
             change: Some("begun"),
             begin: Begin::Run,
             cancel_parent_key: false,
-        };
-        self.engine.submit(new).await
+        }
     }
 
     /// Submits a saga of version 1 and waits for its answer.
