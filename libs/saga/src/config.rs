@@ -23,8 +23,8 @@ pub struct Config {
     pub poison_limit: i16,
     /// Most sagas in memory; more are refused at the door.
     pub in_flight: usize,
-    /// Most legs of one participant without an answer; new work that needs it is refused then. A quarter of `in_flight`, so that a
-    /// silent participant leaves room for the others.
+    /// Most legs of one participant without an answer; new work that needs it is refused then. A quarter of `in_flight`, so that an
+    /// unreachable participant leaves room for the others.
     pub unanswered_legs: usize,
     /// Most transitions in one transaction.
     pub write_batch: usize,
