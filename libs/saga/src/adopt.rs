@@ -10,6 +10,7 @@ use crate::{
     parking::Parked,
     row::{Loaded, Raw},
     task::Run,
+    write::DeadLetter,
 };
 
 impl<D: Domain> Engine<D> {
@@ -33,7 +34,7 @@ impl<D: Domain> Engine<D> {
             Ok(row) => self.adopt(row),
             Err(error) => {
                 tracing::error!(saga_id = %id, error, "saga cannot be read; parked");
-                self.park(parked, Reason::Unreadable, json!({ "error": error })).await;
+                self.park(parked, DeadLetter::of_nobody(Reason::Unreadable, json!({ "error": error }))).await;
             }
         }
     }

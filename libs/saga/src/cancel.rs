@@ -87,7 +87,7 @@ impl<D: Domain> Engine<D> {
                 row.state = State::Compensating;
                 row.cause = Some(cause);
                 row.budget_from =
-                    chrono::DateTime::from_timestamp_millis(self.lease.now()).unwrap_or(row.budget_from);
+                    chrono::DateTime::from_timestamp_millis(row.clock.now()).unwrap_or(row.budget_from);
                 self.adopt(row);
                 Ok(CompensateOutcome::Done)
             }

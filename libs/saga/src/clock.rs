@@ -80,6 +80,25 @@ impl DatabaseClock {
     }
 }
 
+/// The database's time in one run of a saga: as of when its row was read or written, and counted on from there. It never steps, so
+/// setting the database's clock neither ends the time of a saga that runs nor makes it longer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RunClock {
+    database: Millis,
+    since: Instant,
+}
+
+impl RunClock {
+    /// The database has just said this, or said it at `since`.
+    pub(crate) const fn new(database: Millis, since: Instant) -> Self {
+        Self { database, since }
+    }
+
+    pub(crate) fn now(self) -> Millis {
+        self.database.saturating_add(i64::try_from(self.since.elapsed().as_millis()).unwrap_or(i64::MAX / 4))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -154,10 +154,12 @@ pub enum Reason {
     Unwritable,
     /// A participant holds legs of which no saga is known.
     OrphanLeg,
+    /// A newer release wrote why, in words that this version cannot read. Never written: what is stored stays as it is.
+    Other,
 }
 
 impl Reason {
-    /// All of them.
+    /// All that this version gives.
     pub const ALL: [Self; 10] = [
         Self::Refused,
         Self::TookNothing,
@@ -185,6 +187,7 @@ impl Reason {
             Self::Unreadable => "unreadable",
             Self::Unwritable => "unwritable",
             Self::OrphanLeg => "orphan_leg",
+            Self::Other => "other",
         }
     }
 }

@@ -9,6 +9,7 @@ use std::sync::{
 };
 
 use sqlx::PgPool;
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
@@ -44,6 +45,8 @@ pub struct Engine<D: Domain> {
     pub(crate) lease: Arc<Lease>,
     /// Keys under which an insert of this process may still come.
     pub(crate) pending: PendingKeys,
+    /// Withdrawn calls that wait for word of other processes.
+    pub(crate) withdrawals: Semaphore,
     pub(crate) reachability: Reachability,
     pub(crate) under_way: UnderWay,
     pub(crate) registry: Registry,

@@ -10,9 +10,6 @@ use std::{
     time::Duration,
 };
 
-use sqlx::{ConnectOptions, PgConnection, postgres::PgConnectOptions};
-use uuid::Uuid;
-
 use crate::{clock::DatabaseClock, machine::Millis};
 
 const NEVER: i64 = i64::MIN / 2;
@@ -59,13 +56,17 @@ impl Lease {
         self.holds() && self.local() >= self.claim_from.load(Ordering::Acquire)
     }
 
-    /// The database's time as the machine counts it. Before the first heartbeat no saga runs here, so nothing is judged by it.
+    /// The database's time as the timeline shows it. Before the first heartbeat no saga runs here.
     pub(crate) fn now(&self) -> Millis {
         self.clock.now().map_or(0, crate::clock::DatabaseTime::millis)
     }
 
-    /// A heartbeat that was sent at `sent` (by [`Lease::local`]) is durable.
+    /// A heartbeat that was sent at `sent` (by [`Lease::local`]) is durable. One that took longer than the lease lasts renews nothing,
+    /// and tells the database's time too late to go by.
     pub(crate) fn renewed(&self, sent: i64, database_now: Millis) {
+        if self.local() >= sent + self.ttl_ms {
+            return;
+        }
         let before = self.valid_until.load(Ordering::Acquire);
         if self.local() >= before {
             // Before it is valid again: nobody may take the new lease for the old one.
@@ -76,56 +77,6 @@ impl Lease {
         }
         self.clock.set(sent, database_now);
         self.valid_until.store(sent + self.ttl_ms, Ordering::Release);
-    }
-}
-
-/// The connection that heartbeats go over: its own, so that no other wait can delay them.
-pub(crate) struct Heartbeat {
-    pub options: PgConnectOptions,
-    pub process: Uuid,
-    pub name: String,
-    pub connection: Option<PgConnection>,
-}
-
-impl Heartbeat {
-    /// Beats once, within `limit`, and names the keys whose inserts may still come; `None` is too many to name.
-    pub(crate) async fn beat(
-        &mut self,
-        lease: &Lease,
-        pending: Option<Vec<String>>,
-        limit: Duration,
-    ) -> Result<(), sqlx::Error> {
-        let sent = lease.local();
-        match tokio::time::timeout(limit, self.write(pending)).await {
-            Ok(Ok((connection, database_now))) => {
-                self.connection = Some(connection);
-                lease.renewed(sent, database_now);
-                Ok(())
-            }
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(sqlx::Error::PoolTimedOut),
-        }
-    }
-
-    /// The connection is kept only if the beat went through.
-    async fn write(&mut self, pending: Option<Vec<String>>) -> sqlx::Result<(PgConnection, Millis)> {
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => self.options.connect().await?,
-        };
-        let now: i64 = sqlx::query_scalar(
-            "INSERT INTO saga.process (process_id, name, pending_keys)
-             SELECT $1, $2, CASE WHEN $3::text[] IS NOT NULL
-                 THEN ARRAY(SELECT hashtextextended(pending, 0) FROM unnest($3::text[]) AS pending) END
-             ON CONFLICT (process_id) DO UPDATE SET beat_at = clock_timestamp(), pending_keys = excluded.pending_keys
-             RETURNING (extract(epoch FROM clock_timestamp()) * 1000)::bigint",
-        )
-        .bind(self.process)
-        .bind(&self.name)
-        .bind(pending)
-        .fetch_one(&mut connection)
-        .await?;
-        Ok((connection, now))
     }
 }
 
@@ -151,9 +102,12 @@ mod tests {
     }
 
     #[test]
-    fn a_beat_that_took_long_counts_from_when_it_was_sent() {
+    fn a_beat_that_took_longer_than_the_lease_changes_nothing() {
         let lease = Lease::new(Duration::from_millis(50), DatabaseClock::default());
         lease.renewed(lease.local() - 60, 1_000_000);
         assert!(!lease.holds());
+        assert_eq!(lease.clock.now(), None, "such a beat tells no time");
+        lease.renewed(lease.local(), 1_000_000);
+        assert!(lease.may_claim(), "it was no lease that had a gap");
     }
 }

@@ -7,7 +7,7 @@
 //! | `submit`, `task`, `adopt` | a new saga, one run of one saga, a run that is taken up again |
 //! | `admission` | how much new work is taken, and of one business |
 //! | `queue`, `store`, `write` | transitions of concurrent sagas: when they become a batch, and how it is made durable in one transaction |
-//! | `lease`, `recovery` | heartbeat, claims of what has no live owner, rescans of what a process owns |
+//! | `lease`, `heartbeat`, `recovery` | whether a process may act and what it says of itself, claims of what has no live owner, rescans |
 //! | `parking` | dead letters that the database cannot refuse |
 //! | `clock` | the saga database's time |
 //! | `pending`, `proof` | keys that may still be inserted; the proof that one was not used, and never will be |
@@ -25,6 +25,7 @@ mod config;
 mod domain;
 mod engine;
 mod error;
+mod heartbeat;
 mod lease;
 pub mod machine;
 pub mod ops;

@@ -217,7 +217,7 @@ impl Machine {
         self.state
     }
 
-    /// The deadline, while it still can turn the saga back.
+    /// The deadline, while it can still have the saga compensated.
     #[must_use]
     pub fn deadline(&self) -> Option<Millis> {
         let open = self.kind == Kind::Compensable && self.state == State::Running;

@@ -84,7 +84,7 @@ impl<D: Domain> Engine<D> {
                  VALUES ($1, $2, $9, $11, $3, '', 0, $4, $10, $5, 4, true, 1,
                      clock_timestamp(), clock_timestamp(), clock_timestamp())
                  ON CONFLICT ON CONSTRAINT saga_key DO NOTHING RETURNING saga_id
-             ), letter AS (
+             ), dead_letter AS (
                  INSERT INTO saga.dead_letter (saga_id, business_id, code, participant, detail)
                  SELECT saga_id, $2, $6, $7, $8 FROM stub
              )

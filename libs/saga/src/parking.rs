@@ -1,11 +1,11 @@
 //! Parking: a saga that cannot go on becomes a dead letter, whatever the database refuses of the domain's part.
 //!
 //! The first attempt writes the dead letter with what the domain makes of it, in one transaction. If the database refuses that
-//! (a constraint of the domain's rows, a text that cannot be stored), the second attempt writes the saga's state and the letter
-//! alone. The domain's rows then follow by a reconciler of the domain, which compares them with the states of their sagas.
+//! (a constraint of the domain's rows, a text that cannot be stored), the second attempt writes the saga's state and the dead
+//! letter alone. The domain's rows then follow by a reconciler of the domain, which compares them with the states of their sagas.
 
 use metrics::counter;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
     domain::{Domain, Reason, SagaId},
@@ -26,29 +26,30 @@ pub(crate) struct Parked {
 
 impl<D: Domain> Engine<D> {
     /// Parks a saga that cannot go on for a reason of its own; it must not be guessed at, nor stop the pass.
-    pub(crate) async fn park(&self, parked: Parked, reason: Reason, detail: Value) {
+    pub(crate) async fn park(&self, parked: Parked, dead_letter: DeadLetter) {
         let change = self.domain.on_parked(parked.parent.unwrap_or(parked.id), false);
-        match self.write_letter(parked, reason, detail, change).await {
-            Err(StoreError::Refused(error)) => self.park_alone(parked, reason, error).await,
-            result => report(parked, reason, &result),
+        match self.write_dead_letter(parked, dead_letter.clone(), change).await {
+            Err(StoreError::Refused(error)) => self.park_alone(parked, dead_letter, error).await,
+            result => report(parked, dead_letter.reason, &result),
         }
     }
 
     /// Parks a saga without the domain's part, which the database has refused.
-    pub(crate) async fn park_alone(&self, parked: Parked, reason: Reason, refused: String) {
+    pub(crate) async fn park_alone(&self, parked: Parked, mut dead_letter: DeadLetter, refused: String) {
         counter!("saga_parked_alone_total").increment(1);
         tracing::error!(saga_id = %parked.id, refused, "the database refuses the domain's part of a dead letter; parked without it");
-        let result = self.write_letter(parked, reason, json!({ "refused": refused }), None).await;
-        report(parked, reason, &result);
+        dead_letter.detail["refused"] = refused.into();
+        let reason = dead_letter.reason;
+        report(parked, reason, &self.write_dead_letter(parked, dead_letter, None).await);
     }
 
-    async fn write_letter(
+    async fn write_dead_letter(
         &self,
         Parked { id, parent: _, epoch, from }: Parked,
-        reason: Reason,
-        detail: Value,
+        dead_letter: DeadLetter,
         change: Option<D::Change>,
     ) -> Result<Written, StoreError> {
+        let because = json!({ "because": { "reason": dead_letter.reason }, "detail": dead_letter.detail });
         let dead_letter = Move::<D> {
             id,
             from,
@@ -59,8 +60,8 @@ impl<D: Domain> Engine<D> {
             cause: None,
             response: None,
             change,
-            event: Some(("dead_letter", json!({ "because": { "reason": reason }, "detail": detail }))),
-            dead_letter: Some(DeadLetter { code: reason.as_str(), participant: None, detail }),
+            event: Some(("dead_letter", because)),
+            dead_letter: Some(dead_letter),
             due_ms: STUCK_AFTER_MS,
         };
         self.store.write(Write::Move(Box::new(dead_letter))).await

@@ -24,7 +24,7 @@ use crate::{domain::Key, lease::Lease};
 /// that says nothing inside a transaction is ended after 2 s.
 pub(crate) const LANDING: Duration = Duration::from_secs(10);
 /// Keys that have been pending for longer are named to other processes. Most are settled within a few milliseconds.
-pub(crate) const NAMED_AFTER: Duration = Duration::from_millis(250);
+pub(crate) const NAMED_AFTER: Duration = Duration::from_millis(100);
 /// Most keys that are named to other processes; past that all keys are in doubt.
 const NAMED: usize = 4_096;
 /// Between the parts of a key's name; no part has it.
@@ -52,7 +52,7 @@ pub struct Intent {
     pending: Pending,
     waiting: Arc<()>,
     /// By the lease's clock.
-    since: i64,
+    pub(crate) since: i64,
 }
 
 /// Under which terms an insert may be sent.

@@ -10,7 +10,7 @@
 //!   before their time, a few at first and twice as many each tick, for as long as no attempt fails. While the breaker is
 //!   closed nobody is let go: who backs off from a participant that answers others has a reason of its own.
 //! - **Bulkhead**: legs without an answer are counted for each participant. At the bound new work that needs it is refused, so
-//!   that one silent participant never takes the room of the others.
+//!   that one unreachable participant never takes the room of the others.
 
 use std::{
     collections::{HashMap, VecDeque},

@@ -107,8 +107,10 @@ impl<D: Domain> Engine<D> {
                 tracing::info!(sagas = claimed, "took over sagas without a live owner");
                 fail_point!("saga::claimed");
             }
-            for row in &rows {
-                self.adopt_raw(Raw::read(row)?).await;
+            // All of them before any is adopted: one that is parked must not make the others look younger.
+            let rows: Vec<_> = rows.iter().map(Raw::read).collect();
+            for row in rows {
+                self.adopt_raw(row?).await;
             }
             if i64::try_from(claimed).unwrap_or(0) < self.config.claim_batch || self.is_laden() {
                 return Ok(());
@@ -148,8 +150,9 @@ impl<D: Domain> Engine<D> {
             counter!("saga_adopted_again_total").increment(rows.len() as u64);
             tracing::warn!(sagas = rows.len(), "own sagas were not in memory, or stuck; started anew");
         }
-        for row in &rows {
-            let mut raw = Raw::read(row)?;
+        let rows: Vec<_> = rows.iter().map(Raw::read).collect();
+        for row in rows {
+            let mut raw = row?;
             // A run that vanishes again and again, though the process lives on, is poison as well.
             raw.poison = raw.poison.max(self.registry.count_lost(raw.stored.id));
             self.adopt_raw(raw).await;

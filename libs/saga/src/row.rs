@@ -1,14 +1,16 @@
 //! A saga's row, read.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use chrono::{DateTime, Utc};
-use serde::de::DeserializeOwned;
+use metrics::counter;
+use serde::{Serialize, de::DeserializeOwned};
 use sqlx::{PgExecutor, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use crate::{
-    domain::{CompensationCause, Domain, Key, RequestHash, Response, Saga, SagaId},
+    clock::RunClock,
+    domain::{CompensationCause, Domain, Key, Reason, RequestHash, Response, Saga, SagaId},
     machine::{Kind, State},
     write::stored_response,
 };
@@ -38,6 +40,14 @@ pub struct Stored {
     pub deadline_at: DateTime<Utc>,
 }
 
+/// What a caller who waits has to know of a saga.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub state: State,
+    pub key_cancelled: bool,
+    pub response: Option<Response>,
+}
+
 /// A row as read, its plan not yet understood.
 #[derive(Debug)]
 pub(crate) struct Raw {
@@ -52,6 +62,7 @@ pub(crate) struct Raw {
     pub poison: i16,
     pub trace_id: Option<String>,
     pub budget_from: DateTime<Utc>,
+    pub clock: RunClock,
 }
 
 /// A row that this version understands.
@@ -62,6 +73,8 @@ pub(crate) struct Loaded<D: Domain> {
     pub cause: Option<CompensationCause<D::Answer>>,
     pub poison: i16,
     pub budget_from: DateTime<Utc>,
+    /// Tells the database's time since the row was read.
+    pub clock: RunClock,
 }
 
 /// The columns that [`Raw`] is read from, of a saga named `s`.
@@ -69,15 +82,14 @@ macro_rules! columns {
     () => {
         "s.saga_id, s.business_id, s.operation, s.scope, s.key, s.state, s.backward, s.epoch, s.key_cancelled, \
          s.request_hash, s.hash_version, s.response_status, s.response, s.created_at, s.deadline_at, s.kind, s.version, \
-         s.legs_id, s.parent_id, s.plan, s.cause, s.owner, s.poison, s.trace_id, s.budget_from"
+         s.legs_id, s.parent_id, s.plan, s.cause, s.owner, s.poison, s.trace_id, s.budget_from, \
+         clock_timestamp() AS read_at"
     };
 }
 pub(crate) use columns;
 
 impl Raw {
     pub(crate) fn read(row: &PgRow) -> sqlx::Result<Self> {
-        let state: i16 = row.try_get("state")?;
-        let unknown = || sqlx::Error::Decode(format!("unknown saga state {state}").into());
         let stored = Stored {
             id: row.try_get("saga_id")?,
             key: Key {
@@ -86,7 +98,7 @@ impl Raw {
                 scope: row.try_get("scope")?,
                 key: row.try_get("key")?,
             },
-            state: State::from_code(state).ok_or_else(unknown)?,
+            state: state(row)?,
             backward: row.try_get("backward")?,
             epoch: row.try_get("epoch")?,
             key_cancelled: row.try_get("key_cancelled")?,
@@ -112,6 +124,10 @@ impl Raw {
             poison: row.try_get("poison")?,
             trace_id: row.try_get("trace_id")?,
             budget_from: row.try_get("budget_from")?,
+            clock: RunClock::new(
+                row.try_get::<DateTime<Utc>, _>("read_at")?.timestamp_millis(),
+                Instant::now(),
+            ),
         })
     }
 
@@ -141,11 +157,17 @@ impl Raw {
         Ok(Loaded {
             saga,
             state: self.stored.state,
-            cause: self.cause.map(decode).transpose()?,
+            cause: self.cause.map(|cause| readable_cause(self.stored.id, cause)),
             poison: self.poison,
             budget_from: self.budget_from,
+            clock: self.clock,
         })
     }
+}
+
+fn state(row: &PgRow) -> sqlx::Result<State> {
+    let state: i16 = row.try_get("state")?;
+    State::from_code(state).ok_or_else(|| sqlx::Error::Decode(format!("unknown saga state {state}").into()))
 }
 
 /// Version 0: there is none.
@@ -157,6 +179,19 @@ pub(crate) fn request_hash(row: &PgRow) -> sqlx::Result<Option<RequestHash>> {
     let bytes: Vec<u8> = row.try_get("request_hash")?;
     let bytes = bytes.try_into().map_err(|_| sqlx::Error::Decode("a request's hash is cut".into()))?;
     Ok(Some(RequestHash { version, bytes }))
+}
+
+/// A cause as far as this version can read it. It says why legs are cancelled and never which ones, so what a newer release has put
+/// into it stops nothing.
+fn readable_cause<A: DeserializeOwned + Serialize>(
+    id: SagaId,
+    cause: serde_json::Value,
+) -> CompensationCause<A> {
+    decode(cause).unwrap_or_else(|error| {
+        tracing::warn!(saga_id = %id, error, "the cause of a saga is a newer release's; it is kept as it is");
+        counter!("saga_causes_unread_total").increment(1);
+        CompensationCause::because(Reason::Other)
+    })
 }
 
 fn decode<T: DeserializeOwned>(json: serde_json::Value) -> Result<T, String> {
@@ -184,4 +219,16 @@ pub(crate) async fn by_key(db: impl PgExecutor<'_>, key: &Key) -> sqlx::Result<O
         .as_ref()
         .map(Raw::read)
         .transpose()
+}
+
+/// Short of plan and cause, which are large: callers look again and again.
+pub(crate) async fn outcome(db: impl PgExecutor<'_>, id: SagaId) -> sqlx::Result<Option<Outcome>> {
+    const SQL: &str =
+        "SELECT state, key_cancelled, response_status, response FROM saga.saga WHERE saga_id = $1";
+    let Some(row) = sqlx::query(SQL).bind(id).fetch_optional(db).await? else { return Ok(None) };
+    Ok(Some(Outcome {
+        state: state(&row)?,
+        key_cancelled: row.try_get("key_cancelled")?,
+        response: stored_response(row.try_get("response_status")?, row.try_get("response")?),
+    }))
 }

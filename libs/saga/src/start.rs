@@ -15,7 +15,7 @@ use sqlx::{
     Connection as _, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
@@ -25,8 +25,10 @@ use crate::{
     config::Config,
     domain::Domain,
     engine::Engine,
-    lease::{Heartbeat, Lease},
-    pending::{NAMED_AFTER, PendingKeys},
+    heartbeat::Heartbeat,
+    lease::Lease,
+    pending::PendingKeys,
+    proof::WITHDRAWALS_WAITING,
     reachability::{Reachability, TICK},
     recovery,
     registry::Registry,
@@ -63,6 +65,7 @@ impl<D: Domain> Engine<D> {
         let engine = Arc::new(Self {
             lease: Arc::new(Lease::new(config.ttl, clock.clone())),
             pending: PendingKeys::default(),
+            withdrawals: Semaphore::new(WITHDRAWALS_WAITING),
             recovered_at: AtomicI64::new(clock.local()),
             clock,
             config,
@@ -130,10 +133,15 @@ impl<D: Domain> Engine<D> {
     }
 
     async fn heartbeats(self: Arc<Self>, options: PgConnectOptions) {
-        let mut heartbeat =
-            Heartbeat { options, process: self.process, name: self.config.name.clone(), connection: None };
+        let mut heartbeat = Heartbeat {
+            options,
+            process: self.process,
+            name: self.config.name.clone(),
+            connection: None,
+            answered: None,
+        };
         loop {
-            match heartbeat.beat(&self.lease, self.pending.older_than(NAMED_AFTER), self.config.ttl).await {
+            match heartbeat.beat(&self.lease, &self.pending, self.config.ttl).await {
                 Ok(()) => self.store.reachable(),
                 Err(error) => tracing::warn!(%error, "heartbeat failed"),
             }

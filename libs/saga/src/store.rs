@@ -402,10 +402,11 @@ fn before_commit(error: sqlx::Error) -> Failure {
 }
 
 /// Whether a code says that the server, or this session of it, cannot work now: no write is at fault. Connection
-/// exceptions, no more resources, operator intervention, I/O errors; a transaction that was idle for too long; a server
-/// that may only be read, as a standby is that has taken over and is not promoted yet.
+/// exceptions, no more resources, operator intervention, I/O errors, internal errors and corrupted files; a transaction that
+/// was idle for too long; a server that may only be read, as a standby is that has taken over and is not promoted yet.
 fn is_servers(code: &str) -> bool {
-    ["08", "53", "57", "58"].iter().any(|class| code.starts_with(class)) || ["25P03", "25006"].contains(&code)
+    ["08", "53", "57", "58", "XX"].iter().any(|class| code.starts_with(class))
+        || ["25P03", "25006"].contains(&code)
 }
 
 fn at_commit(error: sqlx::Error) -> Failure {
@@ -425,7 +426,9 @@ mod tests {
 
     #[test]
     fn a_server_that_cannot_work_is_no_fault_of_a_write() {
-        for code in ["08006", "53100", "53300", "57014", "57P01", "57P03", "58030", "25P03", "25006"] {
+        for code in [
+            "08006", "53100", "53300", "57014", "57P01", "57P03", "58030", "XX000", "XX001", "25P03", "25006",
+        ] {
             assert!(is_servers(code), "{code}");
         }
         for code in ["23505", "23514", "22021", "25P02", "40001", ""] {

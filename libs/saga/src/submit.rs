@@ -1,12 +1,13 @@
 //! Handing in a new saga.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use fail::fail_point;
 use metrics::counter;
 use tokio::sync::oneshot;
 
 use crate::{
+    clock::RunClock,
     domain::{Begin, Domain, Key, NewSaga, Response, Saga},
     engine::Engine,
     error::StoreError,
@@ -100,6 +101,8 @@ impl<D: Domain> Engine<D> {
         let runs = matches!(new.begin, Begin::Run);
         let (plan, key, trace_id) = (new.plan.clone(), new.key.clone(), new.trace_id.clone());
         let (id, kind, legs_id, parent_id) = (new.id, new.kind, new.legs_id, new.parent_id);
+        // From here, as the row is written later: a COMMIT that takes long is part of the saga's time.
+        let began = Instant::now();
         let written = self.store.insert(new, terms).await;
         let submitted = match written {
             Ok(Written::Inserted { created_at, deadline_at }) if runs => {
@@ -116,8 +119,14 @@ impl<D: Domain> Engine<D> {
                     created_at,
                     trace_id,
                 };
-                let row =
-                    Loaded { saga, state: State::Running, cause: None, poison: 0, budget_from: created_at };
+                let row = Loaded {
+                    saga,
+                    state: State::Running,
+                    cause: None,
+                    poison: 0,
+                    budget_from: created_at,
+                    clock: RunClock::new(created_at.timestamp_millis(), began),
+                };
                 fail_point!("saga::inserted");
                 let _ = tx.send(Ok(Submitted::Running));
                 Run::new(self, row, guard, legs, false).run().await;

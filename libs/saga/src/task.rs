@@ -9,6 +9,7 @@ use serde_json::json;
 use tracing::Instrument as _;
 
 use crate::{
+    clock::RunClock,
     domain::{Call, CompensationCause, Domain, Ending, Reason, Replied, Saga, TransitionEffect},
     engine::Engine,
     error::StoreError,
@@ -59,6 +60,8 @@ pub(crate) struct Run<D: Domain> {
     /// How much of the work is attempts and writes; the rest is backoffs.
     busy: usize,
     poison: i16,
+    /// What the machine goes by.
+    clock: RunClock,
     /// The answer that the last transition stored.
     concluded: Option<Arc<crate::domain::Response>>,
 }
@@ -94,6 +97,7 @@ impl<D: Domain> Run<D> {
             busy: 0,
             work: FuturesUnordered::new(),
             poison: row.poison,
+            clock: row.clock,
             concluded: None,
         }
     }
@@ -110,7 +114,7 @@ impl<D: Domain> Run<D> {
         let mut next = Some(if poisoned { Event::Poisoned } else { Event::Start });
         loop {
             if let Some(event) = next.take() {
-                match self.machine.on(event, self.engine.lease.now()) {
+                match self.machine.on(event, self.clock.now()) {
                     Ok(actions) => {
                         if self.carry_out(&actions) {
                             return;
@@ -127,7 +131,7 @@ impl<D: Domain> Run<D> {
             let event = tokio::select! {
                 biased;
                 Some(event) = self.work.next() => event,
-                () = until(self.machine.deadline(), self.engine.lease.now()) => {
+                () = until(self.machine.deadline(), self.clock.now()) => {
                     next = Some(Event::Deadline);
                     continue;
                 }
@@ -169,12 +173,12 @@ impl<D: Domain> Run<D> {
             if !engine.lease.holds() {
                 return RunEvent::Lapsed;
             }
-            let began = engine.lease.now();
+            let began = engine.lease.local();
             let call = Call { saga: &saga, leg, direction };
             let replied = tokio::time::timeout(limit, engine.domain.send(call)).await.unwrap_or_else(|_| {
                 Replied { reply: Reply::Unknown, answer: None, note: Some("timeout".to_owned()) }
             });
-            RunEvent::Replied { leg, direction, replied, took_ms: engine.lease.now() - began }
+            RunEvent::Replied { leg, direction, replied, took_ms: engine.lease.local() - began }
         }));
     }
 
@@ -197,10 +201,17 @@ impl<D: Domain> Run<D> {
         if transition.to != State::DeadLetter && cause.is_some() {
             self.cause.clone_from(&cause);
         }
-        let effect = self.on_transition(transition.to);
+        let mut effect = self.on_transition(transition.to);
+        if self.cause.as_ref().is_some_and(|cause| cause.reason == Reason::Other) {
+            // The release that knew why has stored an answer that says so.
+            effect.response = None;
+        }
         self.concluded = effect.response.clone().map(Arc::new);
         let event = self.event(transition, cause.as_ref());
         let dead_letter = (transition.to == State::DeadLetter).then(|| self.dead_letter(cause.as_ref()));
+        if let Some(DeadLetter { reason, participant, .. }) = &dead_letter {
+            tracing::error!(code = reason.as_str(), ?participant, "saga is to be parked for an operator");
+        }
         let change = Move::<D> {
             id: self.saga.id,
             from: transition.from,
@@ -208,9 +219,10 @@ impl<D: Domain> Run<D> {
             to: transition.to,
             take_over: None,
             cancel_key: false,
+            // Of the transition that decides to compensate, and of no later one.
             cause: match transition.to {
                 State::Compensating | State::Compensated => {
-                    self.cause.as_ref().and_then(|t| serde_json::to_value(t).ok())
+                    cause.as_ref().and_then(|cause| serde_json::to_value(cause).ok())
                 }
                 _ => None,
             },
@@ -275,9 +287,8 @@ impl<D: Domain> Run<D> {
         let leg = cause.and_then(|t| t.leg);
         let pending: Vec<_> =
             self.answers.iter().enumerate().filter(|(_, a)| a.is_none()).map(|(leg, _)| leg).collect();
-        tracing::error!(code = reason.as_str(), ?leg, "saga is to be parked for an operator");
         DeadLetter {
-            code: reason.as_str(),
+            reason,
             participant: leg.map(|leg| self.engine.domain.participant(&self.saga.plan, leg).to_owned()),
             detail: json!({ "state": self.machine.state().as_str(), "pending_legs": pending, "attempts": self.attempts }),
         }
@@ -338,13 +349,17 @@ impl<D: Domain> Run<D> {
         tracing::error!(to, error, "a transition cannot be written; the saga is parked");
         let saga = &self.saga;
         let parked = Parked { id: saga.id, parent: saga.parent_id, epoch: saga.epoch, from: transition.from };
+        let cause = transition.cause.map(|cause| CompensationCause::from_cause(cause, &self.answers));
+        let mut dead_letter = self.dead_letter(cause.as_ref());
         let engine = self.engine.clone();
         async move {
             if transition.to == State::DeadLetter {
-                engine.park_alone(parked, reason_of::<D>(transition), error).await;
+                engine.park_alone(parked, dead_letter, error).await;
             } else {
-                let detail = json!({ "to": to, "error": error });
-                engine.park(parked, Reason::Unwritable, detail).await;
+                // No participant is waited for: what each of them has answered is in the detail.
+                (dead_letter.reason, dead_letter.participant) = (Reason::Unwritable, None);
+                (dead_letter.detail["to"], dead_letter.detail["error"]) = (to.into(), error.into());
+                engine.park(parked, dead_letter).await;
             }
         }
     }

@@ -9,13 +9,16 @@ use crate::{
     engine::Engine,
     machine::State,
     registry::Progress,
+    row::{self, Outcome},
     write::stored_response,
 };
 
 /// How long a caller of a saga that was compensated waits for everything to be back.
 const WAIT_FOR_REVERSAL: Duration = Duration::from_secs(1);
-/// How often a saga that runs elsewhere is looked at.
-const POLL: Duration = Duration::from_millis(40);
+/// Pause after the first look at a saga that runs elsewhere; each further one doubles it.
+const POLL: Duration = Duration::from_millis(20);
+/// Longest pause between two looks.
+const POLL_MAX: Duration = Duration::from_millis(200);
 
 /// What waiting for a saga came to.
 #[derive(Debug, Clone)]
@@ -39,6 +42,7 @@ impl<D: Domain> Engine<D> {
     pub async fn wait(&self, id: SagaId, until: Instant) -> sqlx::Result<Waited> {
         let mut until = until;
         let mut is_compensating = false;
+        let mut pause = POLL;
         loop {
             let progress = match self.registry.watch(id) {
                 Some(mut watch) => {
@@ -65,7 +69,8 @@ impl<D: Domain> Engine<D> {
                 }
                 _ if Instant::now() >= until => return self.answer(id, is_compensating).await,
                 _ if !self.registry.contains(id) => {
-                    tokio::time::sleep_until(until.min(Instant::now() + POLL)).await
+                    tokio::time::sleep_until(until.min(Instant::now() + pause)).await;
+                    pause = longer(pause);
                 }
                 _ => {}
             }
@@ -73,18 +78,23 @@ impl<D: Domain> Engine<D> {
     }
 
     async fn read_progress(&self, id: SagaId) -> sqlx::Result<Progress> {
-        let stored = self.find_by_id(id).await?.ok_or(sqlx::Error::RowNotFound)?;
-        Ok(match stored.state {
+        Ok(match self.outcome(id).await?.state {
             State::Running => Progress::Running,
             State::Compensating => Progress::Compensating,
             _ => Progress::Ended(None),
         })
     }
 
+    async fn outcome(&self, id: SagaId) -> sqlx::Result<Outcome> {
+        let pool = self.lookups.clone();
+        let looking = async move { row::outcome(&pool, id).await };
+        self.to_its_end(looking).await?.ok_or(sqlx::Error::RowNotFound)
+    }
+
     /// The stored answer. One that compensation would still improve is frozen before anybody sees it, so that every later
     /// caller gets the same bytes.
     async fn answer(&self, id: SagaId, is_compensating: bool) -> sqlx::Result<Waited> {
-        let stored = self.find_by_id(id).await?.ok_or(sqlx::Error::RowNotFound)?;
+        let stored = self.outcome(id).await?;
         if stored.key_cancelled {
             return Ok(Waited::KeyCancelled);
         }
@@ -111,5 +121,21 @@ impl<D: Domain> Engine<D> {
         };
         let (status, body): (i16, Vec<u8>) = self.to_its_end(freezing).await?;
         stored_response(Some(status), Some(body)).ok_or(sqlx::Error::RowNotFound)
+    }
+}
+
+fn longer(pause: Duration) -> Duration {
+    (pause * 2).min(POLL_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_long_looks_less_often() {
+        let pauses: Vec<_> =
+            std::iter::successors(Some(POLL), |pause| Some(longer(*pause))).take(6).collect();
+        assert_eq!(pauses.iter().map(Duration::as_millis).collect::<Vec<_>>(), [20, 40, 80, 160, 200, 200]);
     }
 }

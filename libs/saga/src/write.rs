@@ -11,7 +11,7 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use crate::{
-    domain::{Admission, Begin, Domain, NewSaga, Response, SagaId},
+    domain::{Admission, Begin, Domain, NewSaga, Reason, Response, SagaId},
     machine::{Kind, State},
 };
 
@@ -36,9 +36,17 @@ pub(crate) struct Move<D: Domain> {
 
 #[derive(Debug, Clone)]
 pub(crate) struct DeadLetter {
-    pub code: &'static str,
+    pub reason: Reason,
+    /// Which participant it waits for.
     pub participant: Option<String>,
+    /// An object: what is known of it.
     pub detail: serde_json::Value,
+}
+
+impl DeadLetter {
+    pub(crate) fn of_nobody(reason: Reason, detail: serde_json::Value) -> Self {
+        Self { reason, participant: None, detail }
+    }
 }
 
 #[derive(Debug)]
@@ -312,7 +320,7 @@ async fn record_history<D: Domain>(
              JOIN saga.saga s USING (saga_id)",
         )
         .bind(dead_letters.iter().map(|(id, _)| *id).collect::<Vec<_>>())
-        .bind(dead_letters.iter().map(|(_, d)| d.code.to_owned()).collect::<Vec<_>>())
+        .bind(dead_letters.iter().map(|(_, d)| d.reason.as_str()).collect::<Vec<_>>())
         .bind(dead_letters.iter().map(|(_, d)| d.participant.clone()).collect::<Vec<_>>())
         .bind(details)
         .execute(conn)
@@ -351,7 +359,8 @@ async fn recognise_inserts<D: Domain>(
     Ok(())
 }
 
-/// After an unknown COMMIT: a row in the state, epoch and hands that this move leads to was moved by it.
+/// After an unknown COMMIT: a row in the state, epoch and hands that this move leads to, its key cancelled if the move cancels it, was
+/// moved by it.
 async fn recognise_moves<D: Domain>(
     conn: &mut PgConnection,
     moves: &[&Move<D>],
@@ -361,7 +370,7 @@ async fn recognise_moves<D: Domain>(
         outcome.iter().filter(|(_, w)| **w == Written::Missed).map(|(id, _)| *id).collect();
     let ids: Vec<Uuid> = missed.iter().map(|id| id.0).collect();
     let rows = sqlx::query(
-        "SELECT saga_id, state, epoch, owner, answer_given FROM saga.saga WHERE saga_id = ANY($1)",
+        "SELECT saga_id, state, epoch, owner, answer_given, key_cancelled FROM saga.saga WHERE saga_id = ANY($1)",
     )
     .bind(ids)
     .fetch_all(conn)
@@ -369,9 +378,11 @@ async fn recognise_moves<D: Domain>(
     for row in rows {
         let (id, state, epoch): (SagaId, i16, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
         let (owner, answer_given): (Option<Uuid>, bool) = (row.try_get(3)?, row.try_get(4)?);
+        let key_cancelled: bool = row.try_get(5)?;
         let ours = moves.iter().any(|m| {
             m.id == id
                 && m.to.code() == state
+                && (key_cancelled || !m.cancel_key)
                 && match m.take_over {
                     Some(me) => epoch == m.epoch + 1 && owner == Some(me),
                     None => epoch == m.epoch,

@@ -160,14 +160,32 @@ pub fn is_unavailable(error: &sqlx::Error) -> bool {
         Error::Io(_) | Error::Tls(_) | Error::PoolTimedOut | Error::PoolClosed | Error::WorkerCrashed => true,
         // A connection that is closed in the middle of a message, as by a proxy whose server is away.
         Error::Protocol(_) => true,
-        Error::Database(error) => error.code().is_some_and(|code| {
-            // 08 connection, 53 resources, 57 operator intervention (which a statement timeout is too),
-            // 25006 a standby, and conflicts that a second try resolves.
-            code.starts_with("08")
-                || code.starts_with("53")
-                || code.starts_with("57")
-                || matches!(code.as_ref(), "25006" | "25P03" | "40001" | "40P01" | "55P03")
-        }),
+        Error::Database(error) => error.code().is_some_and(|code| says_unavailable(&code)),
         _ => false,
+    }
+}
+
+/// Whether an SQLSTATE says that the server, or this session of it, cannot work now: connection (08), resources (53), operator
+/// intervention (57, which a statement timeout is too), I/O (58), internal errors and corrupted files (XX), a standby (25006), a
+/// transaction that was idle for too long (25P03), and conflicts that a second try resolves.
+fn says_unavailable(code: &str) -> bool {
+    ["08", "53", "57", "58", "XX"].iter().any(|class| code.starts_with(class))
+        || ["25006", "25P03", "40001", "40P01", "55P03"].contains(&code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_cannot_work_is_unavailable_and_a_wrong_statement_is_not() {
+        for code in [
+            "08006", "53300", "57014", "57P01", "58030", "XX000", "XX001", "25006", "25P03", "40P01", "55P03",
+        ] {
+            assert!(says_unavailable(code), "{code}");
+        }
+        for code in ["23505", "22021", "25P02", "42P01", "42501", ""] {
+            assert!(!says_unavailable(code), "{code}");
+        }
     }
 }

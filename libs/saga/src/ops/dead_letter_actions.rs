@@ -99,7 +99,7 @@ impl<D: Domain> Engine<D> {
     /// Replays or resolves a dead letter.
     ///
     /// # Errors
-    /// Of the database; then nothing was done.
+    /// Of the database. At COMMIT it is unknown whether it was done: the same operation id again tells.
     pub async fn act_on_dead_letter(
         self: &Arc<Self>,
         dead_letter: Uuid,

@@ -1,4 +1,4 @@
-//! One silent participant neither takes the others' room nor is sent everything at once when it answers again.
+//! One unreachable participant neither takes the others' room nor is sent everything at once when it answers again.
 
 use std::time::Duration;
 
@@ -8,18 +8,18 @@ use uuid::Uuid;
 use crate::toy::{Does, Process, WITHIN, World, new_saga, quick};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_silent_participant_leaves_room_for_the_others() {
+async fn an_unreachable_participant_leaves_room_for_the_others() {
     let world = World::start().await;
     let mut config = Config { unanswered_legs: 4, in_flight: 64, ..quick() };
     // They stay for the whole test.
     config.forward_timeout = Duration::from_secs(20);
     let process = world.process::<false>(config).await;
-    process.domain.set("silent", Does::Hangs);
+    process.domain.set("unreachable", Does::Hangs);
     for key in ["1", "2", "3", "4"] {
-        process.submit(key, 1, &["silent", "other"]).await.1.expect("written");
+        process.submit(key, 1, &["unreachable", "other"]).await.1.expect("written");
     }
-    assert!(process.engine.is_full_for("silent", "demo"));
-    assert_eq!(process.submit("5", 1, &["other", "silent"]).await.1, Err(StoreError::Unavailable));
+    assert!(process.engine.is_full_for("unreachable", "demo"));
+    assert_eq!(process.submit("5", 1, &["other", "unreachable"]).await.1, Err(StoreError::Unavailable));
     for key in 0..20 {
         assert_eq!(process.run(&format!("other-{key}"), &["other", "third"]).await, Some(201));
     }

@@ -40,6 +40,9 @@ async fn a_park_that_the_domain_cannot_record_is_a_dead_letter_all_the_same() {
     assert_eq!(world.sql::<String>("SELECT status FROM toy.thing").await, "going back", "what it was before");
     let told = "SELECT detail -> 'detail' ->> 'refused' LIKE '%thing_is_allowed%' FROM saga.saga_event WHERE event = 'dead_letter'";
     assert!(world.sql::<bool>(told).await, "the history says what was refused");
+    let known = "SELECT participant = 'b' AND detail -> 'pending_legs' = '[1]' AND detail ->> 'state' = 'compensating'
+                 AND jsonb_array_length(detail -> 'attempts') > 0 AND detail ->> 'refused' IS NOT NULL FROM saga.dead_letter";
+    assert!(world.sql::<bool>(known).await, "and the dead letter what is known besides");
     // It rests: nobody takes it up again by itself.
     let epoch = world.sql::<i64>("SELECT epoch FROM saga.saga").await;
     tokio::time::sleep(SCANS).await;

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use saga::{CompensateOutcome, Reason, Submitted};
 use sqlx::{Connection, PgConnection};
 
-use crate::toy::{World, quick};
+use crate::toy::{Does, World, quick};
 
 const WAITS_FOR_A_LOCK: &str = "SELECT EXISTS (SELECT 1 FROM pg_stat_activity
     WHERE datname = current_database() AND wait_event_type = 'Lock')";
@@ -46,4 +47,44 @@ async fn saga_that_needs(
 ) -> Result<saga::Submitted, saga::StoreError> {
     let id = saga::SagaId(id.parse().expect("an id"));
     process.submit_as(id, "stuck", 1, &["a"]).await
+}
+
+const COMMITTING: &str = "SELECT count(*) = 1 FROM pg_stat_activity
+    WHERE datname = current_database() AND query = 'COMMIT' AND state = 'active'";
+const END_COMMITS: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = current_database() AND query = 'COMMIT' AND state = 'active'";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_whose_commit_was_lost_is_not_taken_for_a_compensation_that_cancelled_no_key() {
+    let world = World::start().await;
+    let process = world.process::<false>(quick()).await;
+    process.domain.set("a", Does::Hangs);
+    let (id, submitted) = process.submit("k", 1, &["a"]).await;
+    assert_eq!(submitted, Ok(Submitted::Running));
+    world
+        .execute(
+            "CREATE FUNCTION saga.hanging() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN PERFORM pg_sleep(4); RETURN NULL; END $$;
+             CREATE CONSTRAINT TRIGGER hanging AFTER UPDATE ON saga.saga DEFERRABLE INITIALLY DEFERRED
+             FOR EACH ROW WHEN (NEW.key_cancelled) EXECUTE FUNCTION saga.hanging()",
+        )
+        .await;
+    let stored = process.engine.find_by_id(id).await.expect("a database").expect("a saga");
+    let meanwhile = async {
+        world.until(COMMITTING).await;
+        // Behind the cancel's lock and in front of its second attempt, the same process takes the saga over and compensates it.
+        let other = world.execute(
+            "UPDATE saga.saga SET state = 1, backward = true, epoch = epoch + 1, budget_from = clock_timestamp()",
+        );
+        let lost = async {
+            world
+                .until("SELECT count(*) = 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
+                .await;
+            world.execute(END_COMMITS).await;
+        };
+        tokio::join!(other, lost);
+    };
+    let (told, ()) = tokio::join!(process.engine.compensate(&stored, Reason::Cancelled, true), meanwhile);
+    assert_eq!(told, Ok(CompensateOutcome::Moved), "the caller looks again");
+    assert!(!world.sql::<bool>("SELECT key_cancelled FROM saga.saga").await);
 }

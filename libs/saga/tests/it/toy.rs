@@ -239,6 +239,12 @@ impl<const NEW: bool> Process<NEW> {
         self.engine.submit(new_saga(id, key, version, legs)).await
     }
 
+    /// Submits a saga of version 1 that has this time.
+    pub async fn submit_within(&self, key: &str, deadline: Duration, legs: &[&str]) {
+        let new = new_saga(SagaId(Uuid::now_v7()), key, 1, legs);
+        assert_eq!(self.engine.submit(NewSaga { deadline, ..new }).await, Ok(Submitted::Running));
+    }
+
     /// Submits a saga of version 1 and waits for its answer.
     pub async fn run(&self, key: &str, legs: &[&str]) -> Option<u16> {
         let (id, submitted) = self.submit(key, 1, legs).await;

@@ -155,7 +155,8 @@ async fn page(pool: &PgPool, before: Option<Place>) -> sqlx::Result<(Vec<Behind>
     Ok((behind, end.filter(|_| is_full)))
 }
 
-/// Parks a redemption whose saga is still a dead letter; false if the saga was taken up meanwhile.
+/// Parks a redemption whose saga is still a dead letter; false if the saga was taken up meanwhile, or another process has parked the
+/// redemption.
 async fn park(pool: &PgPool, behind: &Behind) -> sqlx::Result<bool> {
     let mut tx = pool.begin().await?;
     // Locked, so that no operator takes the saga up between this look and the move.
@@ -165,6 +166,16 @@ async fn park(pool: &PgPool, behind: &Behind) -> sqlx::Result<bool> {
             .fetch_optional(&mut *tx)
             .await?;
     let Some(trace_id) = trace else { return Ok(false) };
+    // Read behind the lock: another process may have held it to do the same.
+    let is_behind: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM wallet.redemption WHERE redemption_id = $1 AND status <> 'under_review')",
+    )
+    .bind(behind.redemption_id)
+    .fetch_one(&mut *tx)
+    .await?;
+    if !is_behind {
+        return Ok(false);
+    }
     let moved = Moved { trace_id, ..Moved::by(behind.redemption_id, Event::Parked) };
     record(&mut tx, &[(behind.saga_id, Change::Moved(moved))]).await?;
     tx.commit().await?;

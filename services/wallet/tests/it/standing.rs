@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
 use testkit::Mode;
 use tokio::task::JoinHandle;
 use wallet::redemption::{Standing, status::HOLDS_SEQUENCE};
@@ -114,6 +115,46 @@ async fn a_redemption_whose_row_is_refused_follows_its_saga_once_it_is_not() {
     system.replay_all(&wallet, "done").await;
     system.until_status(&wallet, "k", "completed").await;
     assert_eq!(system.balances(&wallet, "c").await, (120, 3500, 0));
+}
+
+/// How often something was counted.
+fn counted(metrics: &str, name: &str) -> u64 {
+    let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+    line.map_or(0, |count| count.trim().parse().expect("a count"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redemption_that_two_instances_bring_after_its_saga_is_refused_to_neither() {
+    let metrics = service::telemetry::metrics().expect("a recorder");
+    let system = System::start().await;
+    let (wallet, _other) = tokio::join!(system.wallet(), system.wallet());
+    let reward = system.fund("c", 620, 5000, 2250).await;
+    system.credit.proxy.set(Mode::HoldRequests);
+    let till = redeem(&system, &wallet, "k", order("c", &reward));
+    until(&system, "SELECT EXISTS (SELECT 1 FROM wallet.redemption WHERE status = 'pending')").await;
+    system.execute("UPDATE wallet.redemption SET status = 'capturing'").await;
+    system.credit.proxy.set(Mode::Pass);
+    until(&system, "SELECT status = 'under_review' FROM wallet.redemption").await;
+    till.await.expect("a till");
+    // Both see that the redemption is behind, and wait for its saga's row.
+    let mut hand = PgConnection::connect_with(&system.database.admin()).await.expect("a connection");
+    let mut locking = hand.begin().await.expect("a transaction");
+    sqlx::query("SELECT FROM saga.saga FOR UPDATE").execute(&mut *locking).await.expect("a lock");
+    system.execute("UPDATE wallet.redemption SET status = 'pending'").await;
+    until(
+        &system,
+        "SELECT count(*) = 2 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+             AND query LIKE 'SELECT trace_id FROM saga.saga%FOR UPDATE'",
+    )
+    .await;
+    locking.rollback().await.expect("done");
+    until(&system, "SELECT status = 'under_review' FROM wallet.redemption").await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let told = metrics.render();
+    assert_eq!(counted(&told, "wallet_redemptions_followed_total "), 1);
+    assert_eq!(counted(&told, "wallet_redemption_follow_refused_total "), 0, "it was done, not refused");
+    system.replay_all(&wallet, "done").await;
+    system.until_status(&wallet, "k", "completed").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
