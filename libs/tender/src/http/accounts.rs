@@ -17,13 +17,12 @@ use service::{
     auth::{Allow, Peer, Read},
     extract::{Path, Query},
 };
-
 use utoipa::{IntoParams, ToSchema};
 
-use super::answer;
 use crate::{
     App,
     command::AccountKey,
+    executor::ExecuteError,
     store::accounts::{self, StoredAccount},
 };
 
@@ -102,7 +101,10 @@ async fn current(app: &App, business: &BusinessId, owner: &str) -> Result<Vec<St
     }
     for account in found.iter().filter(|account| account.is_overdue) {
         let key = AccountKey { business_id: business.clone(), owner: owner.to_owned(), asset: account.asset };
-        app.executor.sweep(key).await.map_err(answer::execute_error)?;
+        app.executor.sweep(key).await.map_err(|error| match error {
+            ExecuteError::Unavailable | ExecuteError::Unknown => ApiError::overloaded(),
+            ExecuteError::Failed => ApiError::internal(&error),
+        })?;
     }
     let found = accounts::current(&app.pool, business, owner).await?;
     if found.iter().any(|account| account.is_overdue) {

@@ -79,7 +79,8 @@ async fn issue(
         Some(issuer) => {
             let customer = request.customer_id.as_ref().map_or("", |customer| customer.as_str());
             let reward_id = reward_id(&caller.business_id, customer, &key);
-            Some(issuer.issue(&caller.business_id, reward_id).await?)
+            let issued = issuer.issue(&caller.business_id, reward_id).await;
+            Some(issued.map_err(answer::step_error)?)
         }
         None => None,
     };
