@@ -2,7 +2,7 @@
 
 use api::{
     BusinessId, CurrencyCode, CustomerId, Problem,
-    tender::{AccountStatus, AccountView, CurrencyAccount, LotView, PastAccountView, Totals},
+    tender::{AccountStatus, AccountView, CurrencyAccount, LotView, PastAccountView, PastBalance, Totals},
 };
 use axum::{
     Json,
@@ -33,7 +33,7 @@ pub struct Show {
     /// Only this currency.
     #[param(value_type = Option<CurrencyCode>)]
     currency: Option<Currency>,
-    /// The balance at this time in the past.
+    /// The balance at this time in the past. What was answered once stands.
     at: Option<DateTime<Utc>>,
 }
 
@@ -52,8 +52,9 @@ pub async fn show_account(
     let is_visible = caller.may_act_for(&customer);
     if let Some(at) = show.at {
         let found = match is_visible {
-            true => accounts::past(&app.pool, &caller.business_id, customer.as_str(), at).await?,
-            false => Vec::new(),
+            true => past(&app, &caller.business_id, customer.as_str(), at).await?,
+            // Nobody's account: what is hidden is refused, or empty, like what does not exist.
+            false => past(&app, &caller.business_id, "", at).await?,
         };
         let accounts =
             found.into_iter().filter(|account| is_asked(account.currency, show.currency)).collect();
@@ -91,6 +92,19 @@ pub async fn show_account_to_peer(
 ) -> Result<Json<AccountView>, ApiError> {
     let found = current(&app, &show.business_id, customer.as_str()).await?;
     view(&app, customer.into(), found, show.currency).map(Json)
+}
+
+/// The owner's accounts at a time in the past. The answer never changes: what is still to come is refused.
+async fn past(
+    app: &App,
+    business: &BusinessId,
+    owner: &str,
+    at: DateTime<Utc>,
+) -> Result<Vec<PastBalance>, ApiError> {
+    if at > accounts::settled(&app.pool, business, owner).await? {
+        return Err(Problem::invalid("at", "must not be in the future").into());
+    }
+    Ok(accounts::past(&app.pool, business, owner, at).await?)
 }
 
 /// The owner's accounts now. One of which more lots have lapsed than a statement looks at is swept before.
