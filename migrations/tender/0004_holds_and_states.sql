@@ -20,7 +20,8 @@ CREATE TRIGGER operation_state_guarded BEFORE UPDATE ON tender.operation
     EXECUTE FUNCTION tender.refuse_change();
 ALTER TABLE tender.operation ENABLE ALWAYS TRIGGER operation_state_guarded;
 
--- Room for the one or two updates that captures and cancels make of some rows, so that they are heap-only.
+-- Room for the one or two updates that captures and cancels make of some rows: those of debits and allocations are heap-only, and
+-- those of holds, whose `held_until` is indexed, stay on their page.
 ALTER TABLE tender.operation SET (fillfactor = 90);
 ALTER TABLE tender.allocation SET (fillfactor = 90);
 

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, str::from_utf8};
 
-use api::{history::Place, wallet::TenderKind};
+use api::{history::Place, leg_cursor, wallet::TenderKind};
 use chrono::DateTime;
 use wallet::http::cursors::{Places, letter_place};
 
@@ -17,8 +17,8 @@ pub fn run(data: &[u8]) {
         assert_eq!(places.write(), text);
         TenderKind::ALL.into_iter().filter_map(|kind| places.of(kind)).for_each(is_sound);
     }
-    if let Some((at, id)) = tender::cursor::parse(text) {
-        assert_eq!(tender::cursor::write(at, id), text);
+    if let Some((at, id)) = leg_cursor::parse(text) {
+        assert_eq!(leg_cursor::write(at, id), text);
         assert!(at >= DateTime::UNIX_EPOCH);
     }
     if let Some(place) = letter_place(text) {

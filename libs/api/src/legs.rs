@@ -284,17 +284,17 @@ pub struct SingleCapture {
     pub amount: i64,
 }
 
-/// A page of open legs.
+/// A page of open legs, of a bounded part of all legs: it may be short, or empty, and go on all the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LegPage {
     /// In the order of their cursor.
     pub data: Vec<OpenLeg>,
-    /// Where the next page begins; absent at the end.
+    /// The last leg that was looked at, open or not ([`crate::leg_cursor`]): the next page begins behind it. Absent where there was
+    /// none to look at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_cursor: Option<String>,
-    /// When it was read, by the tender's database clock, which also dates the legs; absent on an empty page.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub at: Option<DateTime<Utc>>,
+    /// When it was read, by the tender's database clock, which also dates the legs.
+    pub at: DateTime<Utc>,
 }
 
 /// An open leg: applied or held, so that a cancel would give value back.

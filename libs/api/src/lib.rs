@@ -7,6 +7,7 @@ pub mod client;
 pub mod derive;
 pub mod history;
 pub mod id;
+pub mod leg_cursor;
 pub mod legs;
 pub mod live;
 pub mod ops;

@@ -40,6 +40,10 @@ pub struct CreditRequest {
     /// When the lot expires; never, if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<DateTime<Utc>>,
+    /// Where it is issued; 1 to 128 visible ASCII characters. A token for some locations must name one of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 128, pattern = "^[!-~]{1,128}$")]
+    pub location_id: Option<String>,
     /// For people, at most 500 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 500)]

@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use money::Asset;
@@ -73,14 +73,23 @@ impl Posting {
     }
 }
 
-/// Appends entries: the first eleven parameters of a statement, which [`Entries::bind`] binds. A batch makes it a part of the
+/// Appends entries: the first thirteen parameters of a statement, which [`Entries::bind`] binds. A batch makes it a part of the
 /// one statement that writes everything.
+///
+/// Time does not fall from one version of an account to the next, also where the clock was set back: a balance at a past time is
+/// found by halving the versions. So no entry is dated before the account's last one, and both sides of a movement are dated alike.
 pub const INSERT_ENTRIES: &str = "
 INSERT INTO tender.entry (operation_id, business_id, asset, kind, amount, account_no, version, balance_after,
                           held_after, contra, created_at)
-SELECT u.*, $11
+SELECT u.operation_id, u.business_id, u.asset, u.kind, u.amount, u.account_no, u.version, u.balance_after, u.held_after, u.contra,
+       greatest($11, last.created_at)
 FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[],
-            $8::bigint[], $9::bigint[], $10::text[]) u";
+            $8::bigint[], $9::bigint[], $10::text[], $12::bigint[], $13::bigint[])
+     AS u(operation_id, business_id, asset, kind, amount, account_no, version, balance_after, held_after, contra,
+          moved_account_no, last_version)
+LEFT JOIN LATERAL (
+    SELECT created_at FROM tender.entry WHERE account_no = u.moved_account_no AND version = u.last_version OFFSET 0
+) last ON true";
 
 /// The entries of postings, by column: the account's row of each, and the programme's where value moved.
 #[derive(Debug, Default)]
@@ -95,6 +104,9 @@ pub struct Entries<'a> {
     balance_after: Vec<Option<i64>>,
     held_after: Vec<Option<i64>>,
     contra: Vec<Option<&'a str>>,
+    /// Of each side the account whose balance moved, and its last version before these postings.
+    moved_account_no: Vec<i64>,
+    last_version: Vec<i64>,
 }
 
 impl<'a> Entries<'a> {
@@ -102,17 +114,28 @@ impl<'a> Entries<'a> {
     #[must_use]
     pub fn of(postings: &'a [Posting]) -> Self {
         let mut entries = Self::default();
+        let mut last_versions = HashMap::new();
         for posting in postings {
-            entries.push(posting, posting.amount, Some(posting.after), None);
+            let before = posting.after.version().saturating_sub(1);
+            let last_version = *last_versions.entry(posting.account_no()).or_insert(before);
+            entries.push(posting, last_version, posting.amount, Some(posting.after), None);
             if posting.amount != 0 {
                 // A difference of two amounts that are not negative is never `i64::MIN`.
-                entries.push(posting, posting.amount.saturating_neg(), None, Some(posting.movement.contra()));
+                let amount = posting.amount.saturating_neg();
+                entries.push(posting, last_version, amount, None, Some(posting.movement.contra()));
             }
         }
         entries
     }
 
-    fn push(&mut self, posting: &'a Posting, amount: i64, balance: Option<Balance>, contra: Option<&'a str>) {
+    fn push(
+        &mut self,
+        posting: &'a Posting,
+        last_version: i64,
+        amount: i64,
+        balance: Option<Balance>,
+        contra: Option<&'a str>,
+    ) {
         self.operation_id.push(posting.operation_id);
         self.business_id.push(&posting.account.business_id);
         self.asset.push(posting.account.asset.as_str());
@@ -123,6 +146,8 @@ impl<'a> Entries<'a> {
         self.balance_after.push(balance.map(Balance::posted));
         self.held_after.push(balance.map(Balance::held));
         self.contra.push(contra);
+        self.moved_account_no.push(posting.account_no());
+        self.last_version.push(last_version);
     }
 
     /// Binds the parameters of [`INSERT_ENTRIES`], the first of `statement`.
@@ -141,5 +166,7 @@ impl<'a> Entries<'a> {
             .bind(&self.held_after)
             .bind(&self.contra)
             .bind(at)
+            .bind(&self.moved_account_no)
+            .bind(&self.last_version)
     }
 }

@@ -1,26 +1,19 @@
-//! Amounts that cannot be added wrongly. No I/O.
+//! What amounts are of, and what points are worth. No I/O.
 //!
 //! Every amount is an `i64` in the smallest unit of its [`Asset`]: minor units of a currency by its
-//! ISO 4217 exponent, or whole loyalty points. Arithmetic is checked; adding two assets is an error
-//! value. `rust_decimal` appears only where a rate does, and every use names its rounding.
+//! ISO 4217 exponent, or whole loyalty points. Arithmetic is checked. `rust_decimal` appears only where a
+//! rate does, and every use names its rounding.
 #![deny(clippy::arithmetic_side_effects)]
 
-mod amount;
 mod asset;
 mod rate;
-mod split;
 
-pub use amount::Amount;
 pub use asset::{Asset, Currency};
 pub use rate::{PointValue, Rounding};
-pub use split::split_by_weight;
 
-/// Why an amount could not be made or combined.
+/// Why an amount, an asset or a rate could not be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MoneyError {
-    /// Two assets met in one operation.
-    #[error("cannot combine {0} with {1}")]
-    AssetMismatch(Asset, Asset),
     /// The result does not fit an `i64`.
     #[error("amount out of range")]
     OutOfRange,

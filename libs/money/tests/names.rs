@@ -1,14 +1,6 @@
-//! What amounts, assets and rates say of themselves.
+//! What assets and rates say of themselves.
 
-use money::{Amount, Asset, Currency, PointValue, split_by_weight};
-
-#[test]
-fn an_amount_is_so_many_units_of_an_asset() {
-    let usd = Asset::Money(Currency::USD);
-    let amount = Amount::new(-250, usd);
-    assert_eq!((amount.units(), amount.asset(), amount.to_string().as_str()), (-250, usd, "-250 USD"));
-    assert_eq!(Amount::new(3, Asset::Points).to_string(), "3 points");
-}
+use money::{Asset, Currency, PointValue};
 
 #[test]
 fn only_money_has_a_currency() {
@@ -32,10 +24,4 @@ fn a_rate_is_kept_as_it_was_given() {
     let value = PointValue::try_new(rate, Currency::USD).expect("a rate");
     assert_eq!(value.rate().to_string(), "0.050");
     assert_eq!(PointValue::hundredth(Currency::USD).rate().to_string(), "0.01");
-}
-
-#[test]
-fn nothing_is_split_into_nothing() {
-    assert_eq!(split_by_weight(0, &[1, 2]), Ok(vec![0, 0]));
-    assert_eq!(split_by_weight(1, &[1, -1]).ok(), None);
 }

@@ -63,12 +63,6 @@ pub fn connect_options(url: &Secret, application_name: &str) -> anyhow::Result<P
         .disable_statement_logging())
 }
 
-/// The same options with a statement timeout of their own, for work that scans.
-#[must_use]
-pub fn with_statement_timeout(options: PgConnectOptions, limit: Duration) -> PgConnectOptions {
-    options.options([("statement_timeout", format!("{}ms", limit.as_millis()))])
-}
-
 /// The same options with the planner settings of an executor.
 #[must_use]
 pub fn for_executor(options: PgConnectOptions) -> PgConnectOptions {

@@ -60,7 +60,7 @@ impl App {
         let name = rules.name();
         let database = process.config().database.clone();
         let connect = db::connect_options(&database.url()?, name)?;
-        // Every statement here looks rows up by key, whenever it was planned.
+        // Every statement here is answered by an index, whenever it was planned.
         let connect = db::for_executor(connect);
         let pool = db::pool(connect.clone(), database.database_pool);
         let config = ExecutorConfig {

@@ -12,7 +12,6 @@
 pub mod admit;
 mod app;
 pub mod command;
-pub mod cursor;
 pub mod executor;
 pub mod fold;
 mod http;

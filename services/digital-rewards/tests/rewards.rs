@@ -463,3 +463,22 @@ async fn a_process_with_the_wrong_pepper_does_not_start() {
         assert!(code.is_some_and(|code| code != 0) && said.contains(says), "{pepper:?}: {code:?} {said}");
     }
 }
+
+#[tokio::test]
+async fn a_reward_whose_code_cannot_be_kept_now_does_not_say_that_its_key_was_not_used() {
+    let server = Server::start().await;
+    let body = reward(Some("cus"), 2250, "r1");
+    let (status, first) = server.issue("k", &body).await;
+    assert_eq!(status, 201, "{first}");
+    // Each connection for codes is taken.
+    let pool = server.tender.app.pool();
+    let mut taken = Vec::new();
+    for _ in 0..pool.options().get_max_connections() {
+        taken.push(pool.acquire().await.unwrap());
+    }
+    let (status, told) = server.issue("k", &body).await;
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!((status.as_u16(), &told["outcome"]), (503, &json!("unknown")), "{told}");
+    drop(taken);
+    assert_eq!(server.issue("k", &body).await, (StatusCode::OK, first));
+}

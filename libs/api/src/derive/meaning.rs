@@ -92,6 +92,7 @@ fn credit_fields() -> Vec<Field> {
             "expires_at",
             vec![Value::Null, json!("2026-01-01T00:00:00Z"), json!("2026-01-01T00:00:00.000001Z")],
         ),
+        ("location_id", vec![Value::Null, json!("a"), json!("b")]),
         ("reason", vec![Value::Null, json!(""), json!("a")]),
         ("metadata", vec![Value::Null, json!({}), json!({ "a": 1 }), json!({ "a": "1" })]),
     ]

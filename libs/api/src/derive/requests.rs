@@ -116,6 +116,7 @@ pub fn credit(request: &CreditRequest) -> RequestForm {
         funding,
         reference,
         expires_at,
+        location_id,
         reason,
         metadata,
     } = request;
@@ -131,6 +132,7 @@ pub fn credit(request: &CreditRequest) -> RequestForm {
         fields.some_integer("expires_at", expires_at.map(|end| end.timestamp_micros()));
         fields.text("funding", funding);
         fields.text("kind", kind);
+        fields.some_text("location_id", location_id.as_deref());
         fields.json("metadata", metadata.iter().flatten());
         fields.some_integer("points", *points);
         fields.some_text("reason", reason.as_deref());

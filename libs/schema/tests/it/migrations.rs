@@ -321,7 +321,10 @@ async fn what_would_stop_writers_is_refused_before_anything_is_done() {
     let told = format!("{:#}", scratch.migrate(&steps, WITHIN).await.unwrap_err());
     assert!(told.contains("0003 a step is neither online nor declared"), "{told}");
     assert_eq!(scratch.migrate(&steps[..2], WITHIN).await.unwrap().len(), 1, "0002 was not applied before");
-    let slow = migration(3, "ALTER TABLE public.row ADD COLUMN b text; SELECT pg_sleep(30)");
+    let slow = migration(
+        3,
+        "ALTER TABLE public.row ADD COLUMN b text; INSERT INTO public.row (id, n) SELECT 0, 0 FROM pg_sleep(30)",
+    );
     let steps = [steps[0].clone(), steps[1].clone(), slow];
     let begun = Instant::now();
     let told = format!("{:#}", scratch.migrate(&steps, WITHIN).await.unwrap_err());

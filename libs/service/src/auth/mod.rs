@@ -13,7 +13,7 @@ mod keys;
 mod mint;
 mod verify;
 
-use api::{BusinessId, CustomerId};
+use api::{BusinessId, Code, CustomerId};
 
 pub use extract::{Allow, AllowSocket, Peer, SOCKET_PROTOCOL};
 pub use generate::KeyPair;
@@ -129,6 +129,24 @@ impl Caller {
     #[must_use]
     pub fn may_act_at(&self, location: &str) -> bool {
         self.location_ids.as_ref().is_none_or(|ids| ids.iter().any(|id| id == location))
+    }
+
+    /// Refuses what is done at a location that is not the caller's, or at none that is named, where the token says which they are.
+    ///
+    /// # Errors
+    /// 403 `role_missing`.
+    pub fn require_location(&self, location: Option<&str>) -> Result<(), ApiError> {
+        let is_elsewhere = match location {
+            Some(location) => !self.may_act_at(location),
+            None => self.location_ids.is_some(),
+        };
+        if is_elsewhere {
+            return Err(ApiError::new(
+                Code::RoleMissing,
+                "The token does not allow acting at this location.",
+            ));
+        }
+        Ok(())
     }
 
     /// Refuses another customer's value exactly like what does not exist.

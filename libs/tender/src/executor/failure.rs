@@ -10,6 +10,10 @@ pub enum Failure {
     Duplicate,
     /// The connection is gone, or the server cannot work now. Nothing was committed.
     Disconnected,
+    /// The batch took longer than a batch may, none of its statements longer than a statement may: there is too much in it. Nothing
+    /// was committed; the connection has a statement that is not finished. Where it is the database that is away, the next
+    /// connection tells.
+    Late,
     /// COMMIT was sent, and no answer came.
     CommitUnknown,
     /// One of the commands cannot be written, or made the fold panic.
@@ -44,6 +48,7 @@ impl Failure {
             Self::Conflict => "conflict",
             Self::Duplicate => "duplicate",
             Self::Disconnected => "disconnected",
+            Self::Late => "late",
             Self::CommitUnknown => "commit_unknown",
             Self::Poison => "poison",
             Self::Unfit => "unfit",

@@ -10,9 +10,9 @@
 //! 3. fold the commands, in the order in which they came: pure, nothing awaited (`fold`);
 //! 4. write what changed, in one statement for all that every batch has; COMMIT; answer every caller.
 //!
-//! That is six round trips for a batch of debits. What an account costs is bounded whatever it has: at most 500 lapsed lots and the
-//! lots that cover what is asked for. One with more lapsed lots is put aside and swept alone, 500 at a time, in turns with the
-//! batches of others; then its commands are judged.
+//! That is six round trips for a batch of debits. What an account costs is bounded whatever it has: its lapsed lots, at most 500 and
+//! at most its part of 2,048 for the whole batch, and the lots that cover what is asked for. One with more lapsed lots is put aside
+//! and runs alone, swept 500 at a time, in turns with the batches of others; then its commands are judged.
 //!
 //! What can go wrong, and what is done (`failure`, `shard`):
 //!
@@ -21,6 +21,7 @@
 //! | conflict, lock or statement timeout | again without the accounts that others have locked; if that is not enough, halved | – |
 //! | an account that others have locked | put aside, and tried for 1.5 s with all others that are; then 503 for its commands | – |
 //! | connection lost, no answer in time | reconnect and again; no database: 503 | **unknown**: reconnect and run the whole batch again |
+//! | more work than a batch has time for | reconnect; halved, and a lone command is put aside | – |
 //! | data error, panic | the batch is halved until the poison is alone; it fails, the others do not | the same |
 //! | an error that is no command's: a column that is not there, an internal one | 503 for all of it | unknown |
 //!
@@ -94,13 +95,14 @@ pub struct Reply {
 /// Why there is no outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ExecuteError {
-    /// The queue is full, the account locked or the database away: this command was not done.
+    /// The queue is full, the account locked or the database away: this command was not carried out. Its key was not looked up:
+    /// the same command may have been carried out before.
     #[error("the executor cannot take this now")]
     Unavailable,
     /// It may have been done; the same command again will tell.
     #[error("the outcome is unknown")]
     Unknown,
-    /// It was not done: this command makes every batch fail that it is in.
+    /// It was not carried out: this command makes every batch fail that it is in. Its key may have been used before.
     #[error("the command cannot be executed")]
     Failed,
 }

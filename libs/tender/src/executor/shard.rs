@@ -163,7 +163,7 @@ impl Shard {
         let probed = async {
             let session = self.connect(session).await.map_err(|_| Failure::Disconnected)?;
             let connection = &mut session.connection;
-            within(PREPARE_LIMIT, Failure::Disconnected, batch::probe(connection, self.tender)).await?;
+            within(PREPARE_LIMIT, Failure::Late, batch::probe(connection, self.tender)).await?;
             within(COMMIT_LIMIT, Failure::CommitUnknown, batch::commit(connection)).await
         };
         match probed.await {
@@ -284,7 +284,8 @@ impl Shard {
             Failure::Unfit => refuse(ExecuteError::Unavailable),
             Failure::Conflict if mode == Mode::Shared => Next::Again(Mode::Isolated),
             Failure::Conflict if mode == Mode::Isolated && jobs.len() > 1 => halve(mode),
-            Failure::Conflict => Next::Over(Verdict::Locked),
+            Failure::Late if jobs.len() > 1 => halve(mode),
+            Failure::Conflict | Failure::Late => Next::Over(Verdict::Locked),
             Failure::CommitUnknown => {
                 jobs.iter_mut().for_each(Job::doubt);
                 counter!("tender_commits_unknown_total", "tender" => self.tender).increment(1);
@@ -334,7 +335,7 @@ impl Shard {
         session.begin_batch().await?;
         let connection = &mut session.connection;
         let prepare = batch::prepare(connection, commands, self.tender, mode);
-        let prepared = within(PREPARE_LIMIT, Failure::Disconnected, prepare).await?;
+        let prepared = within(PREPARE_LIMIT, Failure::Late, prepare).await?;
         within(COMMIT_LIMIT, Failure::CommitUnknown, batch::commit(connection)).await?;
         fail_point!("tender::committed");
         Ok(prepared)
@@ -376,7 +377,7 @@ impl Session {
 /// again.
 async fn abandon(session: &mut Option<Session>, failure: Failure) {
     match failure {
-        Failure::Disconnected | Failure::CommitUnknown => *session = None,
+        Failure::Disconnected | Failure::Late | Failure::CommitUnknown => *session = None,
         Failure::Conflict | Failure::Duplicate | Failure::Poison | Failure::Unfit => roll_back(session).await,
     }
 }
@@ -450,6 +451,16 @@ mod tests {
         }
         let sure = shard.after(Failure::Disconnected, TRIES, &mut jobs(2), Mode::Shared);
         assert!(matches!(sure, Next::Over(Verdict::Refused(ExecuteError::Unavailable))));
+    }
+
+    #[test]
+    fn a_batch_that_takes_too_long_is_halved_and_waits_apart_with_its_doubt() {
+        let shard = shard();
+        let mut batch = jobs(2);
+        batch.iter_mut().for_each(Job::doubt);
+        let late = |jobs: &mut [Job]| shard.after(Failure::Late, 1, jobs, Mode::Shared);
+        assert!(matches!(late(&mut batch), Next::Over(Verdict::Halve(Mode::Shared))));
+        assert!(matches!(late(&mut batch[..1]), Next::Over(Verdict::Locked)));
     }
 
     #[test]

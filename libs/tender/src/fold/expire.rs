@@ -13,6 +13,15 @@ use crate::command::{AccountKey, Rejection, State};
 
 /// Most lapsed lots of one account that a batch moves out. An account with more is swept first, in batches of its own.
 pub const LAPSED_MAX: usize = 500;
+/// Most lapsed lots that a batch moves out of all its accounts: each is a handful of rows of the one statement that writes a batch,
+/// and where points end on the same day for everybody each account of a batch brings hundreds.
+const LAPSED_OF_BATCH_MAX: usize = 2_048;
+
+/// Most lapsed lots of each account that a batch of so many accounts moves out. An account with more runs alone.
+#[must_use]
+pub fn lapsed_max(accounts: usize) -> usize {
+    (LAPSED_OF_BATCH_MAX / accounts.max(1)).clamp(1, LAPSED_MAX)
+}
 
 /// Moves out what has lapsed of an account.
 ///

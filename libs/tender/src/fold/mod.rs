@@ -24,7 +24,7 @@ use api::{
 };
 use chrono::{DateTime, Utc};
 pub use credit::BALANCE_MAX;
-pub use expire::{LAPSED_MAX, sweep};
+pub use expire::{LAPSED_MAX, lapsed_max, sweep};
 use working_set::{AccountState, Operation, WorkingSet, absent_no};
 
 use crate::command::{Action, Answer, Command, Outcome, Rejection, State};

@@ -2,7 +2,7 @@
 
 use api::{
     BusinessId, CurrencyCode, CustomerId, Problem,
-    tender::{AccountStatus, AccountView, CurrencyAccount, LotView, PastAccountView, Totals},
+    tender::{AccountStatus, AccountView, CurrencyAccount, LotView, PastAccountView, PastBalance, Totals},
 };
 use axum::{
     Json,
@@ -17,13 +17,12 @@ use service::{
     auth::{Allow, Peer, Read},
     extract::{Path, Query},
 };
-
 use utoipa::{IntoParams, ToSchema};
 
-use super::answer;
 use crate::{
     App,
     command::AccountKey,
+    executor::ExecuteError,
     store::accounts::{self, StoredAccount},
 };
 
@@ -34,7 +33,7 @@ pub struct Show {
     /// Only this currency.
     #[param(value_type = Option<CurrencyCode>)]
     currency: Option<Currency>,
-    /// The balance at this time in the past.
+    /// The balance at this time in the past. What was answered once stands.
     at: Option<DateTime<Utc>>,
 }
 
@@ -53,8 +52,9 @@ pub async fn show_account(
     let is_visible = caller.may_act_for(&customer);
     if let Some(at) = show.at {
         let found = match is_visible {
-            true => accounts::past(&app.pool, &caller.business_id, customer.as_str(), at).await?,
-            false => Vec::new(),
+            true => past(&app, &caller.business_id, customer.as_str(), at).await?,
+            // Nobody's account: what is hidden is refused, or empty, like what does not exist.
+            false => past(&app, &caller.business_id, "", at).await?,
         };
         let accounts =
             found.into_iter().filter(|account| is_asked(account.currency, show.currency)).collect();
@@ -94,6 +94,19 @@ pub async fn show_account_to_peer(
     view(&app, customer.into(), found, show.currency).map(Json)
 }
 
+/// The owner's accounts at a time in the past. The answer never changes: what is still to come is refused.
+async fn past(
+    app: &App,
+    business: &BusinessId,
+    owner: &str,
+    at: DateTime<Utc>,
+) -> Result<Vec<PastBalance>, ApiError> {
+    if at > accounts::settled(&app.pool, business, owner).await? {
+        return Err(Problem::invalid("at", "must not be in the future").into());
+    }
+    Ok(accounts::past(&app.pool, business, owner, at).await?)
+}
+
 /// The owner's accounts now. One of which more lots have lapsed than a statement looks at is swept before.
 async fn current(app: &App, business: &BusinessId, owner: &str) -> Result<Vec<StoredAccount>, ApiError> {
     let found = accounts::current(&app.pool, business, owner).await?;
@@ -102,7 +115,10 @@ async fn current(app: &App, business: &BusinessId, owner: &str) -> Result<Vec<St
     }
     for account in found.iter().filter(|account| account.is_overdue) {
         let key = AccountKey { business_id: business.clone(), owner: owner.to_owned(), asset: account.asset };
-        app.executor.sweep(key).await.map_err(answer::execute_error)?;
+        app.executor.sweep(key).await.map_err(|error| match error {
+            ExecuteError::Unavailable | ExecuteError::Unknown => ApiError::overloaded(),
+            ExecuteError::Failed => ApiError::internal(&error),
+        })?;
     }
     let found = accounts::current(&app.pool, business, owner).await?;
     if found.iter().any(|account| account.is_overdue) {

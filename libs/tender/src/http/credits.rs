@@ -72,6 +72,7 @@ async fn issue(
     let request = body.value;
     let form = requests::credit(&request);
     require_kind(caller, &*app.rules, &request.kind)?;
+    caller.require_location(request.location_id.as_deref())?;
     let (asset, amount) = quantity(&*app.rules, &request)?;
     check_text(&*app.rules, &request)?;
 
@@ -79,7 +80,8 @@ async fn issue(
         Some(issuer) => {
             let customer = request.customer_id.as_ref().map_or("", |customer| customer.as_str());
             let reward_id = reward_id(&caller.business_id, customer, &key);
-            Some(issuer.issue(&caller.business_id, reward_id).await?)
+            let issued = issuer.issue(&caller.business_id, reward_id).await;
+            Some(issued.map_err(answer::step_error)?)
         }
         None => None,
     };
@@ -151,6 +153,9 @@ fn check_text(rules: &dyn Rules, request: &CreditRequest) -> Result<(), ApiError
     if !is_visible_ascii(&request.reference, 128) {
         return Err(Problem::invalid("/reference", "must be 1 to 128 visible ASCII characters").into());
     }
+    if request.location_id.as_ref().is_some_and(|location| !is_visible_ascii(location, 128)) {
+        return Err(Problem::invalid("/location_id", "must be 1 to 128 visible ASCII characters").into());
+    }
     if request.reason.as_ref().is_some_and(|reason| reason.chars().count() > REASON_MAX) {
         return Err(Problem::invalid("/reason", "must be at most 500 characters").into());
     }
@@ -194,6 +199,7 @@ fn credit(
         details: json!({
             "actor": caller.subject,
             "reference": request.reference,
+            "location_id": request.location_id,
             "reason": request.reason,
             "metadata": request.metadata,
         }),

@@ -1,15 +1,17 @@
 //! What the wallet's reconciliation asks for: `GET /internal/v1/legs`, open legs, oldest first; and
 //! `GET /internal/v1/holds-past-end`, open holds whose end has passed, the first to end first.
 //!
-//! A leg's time is its batch's, and batches commit out of order: a reader that continues from a cursor begins some seconds
-//! before it, or may miss a leg.
+//! A leg's time is its batch's, and batches commit out of order: a leg may still come before one that was read. A reader moves its
+//! cursor only over legs that are old enough that nothing can come before them any more ([`LegPage::at`] is the clock to judge by).
 
+use anyhow::Context as _;
 use api::{
-    BusinessId, LegsId, Problem,
+    BusinessId, LegsId, Problem, leg_cursor,
     legs::{Account, HoldPage, HoldPastEnd, LegKey, LegPage, OpenLeg},
 };
 use axum::{Json, extract::State};
 use chrono::{DateTime, Utc};
+use metrics::counter;
 use serde::Deserialize;
 use service::{
     ApiError,
@@ -19,7 +21,7 @@ use service::{
 use uuid::Uuid;
 
 use crate::{
-    App, cursor,
+    App,
     store::{
         operations::{self, StoredHold, StoredLeg},
         rows,
@@ -40,11 +42,10 @@ pub async fn list_legs(
     Query(list): Query<List>,
 ) -> Result<Json<LegPage>, ApiError> {
     let limit = page_size(list.limit)?;
-    let mut legs = operations::open_legs(&app.pool, place(list.after.as_deref())?, limit + 1).await?;
-    let next_cursor = cut(&mut legs, limit, |leg| (leg.created_at, leg.operation_id));
-    let at = legs.first().map(|leg| leg.read_at);
-    let data = legs.into_iter().map(view).collect::<Result<_, _>>()?;
-    Ok(Json(LegPage { data, next_cursor, at }))
+    let found = operations::open_legs(&app.pool, place(list.after.as_deref())?, limit).await?;
+    let next_cursor = found.looked_to.map(|(at, id)| leg_cursor::write(at, id));
+    let data = found.legs.into_iter().filter_map(|leg| readable(&app, leg.operation_id, view(leg))).collect();
+    Ok(Json(LegPage { data, next_cursor, at: found.read_at }))
 }
 
 /// A page of holds of all businesses. The tender judges by its database's clock, and ends none of them by itself.
@@ -56,15 +57,16 @@ pub async fn list_holds_past_end(
     let limit = page_size(list.limit)?;
     let mut holds = operations::past_their_end(&app.pool, place(list.after.as_deref())?, limit + 1).await?;
     let next_cursor = cut(&mut holds, limit, |hold| (hold.held_until, hold.operation_id));
-    let data = holds.into_iter().filter_map(|hold| view_hold(hold).transpose()).collect::<Result<_, _>>()?;
+    let data =
+        holds.into_iter().filter_map(|hold| readable(&app, hold.operation_id, view_hold(hold))).collect();
     Ok(Json(HoldPage { data, next_cursor }))
 }
 
 /// The place behind which a page begins.
 fn place(after: Option<&str>) -> Result<(DateTime<Utc>, Uuid), ApiError> {
     let Some(cursor) = after else { return Ok((DateTime::<Utc>::UNIX_EPOCH, Uuid::nil())) };
-    let place =
-        cursor::parse(cursor).ok_or_else(|| Problem::invalid("after", "is not a next_cursor of this list"));
+    let place = leg_cursor::parse(cursor)
+        .ok_or_else(|| Problem::invalid("after", "is not a next_cursor of this list"));
     Ok(place?)
 }
 
@@ -74,42 +76,44 @@ fn cut<T>(rows: &mut Vec<T>, limit: i64, place: impl Fn(&T) -> (DateTime<Utc>, U
     let has_more = rows.len() > limit;
     rows.truncate(limit);
     let (at, id) = place(rows.last().filter(|_| has_more)?);
-    Some(cursor::write(at, id))
+    Some(leg_cursor::write(at, id))
 }
 
-/// None of a hold whose account is missing: it is reported, and keeps no other from being found.
-fn view_hold(hold: StoredHold) -> Result<Option<HoldPastEnd>, ApiError> {
-    let Some((owner, asset)) = hold.owner.zip(hold.asset) else {
-        let operation_id = hold.operation_id;
-        tracing::error!(%operation_id, "the account of a hold is missing: run `walletctl verify`");
-        return Ok(None);
-    };
-    Ok(Some(HoldPastEnd {
+/// None of a row that cannot be read: it is reported, and keeps no other from being found.
+fn readable<T>(app: &App, operation_id: Uuid, row: anyhow::Result<T>) -> Option<T> {
+    row.inspect_err(|error| {
+        let (tender, error) = (app.rules.name(), format!("{error:#}"));
+        counter!("tender_corrupt_data_total", "tender" => tender).increment(1);
+        tracing::error!(tender, %operation_id, error, "a leg cannot be read: run `walletctl verify`");
+    })
+    .ok()
+}
+
+fn view_hold(hold: StoredHold) -> anyhow::Result<HoldPastEnd> {
+    Ok(HoldPastEnd {
         key: key(hold.legs_id, hold.leg)?,
-        account: account(hold.business_id, owner, &asset)?,
+        account: account(hold.business_id, hold.owner, hold.asset)?,
         amount: hold.amount,
         hold_until: hold.held_until,
         at: hold.created_at,
-    }))
+    })
 }
 
-fn view(leg: StoredLeg) -> Result<OpenLeg, ApiError> {
+fn view(leg: StoredLeg) -> anyhow::Result<OpenLeg> {
     Ok(OpenLeg {
         key: key(leg.legs_id, leg.leg)?,
-        account: account(leg.business_id, leg.owner, &leg.asset)?,
+        account: account(leg.business_id, leg.owner, leg.asset)?,
         state: rows::state(&leg.state)?,
         amount: leg.amount,
         at: leg.created_at,
     })
 }
 
-fn key(legs_id: Uuid, leg: i32) -> Result<LegKey, ApiError> {
-    let leg = u16::try_from(leg).map_err(|error| ApiError::internal(&error))?;
-    Ok(LegKey { legs_id: LegsId(legs_id), leg })
+fn key(legs_id: Uuid, leg: i32) -> anyhow::Result<LegKey> {
+    Ok(LegKey { legs_id: LegsId(legs_id), leg: leg.try_into()? })
 }
 
-fn account(business_id: String, customer_id: String, asset: &str) -> Result<Account, ApiError> {
-    let asset = asset.parse().map_err(|error: money::MoneyError| ApiError::internal(&error))?;
-    let business_id = BusinessId::try_from(business_id).map_err(|error| ApiError::internal(&error))?;
-    Ok(Account { business_id, customer_id, asset })
+fn account(business_id: String, owner: Option<String>, asset: Option<String>) -> anyhow::Result<Account> {
+    let (customer_id, asset) = owner.zip(asset).context("its account is missing")?;
+    Ok(Account { business_id: BusinessId::try_from(business_id)?, customer_id, asset: asset.parse()? })
 }

@@ -1,7 +1,7 @@
 //! Operations by id, and by the key that they were asked for with.
 
 use api::{
-    CustomerId, Problem,
+    Code, CustomerId, Outcome, Problem,
     derive::public_operation_id,
     tender::{OperationView, Quantity},
 };
@@ -15,6 +15,7 @@ use service::{
 use utoipa::IntoParams;
 use uuid::Uuid;
 
+use super::answer;
 use crate::{
     App,
     store::operations::{self, StoredOperation},
@@ -56,7 +57,7 @@ pub async fn find_operation(
     caller: Allow<Read>,
     Query(find): Query<Find>,
 ) -> Result<Json<OperationView>, ApiError> {
-    app.admit_read(&caller)?;
+    app.admit_read(&caller).map_err(answer::step_error)?;
     if !api::id::is_visible_ascii(&find.idempotency_key, 255) {
         return Err(Problem::invalid("idempotency_key", "must be 1 to 255 visible ASCII characters").into());
     }
@@ -64,7 +65,18 @@ pub async fn find_operation(
         public_operation_id(&caller.business_id, find.customer_id.as_str(), operation, &find.idempotency_key)
     };
     let ids: Vec<Uuid> = KEYED.into_iter().map(id).collect();
-    view(&caller, operations::find(&app.pool, &caller.business_id, &ids).await?)
+    let found = operations::find(&app.pool, &caller.business_id, &ids).await.map_err(ApiError::from);
+    found.and_then(|found| view(&caller, found)).map_err(of_the_key)
+}
+
+/// The error of a look-up by key. It is made beside any call that is still under way: that nothing is stored now does not say that
+/// nothing will be.
+fn of_the_key(error: ApiError) -> ApiError {
+    if error.problem().status != 404 {
+        return answer::step_error(error);
+    }
+    let detail = "Nothing is stored under this key. A call that is under way may still use it.";
+    Problem::new(Code::NotFound, detail).outcome(Outcome::Unknown).into()
 }
 
 fn view(caller: &Caller, found: Option<StoredOperation>) -> Result<Json<OperationView>, ApiError> {

@@ -17,6 +17,7 @@ use crate::{
 
 /// Most lots of one account that are shown.
 const LOTS_SHOWN: i64 = 1_000;
+
 /// What is available is what a batch would find at this moment: what is not set aside, less what has lapsed and is still in the
 /// balance. Lapsed lots are not shown unless something of them is set aside; so many more are looked at.
 const CURRENT: &str = "
@@ -42,6 +43,12 @@ LEFT JOIN LATERAL (
 ) l ON true
 WHERE a.business_id = $1 AND a.owner = $2
 ORDER BY a.asset, l.expires_at, l.lot_id";
+
+/// The clock before which nothing about the owner's accounts changes any more: a batch that read its clock by then held the lock of its
+/// account, and has ended where it can be shared. Of an account that is not there yet nothing is dated before it is.
+const SETTLED: &str = "
+SELECT statement_timestamp(), count(*)
+FROM (SELECT FROM tender.account WHERE business_id = $1 AND owner = $2 ORDER BY asset FOR SHARE) a";
 
 /// The last entry that is not later, found by halving the account's versions: they have no gaps, and time does not fall from one
 /// to the next.
@@ -195,7 +202,21 @@ impl From<PastRow> for PastBalance {
     }
 }
 
-/// The owner's accounts as they were at `at`.
+/// Up to when the past of the owner's accounts stands, by the database's clock. It waits for batches that are under way.
+///
+/// # Errors
+/// What the database says.
+pub async fn settled(
+    pool: &PgPool,
+    business_id: &BusinessId,
+    owner: &str,
+) -> Result<DateTime<Utc>, sqlx::Error> {
+    let (at, _): (DateTime<Utc>, i64) =
+        sqlx::query_as(SETTLED).bind(business_id.as_str()).bind(owner).fetch_one(pool).await?;
+    Ok(at)
+}
+
+/// The owner's accounts as they were at `at`, a time that is settled.
 ///
 /// # Errors
 /// What the database says.

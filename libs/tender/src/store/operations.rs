@@ -2,7 +2,7 @@
 
 use api::BusinessId;
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow, PgPool};
+use sqlx::{FromRow, PgPool, Row as _};
 use uuid::Uuid;
 
 const FIND: &str = "
@@ -13,17 +13,40 @@ LEFT JOIN tender.account a ON a.account_no = o.account_no
 WHERE o.operation_id = ANY ($1) AND o.business_id = $2
 LIMIT 1";
 
+/// Most legs that are looked at for one page of open legs: those that were declined, given back or applied with nothing cost no more
+/// than that, however many come in a row.
+const LOOKED_AT_MAX: i64 = 2_000;
+
+/// Of so many legs, in the order of their index, those that are open. Each row says when it was read and which leg was looked at
+/// last; without any open leg there is one row that says no more. The clock is read before the first leg is.
 const OPEN_LEGS: &str = "
-SELECT o.operation_id, o.legs_id, o.leg, a.business_id, a.owner, a.asset, o.state, o.created_at,
-       clock_timestamp() AS read_at,
-       coalesce((SELECT sum(p.amount - p.reversed) FROM tender.allocation p
-                 WHERE p.operation_id = o.operation_id), 0)::bigint AS amount
-FROM tender.operation o
-JOIN tender.account a ON a.account_no = o.account_no
-WHERE o.legs_id IS NOT NULL AND o.state IN ('applied', 'held') AND o.kind IN ('debit', 'hold')
-  AND (o.created_at, o.operation_id) > ($1, $2)
-ORDER BY o.created_at, o.operation_id
-LIMIT $3";
+WITH looked_at AS MATERIALIZED (
+    SELECT operation_id, legs_id, leg, business_id, account_no, kind, state, created_at
+    FROM tender.operation
+    WHERE legs_id IS NOT NULL AND (created_at, operation_id) > ($1, $2)
+    ORDER BY created_at, operation_id
+    LIMIT $4
+), open AS MATERIALIZED (
+    SELECT * FROM looked_at
+    WHERE state IN ('applied', 'held') AND kind IN ('debit', 'hold')
+    ORDER BY created_at, operation_id
+    LIMIT $3
+)
+SELECT statement_timestamp() AS read_at, l.last_at, l.last_id, o.operation_id, o.legs_id, o.leg, o.business_id, a.owner, a.asset,
+       o.state, o.created_at, p.amount
+FROM (VALUES (true)) AS always
+LEFT JOIN LATERAL (
+    SELECT created_at AS last_at, operation_id AS last_id FROM looked_at ORDER BY created_at DESC, operation_id DESC LIMIT 1
+) l ON true
+LEFT JOIN open o ON true
+LEFT JOIN LATERAL (
+    SELECT owner, asset FROM tender.account WHERE account_no = o.account_no OFFSET 0
+) a ON true
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum(amount - reversed), 0)::bigint AS amount FROM tender.allocation
+    WHERE operation_id = o.operation_id OFFSET 0
+) p
+ORDER BY o.created_at, o.operation_id";
 
 /// In the order of their index, which holds nothing else than open holds. Each row of the index is answered for, so that a
 /// short page is the last.
@@ -81,6 +104,20 @@ pub async fn find(
     sqlx::query_as(FIND).bind(ids).bind(business_id.as_str()).fetch_optional(pool).await
 }
 
+/// A place among all legs: when a leg was applied, and its operation.
+pub type Place = (DateTime<Utc>, Uuid);
+
+/// Open legs of a bounded part of all legs.
+#[derive(Debug)]
+pub struct OpenLegs {
+    /// Those that are open, oldest first.
+    pub legs: Vec<StoredLeg>,
+    /// The last leg that was looked at, open or not; none where there was none.
+    pub looked_to: Option<Place>,
+    /// When they were read, by the database's clock.
+    pub read_at: DateTime<Utc>,
+}
+
 /// An open leg.
 #[derive(Debug, FromRow)]
 pub struct StoredLeg {
@@ -92,30 +129,38 @@ pub struct StoredLeg {
     pub leg: i32,
     /// The retailer.
     pub business_id: String,
-    /// Whose account.
-    pub owner: String,
+    /// Whose account; none if that is missing.
+    pub owner: Option<String>,
     /// What the account holds.
-    pub asset: String,
+    pub asset: Option<String>,
     /// `applied` or `held`.
     pub state: String,
     /// When it was applied.
     pub created_at: DateTime<Utc>,
     /// Units not given back.
     pub amount: i64,
-    /// When it was read.
-    pub read_at: DateTime<Utc>,
 }
 
-/// Open legs after this place, oldest first.
+/// Open legs after this place, oldest first: at most `limit`, of at most [`LOOKED_AT_MAX`] legs.
 ///
 /// # Errors
 /// What the database says.
-pub async fn open_legs(
-    pool: &PgPool,
-    after: (DateTime<Utc>, Uuid),
-    limit: i64,
-) -> Result<Vec<StoredLeg>, sqlx::Error> {
-    sqlx::query_as(OPEN_LEGS).bind(after.0).bind(after.1).bind(limit).fetch_all(pool).await
+pub async fn open_legs(pool: &PgPool, after: Place, limit: i64) -> Result<OpenLegs, sqlx::Error> {
+    let query = sqlx::query(OPEN_LEGS).bind(after.0).bind(after.1).bind(limit).bind(LOOKED_AT_MAX);
+    let rows = query.fetch_all(pool).await?;
+    let first = rows.first().ok_or(sqlx::Error::RowNotFound)?;
+    let read_at = first.try_get("read_at")?;
+    let last: Option<DateTime<Utc>> = first.try_get("last_at")?;
+    let last = last.zip(first.try_get("last_id")?);
+    let mut legs = Vec::with_capacity(rows.len());
+    for row in &rows {
+        if row.try_get::<Option<Uuid>, _>("operation_id")?.is_some() {
+            legs.push(StoredLeg::from_row(row)?);
+        }
+    }
+    let is_full = i64::try_from(legs.len()).is_ok_and(|count| count >= limit);
+    let last_open = legs.last().filter(|_| is_full).map(|leg| (leg.created_at, leg.operation_id));
+    Ok(OpenLegs { legs, looked_to: last_open.or(last), read_at })
 }
 
 /// An open hold past its end.
@@ -145,10 +190,6 @@ pub struct StoredHold {
 ///
 /// # Errors
 /// What the database says.
-pub async fn past_their_end(
-    pool: &PgPool,
-    after: (DateTime<Utc>, Uuid),
-    limit: i64,
-) -> Result<Vec<StoredHold>, sqlx::Error> {
+pub async fn past_their_end(pool: &PgPool, after: Place, limit: i64) -> Result<Vec<StoredHold>, sqlx::Error> {
     sqlx::query_as(PAST_THEIR_END).bind(after.0).bind(after.1).bind(limit).fetch_all(pool).await
 }

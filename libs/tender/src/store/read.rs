@@ -11,7 +11,7 @@ use super::rows::{self, LotRow, decode};
 use crate::{
     command::{AccountKey, Action, Command},
     fold::{
-        LAPSED_MAX, LOTS_MAX,
+        LOTS_MAX, lapsed_max,
         working_set::{
             AccountState, Allocation, Dirty, Lot, OpenHold, Operation, Origin, SpendOrder, WorkingSet,
         },
@@ -170,6 +170,15 @@ struct FoundLot {
     lot: LotRow,
 }
 
+/// How many lots of each account are enough.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    /// Lapsed ones that the batch moves out.
+    lapsed: usize,
+    /// Those that were asked for in the order of spending.
+    spendable: usize,
+}
+
 /// What one reading found of an account.
 #[derive(Debug, Default)]
 struct Found {
@@ -187,16 +196,17 @@ async fn read_lots(
     read_set: &ReadSet,
 ) -> Result<(), sqlx::Error> {
     let mut open: Vec<i64> = set.accounts.values().map(|account| account.reference.account_no).collect();
+    let lapsed_max = lapsed_max(open.len());
     for limit in LOTS_STEPS {
         if open.is_empty() {
             break;
         }
         // One lapsed lot more than are moved out tells that there are too many.
         let [lapsed, spendable] =
-            [LAPSED_MAX + 1, limit].map(|limit| i64::try_from(limit).unwrap_or(i64::MAX));
+            [lapsed_max + 1, limit].map(|limit| i64::try_from(limit).unwrap_or(i64::MAX));
         let query = sqlx::query_as(LOTS).bind(&open).bind(set.now).bind(lapsed).bind(spendable);
         let rows: Vec<FoundLot> = query.fetch_all(&mut *connection).await?;
-        open = place_lots(set, read_set, open, rows, limit)?;
+        open = place_lots(set, read_set, open, rows, Limits { lapsed: lapsed_max, spendable: limit })?;
     }
     Ok(())
 }
@@ -207,7 +217,7 @@ fn place_lots(
     read_set: &ReadSet,
     read: Vec<i64>,
     rows: Vec<FoundLot>,
-    limit: usize,
+    limits: Limits,
 ) -> Result<Vec<i64>, sqlx::Error> {
     let now = set.now;
     let mut found: HashMap<i64, Found> = read.into_iter().map(|number| (number, Found::default())).collect();
@@ -230,12 +240,12 @@ fn place_lots(
     let mut open = Vec::new();
     for (key, account) in &mut set.accounts {
         let Some(found) = found.get(&account.reference.account_no) else { continue };
-        account.is_overdue = found.lapsed > LAPSED_MAX;
+        account.is_overdue = found.lapsed > limits.lapsed;
         let available = account.spendable(None, now);
         // Where not all that is available was read, lots behind the last are not known; else what the batch adds follows it.
         account.read_to = found.last.filter(|_| found.units < available);
-        if !account.is_overdue && found.units < read_set.units(key).min(available) && found.spendable >= limit
-        {
+        let is_covered = found.units >= read_set.units(key).min(available);
+        if !account.is_overdue && !is_covered && found.spendable >= limits.spendable {
             open.push(account.reference.account_no);
         }
     }

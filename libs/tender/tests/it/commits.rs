@@ -164,12 +164,19 @@ async fn a_database_that_goes_away_is_said_at_once_and_used_again_when_it_is_bac
         let began = Instant::now();
         let refused = server.post("pos", "/points/credits", "k2", &earn("r2")).await;
         assert_eq!((refused.status.as_u16(), refused.code().as_str()), (503, "overloaded"));
+        // Nobody can ask whether the key was used before: `not_applied` would invite its caller to issue anew under another.
         assert_eq!(
             (&refused.json()["retryable"], &refused.json()["outcome"]),
-            (&json!(true), &json!("not_applied"))
+            (&json!(true), &json!("unknown"))
         );
         assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
     }
+    // The key that was used hears the same: its caller, whose answer was lost, must not issue anew under another key.
+    let retried = server.post("pos", "/points/credits", "k1", &earn("r1")).await;
+    assert_eq!((retried.status.as_u16(), &retried.json()["outcome"]), (503, &json!("unknown")));
+    let by_key = "/points/operations?customer_id=cus&idempotency_key=k1";
+    let looked_up = server.get("pos", by_key).await;
+    assert_eq!((looked_up.status.as_u16(), &looked_up.json()["outcome"]), (503, &json!("unknown")));
     assert_eq!(server.get("pos", "/points/accounts/cus").await.status, 503);
 
     let open = format!("ALTER DATABASE {name} CONNECTION LIMIT -1");
@@ -180,6 +187,33 @@ async fn a_database_that_goes_away_is_said_at_once_and_used_again_when_it_is_bac
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(server.get("pos", "/points/accounts/cus").await.json()["available"], 10);
+}
+
+/// The first try of each key is applied, and its answer lost; what the retry meets says nothing of the first.
+#[tokio::test]
+async fn a_retry_that_cannot_be_carried_out_does_not_say_that_its_key_was_not_used() {
+    let server = Server::points().await;
+    let mut admin = PgConnection::connect_with(&server.tender.database.admin()).await.unwrap();
+    let body =
+        json!({ "customer_id": "cus", "points": 5, "kind": "earn", "funding": "paid", "reference": "r" });
+    assert_eq!(server.post("pos", "/points/credits", "k", &body).await.status, 201);
+    let mut lock = admin.begin().await.unwrap();
+    sqlx::query("SELECT FROM tender.account FOR UPDATE").execute(&mut *lock).await.unwrap();
+    let locked = server.post("pos", "/points/credits", "k", &body).await;
+    assert_eq!((locked.status.as_u16(), &locked.json()["outcome"]), (503, &json!("unknown")));
+    lock.rollback().await.unwrap();
+
+    for statement in [
+        "ALTER TABLE tender.operation DISABLE TRIGGER USER",
+        "ALTER TABLE tender.operation DROP CONSTRAINT operation_kind_known",
+        "UPDATE tender.operation SET kind = 'of tomorrow'",
+    ] {
+        sqlx::query(statement).execute(&mut admin).await.unwrap();
+    }
+    let unreadable = server.post("pos", "/points/credits", "k", &body).await;
+    assert_eq!((unreadable.status.as_u16(), &unreadable.json()["outcome"]), (503, &json!("unknown")));
+    let nothing = server.get("pos", "/points/operations?customer_id=cus&idempotency_key=other").await;
+    assert_eq!((nothing.code().as_str(), &nothing.json()["outcome"]), ("not_found", &json!("unknown")));
 }
 
 #[tokio::test]

@@ -99,6 +99,35 @@ async fn roles_are_what_the_matrix_says() {
     assert_eq!(refused.code(), "role_missing");
 }
 
+/// The same rule as for a redemption.
+#[tokio::test]
+async fn a_token_for_some_locations_issues_there_and_nowhere_else() {
+    let server = Server::points().await;
+    let url = format!("{}/api/v1/points/credits", server.tender.public_url);
+    let issue = async |locations: Option<&[&str]>, location: Option<&str>, key: &str| {
+        let mut claims = testkit::Tokens::claims("demo", "pos");
+        claims.location_ids = locations.map(|ids| ids.iter().map(|id| (*id).to_owned()).collect());
+        let mut body = earn("cus", 1, key);
+        if let Some(location) = location {
+            body["location_id"] = json!(location);
+        }
+        let token = server.tokens.sign(&claims);
+        server
+            .send(reqwest::Method::POST, &url, &token, &[("idempotency-key", key)], Some(body.to_string()))
+            .await
+    };
+    let ours: Option<&[&str]> = Some(&["KH-PP-01", "KH-PP-02"]);
+    for (locations, location) in [(ours, None), (ours, Some("KH-PP-03")), (Some(&[][..]), Some("KH-PP-01"))] {
+        let refused = issue(locations, location, "k1").await;
+        assert_eq!((refused.status.as_u16(), refused.code().as_str()), (403, "role_missing"), "{location:?}");
+    }
+    assert_eq!(issue(ours, Some("KH-PP-02"), "k1").await.status, 201);
+    // Another location is another request.
+    assert_eq!(issue(ours, Some("KH-PP-01"), "k1").await.code(), "idempotency_key_reused");
+    assert_eq!(issue(None, None, "k2").await.status, 201);
+    assert_eq!(issue(None, Some("KH-PP-03"), "k3").await.status, 201);
+}
+
 #[tokio::test]
 async fn what_makes_no_sense_is_refused_and_leaves_the_key_unused() {
     let server = Server::points().await;
@@ -119,6 +148,8 @@ async fn what_makes_no_sense_is_refused_and_leaves_the_key_unused() {
         ("customer_id", json!(""), "/customer_id"),
         ("customer_id", json!(null), "/customer_id"),
         ("expires_at", json!("2001-01-01T00:00:00Z"), "/expires_at"),
+        ("location_id", json!(""), "/location_id"),
+        ("location_id", json!("a b"), "/location_id"),
         ("reason", json!("x".repeat(501)), "/reason"),
     ] {
         let mut body = good.clone();

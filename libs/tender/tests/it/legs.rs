@@ -1,6 +1,6 @@
 //! The leg protocol over HTTP.
 
-use api::legs::{BatchLine, LegAnswer, LegState};
+use api::legs::{BatchLine, LegAnswer, LegState, Mode, Take};
 use chrono::TimeDelta;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -220,6 +220,64 @@ async fn open_legs_are_listed_oldest_first() {
     }
     let expected: Vec<String> = ["a", "c", "d"].iter().map(|key| legs_id(key).to_string()).collect();
     assert_eq!(keys, expected);
+}
+
+#[tokio::test]
+async fn legs_that_are_not_open_are_passed_over_a_bounded_number_a_page() {
+    let server = Server::points().await;
+    run(server.executor(), credit("cus", "c", 50, None)).await;
+    let mut admin = PgConnection::connect_with(&server.tender.database.admin()).await.unwrap();
+    sqlx::query(
+        "INSERT INTO tender.operation (operation_id, business_id, account_no, kind, state, amount, request_hash, hash_version, response,
+                                       legs_id, leg, created_at, updated_at)
+         SELECT md5(n::text)::uuid, 'demo', account_no, 'debit', 'declined', 0, sha256('x'), 1, '{}', md5(n::text)::uuid, 0,
+                timestamptz '2026-01-01' + n * interval '1 s', now()
+         FROM tender.account, generate_series(1, 5000) n",
+    )
+    .execute(&mut admin)
+    .await
+    .unwrap();
+    put(&server, "open", forward("debit", 5, "exact")).await;
+    let (mut open, mut pages, mut path) = (Vec::new(), 0, "/legs?limit=200".to_owned());
+    loop {
+        let page = server.internal(Method::GET, &path, None).await.json();
+        assert!(page["at"].is_string(), "{page}");
+        open.extend(page["data"].as_array().unwrap().iter().map(|leg| leg["key"]["legs_id"].clone()));
+        pages += 1;
+        let Some(next) = page["next_cursor"].as_str() else { break };
+        path = format!("/legs?limit=200&after={next}");
+    }
+    assert_eq!(open, [json!(legs_id("open"))]);
+    assert_eq!(pages, 4, "two thousand legs a page, and one without any");
+}
+
+#[tokio::test]
+async fn a_leg_that_cannot_be_read_keeps_no_other_from_being_listed() {
+    let server = Server::points().await;
+    run(server.executor(), credit("cus", "c1", 50, None)).await;
+    run(server.executor(), credit("broken", "c2", 50, None)).await;
+    let mut admin = PgConnection::connect_with(&server.tender.database.admin()).await.unwrap();
+    let until = chrono::DateTime::UNIX_EPOCH;
+    for owner in ["broken", "cus"] {
+        for (mode, key) in [(Mode::Debit, "taken"), (Mode::Hold, "held")] {
+            let plan = api::legs::Forward {
+                hold_until: (mode == Mode::Hold).then_some(until),
+                ..tender::testing::plan(mode, 5, Take::Exact)
+            };
+            run(server.executor(), crate::support::forward(owner, &format!("{owner} {key}"), plan)).await;
+        }
+    }
+    let name = "UPDATE tender.account SET asset = $1 WHERE owner = 'broken'";
+    sqlx::query(name).bind("of tomorrow").execute(&mut admin).await.unwrap();
+    for (path, expected) in [("/legs", vec!["cus taken", "cus held"]), ("/holds-past-end", vec!["cus held"])]
+    {
+        let page = server.internal(Method::GET, path, None).await.json();
+        let keys: Vec<_> =
+            page["data"].as_array().unwrap().iter().map(|leg| leg["key"]["legs_id"].clone()).collect();
+        let expected: Vec<_> = expected.into_iter().map(|key| json!(legs_id(key))).collect();
+        assert_eq!(keys, expected, "{path}: {page}");
+    }
+    sqlx::query(name).bind("points").execute(&mut admin).await.unwrap();
 }
 
 #[tokio::test]

@@ -214,3 +214,29 @@ async fn an_account_that_nobody_has_met_for_long_is_swept_before_it_is_shown() {
     assert_eq!(view["lots"].as_array().unwrap().len(), 2);
     assert_agrees(&server, &mut admin, "old", 20).await;
 }
+
+#[tokio::test]
+async fn what_has_lapsed_of_many_accounts_at_once_is_moved_out_in_batches_of_a_bounded_size() {
+    let server = Server::points().await;
+    let mut admin = admin(&server).await;
+    for number in 0..40 {
+        fill(&mut admin, &format!("cus-{number}"), 300, 2).await;
+    }
+    // The first keeps the executor busy while the others queue up behind it.
+    let debits = (0..40).map(|number| {
+        let server = &server;
+        async move { run(server.executor(), debit(&format!("cus-{number}"), &format!("k{number}"), 12)).await }
+    });
+    for taken in futures_util::future::join_all(debits).await {
+        assert_eq!((taken.state, leg_answer(&taken).after.unwrap().available), (LegState::Applied, 8));
+    }
+    let (all, most): (i64, i64) = sqlx::query_as(
+        "SELECT sum(lots)::bigint, max(lots) FROM (
+             SELECT count(*) AS lots FROM tender.entry WHERE kind = 'expire' AND account_no IS NOT NULL GROUP BY created_at) b",
+    )
+    .fetch_one(&mut admin)
+    .await
+    .unwrap();
+    assert_eq!(all, 40 * 300);
+    assert!(most <= 2_048, "{most} lots in one batch");
+}

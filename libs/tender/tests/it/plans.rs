@@ -82,8 +82,9 @@ async fn the_executors_statements_use_the_index_made_for_them() {
         include_str!("../../src/store/write_set.sql")
     );
     for (statement, parameters, index) in [
-        (post.as_str(), 42, "lot_pkey"),
-        (post.as_str(), 42, "account_pkey"),
+        (post.as_str(), 44, "lot_pkey"),
+        (post.as_str(), 44, "account_pkey"),
+        (post.as_str(), 44, "entry_version_once"),
         (include_str!("../../src/store/lots.sql"), 4, "lot_free"),
         (include_str!("../../src/store/lots.sql"), 4, "lot_ends"),
         (include_str!("../../src/store/holds.sql"), 2, "operation_holds_of_account"),

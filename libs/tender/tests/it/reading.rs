@@ -182,6 +182,75 @@ async fn a_balance_at_a_past_time_is_what_the_ledger_says() {
 }
 
 #[tokio::test]
+async fn a_balance_at_a_time_waits_for_the_batch_that_is_dated_before_it() {
+    let server = Server::points().await;
+    run(server.executor(), credit("cus", "c1", 7, None)).await;
+    let mut admin = PgConnection::connect_with(&server.tender.database.admin()).await.unwrap();
+    // A batch that has its locks and its clock, and has not committed.
+    let mut batch = admin.begin().await.unwrap();
+    sqlx::query("SELECT FROM tender.account FOR UPDATE").execute(&mut *batch).await.unwrap();
+    let at: chrono::DateTime<chrono::Utc> =
+        sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&mut *batch).await.unwrap();
+    let at = at.to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
+    for statement in [
+        "INSERT INTO tender.entry
+         SELECT md5('x')::uuid, 'demo', 'points', 'credit', s.amount, s.account_no, s.version, s.balance, s.held, s.contra,
+                $1::timestamptz
+         FROM tender.account a
+         CROSS JOIN LATERAL (VALUES (5, a.account_no, 2, 12, 0, NULL), (-5, NULL, NULL, NULL, NULL, 'issued:paid'))
+                    AS s(amount, account_no, version, balance, held, contra)",
+        "INSERT INTO tender.operation (operation_id, business_id, account_no, kind, state, amount, response, created_at, updated_at)
+         SELECT md5('x')::uuid, 'demo', account_no, 'credit', 'applied', 5, '{}', $1, $1 FROM tender.account",
+        "UPDATE tender.lot SET original = 12, remaining = 12 WHERE $1::timestamptz IS NOT NULL",
+        "UPDATE tender.account SET posted = 12, version = 2 WHERE $1::timestamptz IS NOT NULL",
+    ] {
+        let time: chrono::DateTime<chrono::Utc> = at.parse().unwrap();
+        sqlx::query(statement).bind(time).execute(&mut *batch).await.unwrap();
+    }
+    let path = format!("/points/accounts/cus?at={at}");
+    let commit = async {
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        batch.commit().await.unwrap();
+    };
+    let (first, ()) = tokio::join!(server.get("pos", &path), commit);
+    assert_eq!(first.json()["accounts"], json!([{ "version": 2, "posted": 12, "held": 0 }]));
+    assert_eq!(server.get("pos", &path).await.text, first.text);
+
+    let ahead = (service::Clock.now() + chrono::TimeDelta::minutes(1))
+        .to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
+    let path = format!("/points/accounts/cus?at={ahead}");
+    for reply in [server.get("pos", &path).await, server.get_as_customer("other", &path).await] {
+        assert_eq!((reply.status.as_u16(), reply.code().as_str()), (400, "invalid_field"), "{}", reply.text);
+    }
+}
+
+#[tokio::test]
+async fn time_does_not_fall_from_one_version_to_the_next_where_the_clock_is_set_back() {
+    let server = Server::points().await;
+    run(server.executor(), credit("cus", "c1", 7, None)).await;
+    let mut admin = PgConnection::connect_with(&server.tender.database.admin()).await.unwrap();
+    for statement in [
+        "ALTER TABLE tender.entry DISABLE TRIGGER entry_append_only",
+        "UPDATE tender.entry SET created_at = created_at + interval '1 hour'",
+    ] {
+        sqlx::query(statement).execute(&mut admin).await.unwrap();
+    }
+    // In one batch, or in two.
+    let both = [run(server.executor(), debit("cus", "d1", 1)), run(server.executor(), debit("cus", "d2", 1))];
+    futures_util::future::join_all(both).await;
+    run(server.executor(), credit("other", "c2", 7, None)).await;
+    let times: Vec<(String, bool, i64)> = sqlx::query_as(
+        "SELECT kind, created_at > now() + interval '50 minutes' AS ahead, count(*) FROM tender.entry GROUP BY 1, 2 ORDER BY 1, 2",
+    )
+    .fetch_all(&mut admin)
+    .await
+    .unwrap();
+    let times: Vec<_> = times.iter().map(|(kind, ahead, count)| (kind.as_str(), *ahead, *count)).collect();
+    // Both sides of both debits; another account's time is its own.
+    assert_eq!(times, [("credit", false, 2), ("credit", true, 2), ("debit", true, 4)]);
+}
+
+#[tokio::test]
 async fn only_services_reach_the_internal_listener() {
     let server = Server::points().await;
     run(server.executor(), credit("cus", "c", 7, None)).await;

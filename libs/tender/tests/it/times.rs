@@ -15,7 +15,10 @@ async fn a_time_before_all_history_is_a_time() {
     ] {
         for query in [format!("/entries?from={time}"), format!("/entries?to={time}"), format!("?at={time}")] {
             let reply = server.get("pos", &format!("/points/accounts/cus{query}")).await;
-            assert_eq!(reply.status, StatusCode::OK, "{query}: {}", reply.text);
+            // What a balance will be is not known.
+            let is_future = query.starts_with("?at=%2B");
+            let expected = if is_future { StatusCode::BAD_REQUEST } else { StatusCode::OK };
+            assert_eq!(reply.status, expected, "{query}: {}", reply.text);
         }
     }
 }

@@ -1,17 +1,21 @@
 //! Legs that are applied: each must belong to a saga. They are read once, oldest first, by a cursor that all processes share.
 //!
 //! A pass goes on until it has caught up with the legs that are still young, so that it keeps up with any number of them; one that
-//! meets its bound is followed by the next at once. How far it is behind is `wallet_reconciliation_lag_seconds`.
+//! meets its bound is followed by the next at once. How far it is behind is `wallet_reconciliation_lag_seconds`, and while passes fail
+//! it grows; those are `wallet_reconciliation_failures_total`.
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use api::{
-    legs::{LegPage, LegState, OpenLeg},
+    leg_cursor,
+    legs::{LegState, OpenLeg},
     wallet::TenderKind,
 };
-use chrono::TimeDelta;
-use metrics::gauge;
+use chrono::{DateTime, TimeDelta, Utc};
+use metrics::{counter, gauge};
 use sqlx::PgPool;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{Leg, PAGE};
@@ -29,17 +33,30 @@ pub async fn compare_legs(app: App, every: Duration) {
 }
 
 async fn compare_legs_of(app: &App, kind: TenderKind, every: Duration) {
+    let tender = kind.as_str();
+    let mut succeeded = Instant::now();
+    counter!("wallet_reconciliation_failures_total", "tender" => tender).increment(0);
     loop {
         match pass(app, kind).await {
-            Ok(Pass::CaughtUp) => tokio::time::sleep(every).await,
-            Ok(Pass::Behind) => {}
+            Ok(Pass::CaughtUp) => {
+                succeeded = Instant::now();
+                tokio::time::sleep(every).await;
+            }
+            Ok(Pass::Behind) => succeeded = Instant::now(),
             Err(error) => {
                 let error = format!("{error:#}");
-                tracing::warn!(tender = kind.as_str(), error, "could not compare legs with sagas");
+                tracing::warn!(tender, error, "could not compare legs with sagas");
+                counter!("wallet_reconciliation_failures_total", "tender" => tender).increment(1);
+                // How old the oldest leg is that was not compared is not known: not older than this, if nothing was behind before.
+                show_lag(kind, succeeded.elapsed());
                 tokio::time::sleep(every).await;
             }
         }
     }
+}
+
+fn show_lag(kind: TenderKind, lag: Duration) {
+    gauge!("wallet_reconciliation_lag_seconds", "tender" => kind.as_str()).set(lag.as_secs_f64());
 }
 
 /// How far a pass came.
@@ -52,30 +69,52 @@ enum Pass {
 
 async fn pass(app: &App, kind: TenderKind) -> anyhow::Result<Pass> {
     for _ in 0..PAGES_MAX {
-        let cursor = cursor(&app.background_pool, kind).await?;
-        let page = app.tenders.get(kind).open_legs(cursor.as_deref(), PAGE).await?;
-        park_orphans(app, kind, &page.data).await?;
-        gauge!("wallet_reconciliation_lag_seconds", "tender" => kind.as_str()).set(lag_seconds(&page));
-        // Batches commit out of order: a page that is still young is read again by the next pass.
-        match page.next_cursor.clone().filter(|_| is_settled(&page)) {
-            Some(next) => advance(&app.background_pool, kind, &next).await?,
-            None => return Ok(Pass::CaughtUp),
+        let compared = compared(&app.background_pool, kind).await?;
+        let cursor = compared.as_ref().map(|to| to.cursor.as_str());
+        let page = app.tenders.get(kind).open_legs(cursor, PAGE).await?;
+        if let Some(begin) = compared.as_ref().map(|to| to.begin_again(page.at)).transpose()?.flatten() {
+            tracing::warn!(tender = kind.as_str(), at = %page.at, "the clock of a tender's database was set back");
+            advance(&app.background_pool, kind, &leg_cursor::write(begin, Uuid::nil())).await?;
+            continue;
         }
+        park_orphans(app, kind, &page.data).await?;
+        let Some(next) = &page.next_cursor else {
+            show_lag(kind, Duration::ZERO);
+            return Ok(Pass::CaughtUp);
+        };
+        let (looked_to, _) = leg_cursor::parse(next).context("a cursor that cannot be read")?;
+        let waits = page.at - STILL_YOUNG - looked_to;
+        show_lag(kind, waits.to_std().unwrap_or_default());
+        // Batches commit out of order: a page that is still young is read again by the next pass.
+        if waits <= TimeDelta::zero() {
+            return Ok(Pass::CaughtUp);
+        }
+        advance(&app.background_pool, kind, next).await?;
     }
     Ok(Pass::Behind)
 }
 
-/// Whether nothing can come before the end of a page any more, by the clock that dated its legs.
-fn is_settled(page: &LegPage) -> bool {
-    page.at.is_some_and(|at| page.data.iter().all(|leg| leg.at < at - STILL_YOUNG))
+/// Up to where a tender's legs were compared.
+#[derive(Debug, sqlx::FromRow)]
+struct Compared {
+    cursor: String,
+    /// How long ago, by the wallet's database clock.
+    seconds_ago: f64,
 }
 
-/// The age of the oldest leg that may not have been compared; 0 where only young ones wait.
-fn lag_seconds(page: &LegPage) -> f64 {
-    let oldest = page.data.iter().map(|leg| leg.at).min();
-    let age = page.at.zip(oldest).map_or(TimeDelta::zero(), |(at, oldest)| at - oldest);
-    let seconds = (age - STILL_YOUNG).num_seconds().max(0);
-    f64::from(u32::try_from(seconds).unwrap_or(u32::MAX))
+impl Compared {
+    /// Where to begin again if the tender's clock stands at `at` before the cursor: it was set back since, and legs that were applied
+    /// since then may stand before the cursor. What was compared before is compared once more: a leg is parked once.
+    ///
+    /// # Errors
+    /// When the cursor cannot be read.
+    fn begin_again(&self, at: DateTime<Utc>) -> anyhow::Result<Option<DateTime<Utc>>> {
+        let (to, _) = leg_cursor::parse(&self.cursor).context("a cursor that cannot be read")?;
+        let since = Duration::try_from_secs_f64(self.seconds_ago.max(0.0)).ok();
+        let since = since.and_then(|since| TimeDelta::from_std(since).ok()).unwrap_or(TimeDelta::MAX);
+        let begin = at.checked_sub_signed(since).and_then(|begin| begin.checked_sub_signed(STILL_YOUNG));
+        Ok((to > at).then(|| begin.unwrap_or_default().max(DateTime::UNIX_EPOCH)))
+    }
 }
 
 async fn park_orphans(app: &App, kind: TenderKind, legs: &[OpenLeg]) -> anyhow::Result<()> {
@@ -93,11 +132,14 @@ async fn park_orphans(app: &App, kind: TenderKind, legs: &[OpenLeg]) -> anyhow::
     Ok(())
 }
 
-async fn cursor(pool: &PgPool, kind: TenderKind) -> sqlx::Result<Option<String>> {
-    sqlx::query_scalar("SELECT cursor FROM wallet.reconciliation WHERE tender = $1")
-        .bind(kind.as_str())
-        .fetch_optional(pool)
-        .await
+async fn compared(pool: &PgPool, kind: TenderKind) -> sqlx::Result<Option<Compared>> {
+    sqlx::query_as(
+        "SELECT cursor, extract(epoch FROM clock_timestamp() - compared_at)::float8 AS seconds_ago
+         FROM wallet.reconciliation WHERE tender = $1",
+    )
+    .bind(kind.as_str())
+    .fetch_optional(pool)
+    .await
 }
 
 async fn advance(pool: &PgPool, kind: TenderKind, cursor: &str) -> sqlx::Result<()> {
@@ -114,33 +156,23 @@ async fn advance(pool: &PgPool, kind: TenderKind, cursor: &str) -> sqlx::Result<
 
 #[cfg(test)]
 mod tests {
-    use chrono::{DateTime, Utc};
-
     use super::*;
 
-    fn page(now: Option<i64>, legs: &[i64]) -> LegPage {
-        let time = |s: i64| DateTime::<Utc>::from_timestamp(s, 0).unwrap();
-        let leg = |at: &i64| {
-            let key = serde_json::json!({ "legs_id": uuid::Uuid::nil(), "leg": 0 });
-            let account = serde_json::json!({ "business_id": "b", "customer_id": "c", "asset": "USD" });
-            serde_json::from_value(serde_json::json!({ "key": key, "account": account, "state": "applied",
-                "amount": 1, "at": time(*at) }))
-            .unwrap()
+    fn time(second: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(second, 0).unwrap()
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_is_followed_to_what_was_applied_since() {
+        let begin = |to, seconds_ago, at| {
+            let compared = Compared { cursor: leg_cursor::write(time(to), Uuid::nil()), seconds_ago };
+            compared.begin_again(time(at)).unwrap()
         };
-        LegPage { data: legs.iter().map(leg).collect(), next_cursor: None, at: now.map(time) }
-    }
-
-    #[test]
-    fn a_page_is_settled_by_the_clock_that_dated_its_legs() {
-        assert!(is_settled(&page(Some(1_000), &[100, 939])));
-        assert!(!is_settled(&page(Some(1_000), &[100, 940])));
-        assert!(!is_settled(&page(None, &[100])), "a tender that tells no time");
-    }
-
-    #[test]
-    fn the_lag_is_the_age_of_what_was_not_compared() {
-        assert_eq!(lag_seconds(&page(Some(1_000), &[500, 600])), 440.0);
-        assert_eq!(lag_seconds(&page(Some(1_000), &[990])), 0.0);
-        assert_eq!(lag_seconds(&page(None, &[])), 0.0);
+        assert_eq!(begin(1_000, 5.0, 1_000), None);
+        assert_eq!(begin(1_000, 5.0, 999), Some(time(934)), "since it was compared, and what was young then");
+        assert_eq!(begin(1_000, -5.0, 999), Some(time(939)), "the wallet's clock was set back as well");
+        assert_eq!(begin(1_000, f64::MAX, 999), Some(DateTime::UNIX_EPOCH));
+        let unreadable = Compared { cursor: "x".to_owned(), seconds_ago: 0.0 };
+        assert!(unreadable.begin_again(time(1)).is_err());
     }
 }

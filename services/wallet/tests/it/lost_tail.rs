@@ -248,6 +248,46 @@ async fn a_leg_that_commits_late_is_compared_as_well() {
     park_orphans(&system, &wallet, 1).await;
 }
 
+/// The cursor is a time of the tender's clock.
+#[tokio::test(flavor = "multi_thread")]
+async fn legs_that_were_applied_after_a_tenders_clock_was_set_back_are_compared_as_well() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    let reward = system.fund("c", 620, 5000, 2250).await;
+    assert_eq!(system.redeem(&wallet, "k", &order("c", &reward)).await.status, 201);
+    lose_tail(&system).await;
+    // What was compared last is an hour ahead of what the clocks say now.
+    system
+        .execute(
+            "INSERT INTO wallet.reconciliation (tender, cursor, compared_at)
+             SELECT t, to_char(now() AT TIME ZONE 'UTC' + interval '1 hour', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')
+                       || '_00000000-0000-0000-0000-000000000000', now()
+             FROM unnest(ARRAY['points', 'store_credit', 'digital_reward']) t",
+        )
+        .await;
+    assert_eq!(orphans(&system, &wallet).await, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cursor_moves_over_legs_that_are_few_and_old() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    let reward = system.fund("c", 620, 5000, 2250).await;
+    assert_eq!(system.redeem(&wallet, "k", &order("c", &reward)).await.status, 201);
+    assert_eq!(orphans(&system, &wallet).await, 0);
+    let cursors = "SELECT count(*) FROM wallet.reconciliation";
+    assert_eq!(system.sql::<i64>(cursors).await, 0, "they are still young");
+    let pool = sqlx::PgPool::connect_with(system.points.tender.database.admin()).await.expect("a pool");
+    unguard(&pool).await;
+    sqlx::query("UPDATE tender.operation SET created_at = created_at - interval '2 minutes'")
+        .execute(&pool)
+        .await
+        .expect("done");
+    pool.close().await;
+    assert_eq!(orphans(&system, &wallet).await, 0);
+    assert_eq!(system.sql::<i64>(cursors).await, 1, "those of points are not");
+}
+
 async fn authorize(system: &System, wallet: &Wallet, key: &str, ttl: i64) -> String {
     let reward = system.fund("c", 620, 5000, 2250).await;
     let mut body = order("c", &reward);
