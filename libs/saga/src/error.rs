@@ -7,6 +7,10 @@ pub enum StoreError {
     /// written.
     #[error("the saga store cannot take this now")]
     Unavailable,
+    /// For as long as the store's patience a row was locked, conflicts came again, or the server refused this one write, alone, for a
+    /// reason that may pass. Certainly not written.
+    #[error("the saga store cannot write this now: {0}")]
+    Busy(String),
     /// This one write makes the transaction fail, whatever it is batched with. Certainly not written.
     #[error("the saga store refuses this: {0}")]
     Refused(String),

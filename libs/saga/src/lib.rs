@@ -7,6 +7,7 @@
 //! | `submit`, `task`, `adopt` | a new saga, one run of one saga, a run that is taken up again |
 //! | `admission` | how much new work is taken, and of one business |
 //! | `queue`, `store`, `write` | transitions of concurrent sagas: when they become a batch, and how it is made durable in one transaction |
+//! | `aside`, `single` | writes that a locked row or a conflict keeps from being written, tried one by one beside the others |
 //! | `lease`, `heartbeat`, `recovery` | whether a process may act and what it says of itself, claims of what has no live owner, rescans |
 //! | `parking` | dead letters that the database cannot refuse |
 //! | `clock` | the saga database's time |
@@ -19,6 +20,7 @@
 
 mod admission;
 mod adopt;
+mod aside;
 mod cancel;
 mod clock;
 mod config;
@@ -38,6 +40,7 @@ mod reachability;
 mod recovery;
 mod registry;
 mod row;
+mod single;
 mod start;
 mod state;
 mod store;

@@ -1,8 +1,10 @@
 //! Parking: a saga that cannot go on becomes a dead letter, whatever the database refuses of the domain's part.
 //!
 //! The first attempt writes the dead letter with what the domain makes of it, in one transaction. If the database refuses that
-//! (a constraint of the domain's rows, a text that cannot be stored), the second attempt writes the saga's state and the dead
-//! letter alone. The domain's rows then follow by a reconciler of the domain, which compares them with the states of their sagas.
+//! (a constraint of the domain's rows, a text that cannot be stored), or cannot do it for as long as the store's patience (a row
+//! of the domain is locked), the second attempt writes the saga's state and the dead letter alone. While the database is away
+//! neither is written, and the saga stays where it is. The domain's rows then follow by a reconciler of the domain, which compares
+//! them with the states of their sagas.
 
 use metrics::counter;
 use serde_json::json;
@@ -29,7 +31,9 @@ impl<D: Domain> Engine<D> {
     pub(crate) async fn park(&self, parked: Parked, dead_letter: DeadLetter) {
         let change = self.domain.on_parked(parked.parent.unwrap_or(parked.id), false);
         match self.write_dead_letter(parked, dead_letter.clone(), change).await {
-            Err(StoreError::Refused(error)) => self.park_alone(parked, dead_letter, error).await,
+            Err(StoreError::Refused(error) | StoreError::Busy(error)) => {
+                self.park_alone(parked, dead_letter, error).await
+            }
             result => report(parked, dead_letter.reason, &result),
         }
     }

@@ -4,6 +4,8 @@
 //! for a moment: each commit costs as much as many sagas in it, and who waits then is served sooner for it (Postgres has the
 //! same as `commit_siblings` and `commit_delay`). A writer begins beside another only with as many as make a large batch:
 //! then the server and this process work at the same time, in the place of waiting for each other.
+//!
+//! What something keeps from being written is aside ([`crate::aside`]), with a lane of its own.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -13,9 +15,14 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-use crate::{domain::SagaId, error::StoreError, registry::Registry};
+use crate::{
+    aside::{About, Aside, Subject, Turn, Waiting},
+    domain::SagaId,
+    error::StoreError,
+    registry::Registry,
+};
 
-/// Longest queue.
+/// Longest queue, with what is aside.
 const LONGEST: usize = 8_192;
 /// From so many sagas on that are awake, a batch of less than half of them waits for more,
 const SIBLINGS: usize = 8;
@@ -23,7 +30,7 @@ const SIBLINGS: usize = 8;
 const DELAY: Duration = Duration::from_millis(3);
 
 /// What is to be written of a saga.
-pub(crate) trait OfSaga {
+pub(crate) trait OfSaga: About {
     /// Which one.
     fn saga(&self) -> SagaId;
 }
@@ -32,6 +39,7 @@ pub(crate) trait OfSaga {
 pub(crate) struct Queue<T> {
     inner: Mutex<Inner<T>>,
     news: Notify,
+    news_aside: Notify,
     /// One writer at a time waits for a batch.
     turn: tokio::sync::Mutex<()>,
     batch: usize,
@@ -40,6 +48,7 @@ pub(crate) struct Queue<T> {
 
 struct Inner<T> {
     waiting: VecDeque<T>,
+    aside: Aside<T>,
     /// Empty while no writer is at work: no batch is.
     at_work: HashSet<SagaId>,
     /// With so many waiting, the writer that waits for a batch looks again.
@@ -95,24 +104,37 @@ impl<T> Drop for AtWork<T> {
 impl<T: OfSaga> Queue<T> {
     /// A queue that hands out at most `batch` at once.
     pub(crate) fn new(batch: usize, registry: Registry) -> Self {
-        let inner = Inner { waiting: VecDeque::new(), at_work: HashSet::new(), wanted: 1, is_open: true };
+        let inner = Inner {
+            waiting: VecDeque::new(),
+            aside: Aside::default(),
+            at_work: HashSet::new(),
+            wanted: 1,
+            is_open: true,
+        };
         Self {
             inner: Mutex::new(inner),
             news: Notify::new(),
+            news_aside: Notify::new(),
             turn: tokio::sync::Mutex::default(),
             batch,
             registry,
         }
     }
 
-    /// Adds a request.
+    /// Adds a request. It joins what is aside if that is about the same.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] when too many wait, or nobody writes any more.
     pub(crate) fn push(&self, request: T) -> Result<(), StoreError> {
         let mut inner = self.lock();
-        if !inner.is_open || inner.waiting.len() >= LONGEST {
+        if !inner.is_open || inner.waiting.len() + inner.aside.len() >= LONGEST {
             return Err(StoreError::Unavailable);
+        }
+        if inner.aside.concerns(&request) {
+            inner.aside.put(request, Instant::now());
+            drop(inner);
+            self.news_aside.notify_one();
+            return Ok(());
         }
         inner.waiting.push_back(request);
         let is_enough = inner.waiting.len() >= inner.wanted;
@@ -160,6 +182,56 @@ impl<T: OfSaga> Queue<T> {
         self.hand_out(&mut self.lock())
     }
 
+    /// Puts aside what could not be written together, and what waits about the same.
+    pub(crate) fn put_aside(&self, requests: Vec<T>) {
+        let now = Instant::now();
+        let mut inner = self.lock();
+        for request in requests {
+            inner.aside.put(request, now);
+        }
+        for request in std::mem::take(&mut inner.waiting) {
+            if inner.aside.concerns(&request) {
+                inner.aside.put(request, now);
+            } else {
+                inner.waiting.push_back(request);
+            }
+        }
+        drop(inner);
+        self.news_aside.notify_one();
+    }
+
+    /// What is due of what is aside; for one lane alone.
+    pub(crate) async fn take_aside(&self) -> Turn<T> {
+        loop {
+            let due = {
+                let mut inner = self.lock();
+                let turn = inner.aside.take(Instant::now());
+                if !turn.is_empty() {
+                    return turn;
+                }
+                inner.aside.due()
+            };
+            match due {
+                Some(due) => drop(tokio::time::timeout_at(due, self.news_aside.notified()).await),
+                None => self.news_aside.notified().await,
+            }
+        }
+    }
+
+    /// Ends the turn of a subject: what was tried is put back, or was answered.
+    pub(crate) fn end_turn(&self, subject: &Subject, tried: Option<Waiting<T>>) {
+        let (mut inner, now) = (self.lock(), Instant::now());
+        match tried {
+            Some(tried) => inner.aside.put_back(tried, now),
+            None => inner.aside.settle(subject, now),
+        }
+    }
+
+    /// How many are aside.
+    pub(crate) fn aside(&self) -> usize {
+        self.lock().aside.len()
+    }
+
     /// What nobody is at work on, in the order in which it came, each saga once.
     fn hand_out(self: &Arc<Self>, inner: &mut Inner<T>) -> Option<(Batch<T>, usize)> {
         let (mut requests, mut sagas) = (Vec::new(), Vec::new());
@@ -186,6 +258,7 @@ impl<T> Queue<T> {
         let mut inner = self.lock();
         inner.is_open = false;
         inner.waiting.clear();
+        inner.aside = Aside::default();
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner<T>> {
@@ -213,6 +286,34 @@ mod tests {
         fn saga(&self) -> SagaId {
             *self
         }
+    }
+
+    impl About for SagaId {
+        fn subject(&self) -> Subject {
+            Subject::Saga(*self)
+        }
+
+        fn is_in_doubt(&self) -> bool {
+            false
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_about_something_that_is_aside_goes_there() {
+        let queue = Arc::new(Queue::new(256, Registry::default()));
+        let (locked, other) = (SagaId(Uuid::now_v7()), SagaId(Uuid::now_v7()));
+        for saga in [locked, other] {
+            queue.push(saga).expect("room");
+        }
+        queue.put_aside(vec![locked]);
+        queue.push(locked).expect("room");
+        assert_eq!((queue.take().await.0.requests, queue.aside()), (vec![other], 3));
+        for _ in 0..3 {
+            let tried = queue.take_aside().await.next.expect("it is due");
+            queue.end_turn(&tried.request.subject(), None);
+        }
+        queue.push(locked).expect("room");
+        assert_eq!(queue.take().await.0.requests, [locked], "nothing keeps it any more");
     }
 
     #[tokio::test]

@@ -61,7 +61,8 @@ impl<D: Domain> Engine<D> {
         let process = Uuid::new_v4();
         let registry = Registry::default();
         let lookups = pool(&options, LOOKUP_CONNECTIONS);
-        let (store, writers) = Store::new(&options, &domain, process, config.write_batch, registry.clone());
+        let (store, writers, lane) =
+            Store::new(&options, &domain, process, config.write_batch, registry.clone());
         let engine = Arc::new(Self {
             lease: Arc::new(Lease::new(config.ttl, clock.clone())),
             pending: PendingKeys::default(),
@@ -82,6 +83,13 @@ impl<D: Domain> Engine<D> {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             crash: CancellationToken::new(),
+        });
+        let (stop, crash) = (engine.stop.clone(), engine.crash.clone());
+        engine.tasks.spawn(async move {
+            tokio::select! {
+                () = crash.cancelled() => {}
+                () = lane.run_singly(stop) => {}
+            }
         });
         for writer in writers {
             let (stop, crash) = (engine.stop.clone(), engine.crash.clone());

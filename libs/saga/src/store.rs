@@ -4,10 +4,12 @@
 //! saga is with two writers at once, is in [`crate::queue`].
 //!
 //! Phases of a batch: BEGIN, the statements of [`crate::write`], COMMIT, answers. What can fail:
-//! - before COMMIT is sent: nothing is durable; 40P01 and 40001 run again, 55P03 and 57014 run again and then singly, data
-//!   errors halve the batch;
+//! - before COMMIT is sent: nothing is durable. 40P01 and 40001 run again a few times. What waits for a lock (55P03) or a statement
+//!   (57014) for long, or goes on being refused, is put aside at once: each write is tried alone there ([`crate::single`]), and the
+//!   writer goes on with the others. Data errors halve the batch;
 //! - at COMMIT: **unknown**. The whole batch is written again until an attempt is answered, because only the locks
-//!   and unique keys of a second attempt wait for the first transaction to end; reading alone would not.
+//!   and unique keys of a second attempt wait for the first transaction to end; reading alone would not. Put aside, its writes are
+//!   tried until they are answered.
 //!
 //! Inserts have [`crate::pending::Terms`], judged in each attempt: those whose caller is gone are not made, only looked for.
 
@@ -30,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
+    aside::{About, Subject},
     domain::{Domain, NewSaga, SagaId},
     error::StoreError,
     pending::Terms,
@@ -41,34 +44,39 @@ use crate::{
 /// Writers of a process. With two, one's batch is made ready and answered while the other's is with the server.
 const WRITERS: usize = 2;
 /// Attempts at a batch that meets deadlocks or serialisation failures.
-const ATTEMPTS: u32 = 10;
-/// Attempts at a batch that waits for a lock, or for a statement, until that is given up. From then on its writes go singly, so
-/// that one locked row does not take the batch along.
-const SLOW_ATTEMPTS: u32 = 2;
-/// Slow single writes of one batch; with more it is no row that is locked, but a table.
-const SLOW_SINGLES: u32 = 3;
+const ATTEMPTS: u32 = 4;
+/// Attempts at a batch whose connection is lost, or whose server cannot work.
+const LOST_ATTEMPTS: u32 = 2;
+/// How long a batch waits for a lock: other processes hold theirs for milliseconds. The writers' own setting, in the place of the
+/// session's.
+const LOCK_WAIT: &str = "100ms";
+/// How long what is aside waits for a lock: others are waiting for their turn there, and it is tried again.
+const LOCK_WAIT_ASIDE: &str = "50ms";
 /// A batch that takes longer than this has lost its connection, whatever the socket says.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(8);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A write, and who waits for it.
-struct Request<D: Domain> {
-    write: Write<D>,
-    caller: Caller,
+pub(crate) struct Request<D: Domain> {
+    pub write: Write<D>,
+    pub caller: Caller,
+    /// An earlier attempt may have committed.
+    pub is_in_doubt: bool,
 }
 
 /// Who waits for a write, and under which terms an insert may be sent.
-struct Caller {
+pub(crate) struct Caller {
     done: oneshot::Sender<Result<Written, StoreError>>,
     terms: Option<Terms>,
 }
 
 impl Caller {
     /// `unknown`: an attempt may have committed of which this answer says nothing.
-    fn answer(self, answer: Result<Written, StoreError>, unknown: bool) {
+    pub(crate) fn answer(self, answer: Result<Written, StoreError>, unknown: bool) {
         let is_settled = match &answer {
-            Ok(Written::Withheld) | Err(StoreError::Unavailable | StoreError::Refused(_)) => !unknown,
+            Ok(Written::Withheld)
+            | Err(StoreError::Unavailable | StoreError::Busy(_) | StoreError::Refused(_)) => !unknown,
             Ok(_) => true,
             Err(StoreError::Unknown) => false,
         };
@@ -87,6 +95,39 @@ impl<D: Domain> OfSaga for Request<D> {
     }
 }
 
+impl<D: Domain> About for Request<D> {
+    fn subject(&self) -> Subject {
+        match &self.write {
+            Write::Insert(new) => new.parent_id.map_or_else(|| Subject::Key(new.key.clone()), Subject::Saga),
+            Write::Move(change) => Subject::Saga(change.id),
+        }
+    }
+
+    fn is_in_doubt(&self) -> bool {
+        self.is_in_doubt
+    }
+}
+
+impl<D: Domain> Request<D> {
+    /// Answers a write that ends here. It may be durable only if an earlier attempt is in doubt.
+    pub(crate) fn fail(self, failure: &Failure) {
+        let saga_id = self.write.id();
+        let error = match failure {
+            failure if self.is_in_doubt => {
+                tracing::error!(?failure, %saga_id, "what became of a write is not known");
+                StoreError::Unknown
+            }
+            Failure::Data(error) => {
+                tracing::error!(%error, %saga_id, "a write is refused by the database");
+                StoreError::Refused(error.to_string())
+            }
+            Failure::Panicked => StoreError::Refused("panic".to_owned()),
+            _ => StoreError::Unavailable,
+        };
+        self.caller.answer(Err(error), self.is_in_doubt);
+    }
+}
+
 /// Hands writes to the writers.
 pub(crate) struct Store<D: Domain> {
     queue: Arc<Queue<Request<D>>>,
@@ -94,19 +135,19 @@ pub(crate) struct Store<D: Domain> {
 }
 
 impl<D: Domain> Store<D> {
-    /// The store, and its writers for the caller to run.
+    /// The store, its writers, and the one that tries what is aside, for the caller to run.
     pub(crate) fn new(
         options: &PgConnectOptions,
         domain: &Arc<D>,
         owner: Uuid,
         batch: usize,
         registry: Registry,
-    ) -> (Self, [Writer<D>; WRITERS]) {
+    ) -> (Self, [Writer<D>; WRITERS], Writer<D>) {
         let queue = Arc::new(Queue::new(batch, registry));
         let open = Arc::new(CloseOnDrop(queue.clone()));
         let connected = Arc::new(AtomicBool::new(true));
-        let writer = |_| Writer {
-            options: options.clone(),
+        let writer = |lock_wait: &str| Writer {
+            options: options.clone().options([("lock_timeout", lock_wait)]),
             domain: domain.clone(),
             owner,
             open: open.clone(),
@@ -114,8 +155,9 @@ impl<D: Domain> Store<D> {
             connection: None,
             batches: 0,
         };
-        let writers = std::array::from_fn(writer);
-        (Self { queue, connected }, writers)
+        let writers = std::array::from_fn(|_| writer(LOCK_WAIT));
+        let single = writer(LOCK_WAIT_ASIDE);
+        (Self { queue, connected }, writers, single)
     }
 
     /// Makes a write durable. Waits for as long as the outcome is unknown.
@@ -133,7 +175,7 @@ impl<D: Domain> Store<D> {
             return Err(StoreError::Unavailable);
         }
         let (done, answer) = oneshot::channel();
-        self.queue.push(Request { write, caller: Caller { done, terms } })?;
+        self.queue.push(Request { write, caller: Caller { done, terms }, is_in_doubt: false })?;
         answer.await.unwrap_or(Err(StoreError::Unknown))
     }
 
@@ -150,13 +192,15 @@ impl<D: Domain> Store<D> {
 
 /// How an attempt at a batch failed.
 #[derive(Debug)]
-enum Failure {
+pub(crate) enum Failure {
     /// Nothing was sent: the database cannot be reached.
     Unreachable,
     /// Nothing is durable; the same batch may succeed at once.
     Again(sqlx::Error),
     /// A lock or a statement took too long: nothing is durable, and some row may be locked for longer.
     Slow(sqlx::Error),
+    /// The server says that it cannot work now: nothing is durable.
+    Server(sqlx::Error),
     /// Nothing is durable; some write in it is at fault.
     Data(sqlx::Error),
     /// The connection broke before COMMIT was sent: nothing is durable.
@@ -172,9 +216,9 @@ pub(crate) struct Writer<D: Domain> {
     options: PgConnectOptions,
     domain: Arc<D>,
     owner: Uuid,
-    open: Arc<CloseOnDrop<Request<D>>>,
+    pub(crate) open: Arc<CloseOnDrop<Request<D>>>,
     connected: Arc<AtomicBool>,
-    connection: Option<PgConnection>,
+    pub(crate) connection: Option<PgConnection>,
     batches: u64,
 }
 
@@ -203,8 +247,8 @@ impl<D: Domain> Writer<D> {
         }
     }
 
-    /// Writes a batch and answers everybody in it. True if it was given up because it was slow.
-    async fn write(&mut self, batch: Vec<Request<D>>, mut unknown: bool) -> bool {
+    /// Writes a batch and answers everybody in it, or puts them aside.
+    async fn write(&mut self, batch: Vec<Request<D>>, mut unknown: bool) {
         let (writes, callers): (Vec<_>, Vec<_>) = batch.into_iter().map(|r| (r.write, r.caller)).unzip();
         let mut attempt = 0;
         let failure = loop {
@@ -214,28 +258,23 @@ impl<D: Domain> Writer<D> {
                     for (caller, written) in callers.into_iter().zip(written) {
                         caller.answer(Ok(written), unknown);
                     }
-                    return false;
+                    return;
                 }
                 Err(Failure::Unknown(error)) => {
                     counter!("saga_commit_unknown_total").increment(1);
                     tracing::warn!(error, "outcome of a commit is unknown; the batch is written again");
                     unknown = true;
                 }
-                // In doubt, conflicts are waited out: the first attempt may be what is in the way.
-                Err(Failure::Again(error)) if attempt < ATTEMPTS || unknown => {
+                Err(Failure::Again(error)) if attempt < ATTEMPTS => {
                     counter!("saga_batch_rerun_total").increment(1);
                     tracing::debug!(%error, "the batch runs again");
                 }
-                // In doubt, a write that is alone waits for whatever is in the way.
-                Err(Failure::Slow(error))
-                    if (attempt < SLOW_ATTEMPTS && writes.len() > 1) || (unknown && writes.len() == 1) =>
-                {
-                    counter!("saga_batch_rerun_total").increment(1);
-                    tracing::warn!(%error, "the batch was slow; it runs again");
-                }
                 Err(Failure::Unreachable | Failure::Lost(_)) if unknown => {}
-                Err(Failure::Lost(error)) if attempt < 2 => {
-                    tracing::warn!(error, "connection lost; reconnecting")
+                Err(Failure::Lost(error)) if attempt < LOST_ATTEMPTS => {
+                    tracing::warn!(error, "connection lost; reconnecting");
+                }
+                Err(Failure::Server(error)) if attempt < LOST_ATTEMPTS => {
+                    tracing::warn!(%error, "the server cannot write; reconnecting");
                 }
                 Err(failure) => break failure,
             }
@@ -243,60 +282,33 @@ impl<D: Domain> Writer<D> {
                 tokio::time::sleep(RECONNECT_PAUSE).await;
             }
         };
+        let requests = writes.into_iter().zip(callers);
         let batch: Vec<_> =
-            writes.into_iter().zip(callers).map(|(write, caller)| Request { write, caller }).collect();
-        let is_slow = matches!(failure, Failure::Slow(_));
+            requests.map(|(write, caller)| Request { write, caller, is_in_doubt: unknown }).collect();
         self.give_up(batch, failure, unknown).await;
-        is_slow
-    }
-
-    /// Writes one after the other what was slow together.
-    async fn write_singly(&mut self, batch: Vec<Request<D>>, unknown: bool) {
-        let mut slow = 0;
-        for request in batch {
-            if slow < SLOW_SINGLES || unknown {
-                slow += u32::from(Box::pin(self.write(vec![request], unknown)).await);
-            } else {
-                request.caller.answer(Err(StoreError::Unavailable), unknown);
-            }
-        }
     }
 
     async fn give_up(&mut self, mut batch: Vec<Request<D>>, failure: Failure, unknown: bool) {
-        let error = match failure {
+        match failure {
             failure @ (Failure::Data(_) | Failure::Panicked) if batch.len() > 1 => {
                 tracing::warn!(?failure, size = batch.len(), "a write in the batch is at fault; halving");
                 let second = batch.split_off(batch.len() / 2);
                 Box::pin(self.write(batch, unknown)).await;
                 Box::pin(self.write(second, unknown)).await;
-                return;
             }
-            Failure::Slow(error) if batch.len() > 1 => {
-                tracing::warn!(%error, size = batch.len(), "a row of the batch may be locked; its writes go singly");
-                self.write_singly(batch, unknown).await;
-                return;
+            Failure::Slow(error) | Failure::Again(error) | Failure::Server(error) => {
+                counter!("saga_writes_aside_total").increment(batch.len() as u64);
+                tracing::warn!(%error, size = batch.len(), "something keeps the batch; its writes are put aside");
+                self.open.0.put_aside(batch);
             }
-            failure if unknown => {
-                // Only a write that is itself at fault ends here in doubt; an earlier attempt may be durable.
-                tracing::error!(?failure, saga_id = %batch[0].write.id(), "what became of a write is not known");
-                StoreError::Unknown
-            }
-            Failure::Data(error) => {
-                tracing::error!(%error, saga_id = %batch[0].write.id(), "a write is refused by the database");
-                StoreError::Refused(error.to_string())
-            }
-            Failure::Panicked => StoreError::Refused("panic".to_owned()),
             failure => {
-                tracing::warn!(?failure, size = batch.len(), "the saga store is unavailable");
-                StoreError::Unavailable
+                tracing::warn!(?failure, size = batch.len(), "a batch has failed");
+                batch.into_iter().for_each(|request| request.fail(&failure));
             }
-        };
-        for request in batch {
-            request.caller.answer(Err(error.clone()), unknown);
         }
     }
 
-    async fn attempt(
+    pub(crate) async fn attempt(
         &mut self,
         writes: &[Write<D>],
         callers: &[Caller],
@@ -318,7 +330,7 @@ impl<D: Domain> Writer<D> {
         };
         histogram!("saga_commit_seconds").record(started.elapsed().as_secs_f64());
         match &result {
-            Err(Failure::Unknown(_) | Failure::Lost(_) | Failure::Panicked) => {} // dropping the connection ends its transaction
+            Err(Failure::Unknown(_) | Failure::Lost(_) | Failure::Server(_) | Failure::Panicked) => {} // dropping the connection ends its transaction
             Err(Failure::Again(_) | Failure::Slow(_) | Failure::Data(_)) => {
                 if connection.execute("ROLLBACK").await.is_ok() {
                     self.connection = Some(connection);
@@ -393,7 +405,7 @@ fn before_commit(error: sqlx::Error) -> Failure {
         sqlx::Error::Database(db) => match db.code().as_deref() {
             Some("40P01" | "40001") => Failure::Again(error),
             Some("55P03" | "57014") => Failure::Slow(error),
-            Some(code) if is_servers(code) => Failure::Lost(error.to_string()),
+            Some(code) if is_servers(code) => Failure::Server(error),
             _ => Failure::Data(error),
         },
         sqlx::Error::Encode(_) => Failure::Data(error),

@@ -1,6 +1,10 @@
 //! One run of one saga: carries out what the machine says, and nothing else.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use fail::fail_point;
 use futures_util::{StreamExt, stream::FuturesUnordered};
@@ -62,6 +66,8 @@ pub(crate) struct Run<D: Domain> {
     poison: i16,
     /// What the machine goes by.
     clock: RunClock,
+    /// Since when the present transition is refused, though the database is there.
+    refused_since: Option<Instant>,
     /// The answer that the last transition stored.
     concluded: Option<Arc<crate::domain::Response>>,
 }
@@ -98,6 +104,7 @@ impl<D: Domain> Run<D> {
             work: FuturesUnordered::new(),
             poison: row.poison,
             clock: row.clock,
+            refused_since: None,
             concluded: None,
         }
     }
@@ -322,7 +329,13 @@ impl<D: Domain> Run<D> {
                 self.written(transition, answer_given);
                 Next::Event(Event::Written)
             }
-            RunEvent::Write(transition, Err(StoreError::Unavailable)) => {
+            RunEvent::Write(transition, Err(StoreError::Busy(error)))
+                if self.is_refused_for_too_long(transition) =>
+            {
+                self.park_unwritable(transition, error).await;
+                Next::Stop
+            }
+            RunEvent::Write(transition, Err(StoreError::Unavailable | StoreError::Busy(_))) => {
                 tokio::time::sleep(STORE_PAUSE).await;
                 self.write(transition);
                 Next::Nothing
@@ -337,6 +350,14 @@ impl<D: Domain> Run<D> {
                 Next::Stop
             }
         }
+    }
+
+    /// Whether a transition that the database answers and does not write has used up the time that participants may cost. What is
+    /// to be a dead letter has used it up already.
+    fn is_refused_for_too_long(&mut self, transition: Transition) -> bool {
+        let since = *self.refused_since.get_or_insert_with(Instant::now);
+        let limit = u64::try_from(self.engine.config.limits.unreachable_for).unwrap_or(0);
+        transition.to == State::DeadLetter || since.elapsed() >= Duration::from_millis(limit)
     }
 
     /// The database refuses what the domain would record with a transition: only an operator can help.
@@ -366,6 +387,7 @@ impl<D: Domain> Run<D> {
 
     fn written(&mut self, transition: Transition, answer_given: bool) {
         self.guard.not_lost();
+        self.refused_since = None;
         if answer_given {
             self.concluded = None; // the stored answer is an earlier one
         }

@@ -22,6 +22,8 @@ fn begin_at_zero() {
         "saga_cas_lost_total",
         "saga_commit_unknown_total",
         "saga_batch_rerun_total",
+        "saga_writes_aside_total",
+        "saga_writes_given_up_total",
         "saga_adopted_again_total",
     ] {
         counter!(name).increment(0);

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use saga::{
     Config,
     ops::{DeadLetterAction, OperatorCommand},
 };
+use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use crate::toy::{Does, Process, World, quick};
@@ -110,4 +112,67 @@ async fn a_domain_that_refuses_later_only_does_not_matter_to_what_is_parked() {
         "parked",
         "with the domain's part where it can be"
     );
+}
+
+/// Codes that say of a write that it may succeed later: a conflict, a lock, a time limit, a server that cannot write.
+const TRANSIENT: [&str; 5] = ["40001", "55P03", "57014", "25006", "53400"];
+
+/// From now on the domain's rows cannot be changed, for a reason that may pass.
+async fn refuse_changes(world: &World, code: &str) {
+    let sql = format!(
+        "CREATE OR REPLACE FUNCTION toy.refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN RAISE EXCEPTION 'not now' USING ERRCODE = '{code}'; END $$;
+         CREATE OR REPLACE TRIGGER refuse BEFORE UPDATE ON toy.thing FOR EACH ROW EXECUTE FUNCTION toy.refuse()"
+    );
+    world.execute(sql.leak()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_that_may_pass_and_does_not_keeps_no_saga_from_being_parked() {
+    let parked = TRANSIENT.map(|code| async move {
+        let world = World::start().await;
+        let process = world.process::<false>(impatient()).await;
+        process.domain.set("a", Does::Declines);
+        process.domain.set("b", Does::HangsOnCancel);
+        process.submit("k", 1, &["a", "b"]).await.1.expect("written");
+        world.until("SELECT state = 1 FROM saga.saga").await;
+        refuse_changes(&world, code).await;
+        world.until("SELECT state = 4 FROM saga.saga").await;
+        let letter = world.sql::<String>("SELECT code FROM saga.dead_letter").await;
+        assert_eq!(letter, "participant_unreachable", "{code}");
+    });
+    join_all(parked).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_is_refused_for_longer_than_the_budget_is_parked() {
+    let parked = TRANSIENT.map(|code| async move {
+        let world = World::start().await;
+        refuse_changes(&world, code).await;
+        let process = world.process::<false>(impatient()).await;
+        process.submit("k", 1, &["a"]).await.1.expect("written");
+        world.until("SELECT state = 4 FROM saga.saga").await;
+        let letter = world.sql::<String>("SELECT code FROM saga.dead_letter").await;
+        assert_eq!(letter, "unwritable", "{code}");
+    });
+    join_all(parked).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_whose_row_is_locked_waits_for_as_long_as_the_budget_and_is_parked_then() {
+    let world = World::start().await;
+    let mut config = quick();
+    config.limits.unreachable_for = 4_000;
+    let process = world.process::<false>(config).await;
+    process.domain.set("a", Does::Hangs);
+    process.submit("k", 1, &["a"]).await.1.expect("written");
+    let mut hand = PgConnection::connect_with(&world.database.admin()).await.expect("a connection");
+    let mut locking = hand.begin().await.expect("a transaction");
+    sqlx::query("SELECT FROM toy.thing FOR UPDATE").execute(&mut *locking).await.expect("locked");
+    process.domain.set("a", Does::Applies);
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    assert_eq!(world.sql::<i16>("SELECT state FROM saga.saga").await, 0, "it has time");
+    world.until("SELECT state = 4 FROM saga.saga").await;
+    assert_eq!(world.sql::<String>("SELECT code FROM saga.dead_letter").await, "unwritable");
+    locking.rollback().await.expect("done");
 }

@@ -197,6 +197,6 @@ fn tombstone(business: &BusinessId, key: &Key) -> NewSaga<Sagas> {
 fn not_durable(error: &StoreError) -> Failure {
     match error {
         StoreError::Refused(_) => Failure::internal(error),
-        StoreError::Unavailable | StoreError::Unknown => Failure::unknown(error),
+        StoreError::Unavailable | StoreError::Busy(_) | StoreError::Unknown => Failure::unknown(error),
     }
 }

@@ -1,6 +1,14 @@
-use serde_json::json;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
 
-use crate::support::{System, WITHIN};
+use reqwest::Method;
+use serde_json::json;
+use sqlx::{Connection, PgConnection};
+use testkit::Mode;
+
+use crate::support::{System, WITHIN, Wallet, order, redeem, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn sixty_four_tills_at_one_wallet_of_a_hundred_units() {
@@ -71,4 +79,114 @@ async fn the_saga_store_forms_batches_under_load_and_delays_nobody_who_is_alone(
     let crowd: i64 =
         system.sql("SELECT count(DISTINCT xmin::text) FROM saga.saga WHERE key LIKE 'crowd%'").await;
     assert!(crowd < 128, "256 sagas ended in {crowd} transactions");
+}
+
+/// Tills that redeem, beside those that come back for the locked redemption.
+const TILLS: usize = 6;
+/// For how long they are counted.
+const COUNTED: Duration = Duration::from_secs(4);
+
+/// What the tills redeem, one sale after the other, until the time is over.
+async fn sales(system: &System, wallet: &Wallet, round: &str) -> usize {
+    let body = json!({ "customer_id": "c", "order_id": "o", "currency": "USD", "amount": 1, "tenders": [{ "type": "points", "points": 1 }] });
+    let (body, until) = (&body, Instant::now() + COUNTED);
+    let tills = (0..TILLS).map(|till| async move {
+        let mut sales = 0;
+        while Instant::now() < until {
+            let answer = system.redeem(wallet, &format!("{round}-{till}-{sales}"), body).await;
+            assert_eq!(answer.status, 201, "{}", answer.text());
+            sales += 1;
+        }
+        sales
+    });
+    futures_util::future::join_all(tills).await.into_iter().sum()
+}
+
+/// One that comes back again and again: it asks for a capture of a redemption, or that its key be cancelled.
+async fn insist(
+    system: &System,
+    wallet: &Wallet,
+    (client, capture): (usize, Option<String>),
+    is_over: &AtomicBool,
+) {
+    for call in 0.. {
+        if is_over.load(Ordering::Relaxed) {
+            return;
+        }
+        let began = Instant::now();
+        let answer = if let Some(id) = &capture {
+            let path = format!("/wallet/redemptions/{id}/capture");
+            let key = format!("capture-{client}-{call}");
+            system.call(wallet, "pos", Method::POST, &path, Some(&key), Some(&json!({}))).await
+        } else {
+            let body = json!({ "idempotency_key": "held" });
+            let path = "/wallet/redemptions/cancel-by-key";
+            system.call(wallet, "pos", Method::POST, path, None, Some(&body)).await
+        };
+        if !is_over.load(Ordering::Relaxed) {
+            assert_eq!(answer.status, 503, "{}", answer.text());
+            assert!(began.elapsed() < Duration::from_secs(6), "it waited for {:?}", began.elapsed());
+        }
+    }
+}
+
+/// What is sold while a row of a redemption is locked for which these clients come back.
+async fn sold_beside(
+    system: &System,
+    wallet: &Wallet,
+    lock: &'static str,
+    captures: [Option<String>; 4],
+) -> usize {
+    let mut hand = PgConnection::connect_with(&system.database.admin()).await.expect("a connection");
+    let mut locking = hand.begin().await.expect("a transaction");
+    let locked = sqlx::query(lock).execute(&mut *locking).await.expect("locked");
+    assert_eq!(locked.rows_affected(), 1);
+    let is_over = AtomicBool::new(false);
+    let clients = captures.into_iter().enumerate();
+    let insisting = clients.map(|client| insist(system, wallet, client, &is_over));
+    let selling = async {
+        let sold = sales(system, wallet, "beside").await;
+        is_over.store(true, Ordering::Relaxed);
+        locking.rollback().await.expect("done");
+        sold
+    };
+    tokio::join!(selling, futures_util::future::join_all(insisting)).0
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_locked_redemption_costs_nobody_else_a_sale() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    system.fund("c", 1_000_000, 0, 0).await;
+    system.fund("d", 100, 0, 0).await;
+    let hold = json!({ "customer_id": "d", "order_id": "o", "currency": "USD", "amount": 1, "capture": "manual",
+        "tenders": [{ "type": "points", "points": 1 }] });
+    let held = system.redeem(&wallet, "held", &hold).await.json();
+    let capture = Some(held["id"].as_str().expect("an id").to_owned());
+    sales(&system, &wallet, "warm").await;
+    let before = sales(&system, &wallet, "before").await;
+    let lock = "SELECT FROM wallet.redemption WHERE customer_id = 'd' FOR UPDATE";
+    let beside = sold_beside(&system, &wallet, lock, [capture.clone(), None, capture, None]).await;
+    assert!(beside * 2 > before, "{before} before, {beside} beside");
+    system.cancel(&wallet, "held").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_locked_saga_costs_nobody_else_a_sale() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    system.fund("c", 1_000_000, 0, 0).await;
+    let reward = system.fund("d", 620, 5_000, 2_250).await;
+    sales(&system, &wallet, "warm").await;
+    let before = sales(&system, &wallet, "before").await;
+    system.credit.proxy.set(Mode::HoldRequests);
+    let till = redeem(&system, &wallet, "held", order("d", &reward));
+    until(&system, "SELECT EXISTS (SELECT 1 FROM saga.saga WHERE key = 'held')").await;
+    let lock = "SELECT FROM saga.saga WHERE key = 'held' FOR UPDATE";
+    let beside = sold_beside(&system, &wallet, lock, [const { None }; 4]).await;
+    assert!(beside * 2 > before, "{before} before, {beside} beside");
+    system.cancel(&wallet, "held").await;
+    system.credit.proxy.set(Mode::Pass);
+    system.until_status(&wallet, "held", "declined").await;
+    till.await.expect("a till");
 }

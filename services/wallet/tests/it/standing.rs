@@ -158,6 +158,28 @@ async fn a_redemption_that_two_instances_bring_after_its_saga_is_refused_to_neit
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_redemption_whose_row_stays_locked_follows_its_saga_once_it_is_not() {
+    let system = System::start().await;
+    let wallet = system.wallet_with(impatient()).await;
+    let reward = system.fund("c", 620, 5000, 2250).await;
+    system.credit.proxy.set(Mode::HoldRequests);
+    let till = redeem(&system, &wallet, "k", order("c", &reward));
+    until(&system, "SELECT EXISTS (SELECT 1 FROM wallet.redemption WHERE status = 'pending')").await;
+    let mut hand = PgConnection::connect_with(&system.database.admin()).await.expect("a connection");
+    let mut locking = hand.begin().await.expect("a transaction");
+    sqlx::query("SELECT FROM wallet.redemption FOR UPDATE").execute(&mut *locking).await.expect("locked");
+    system.credit.proxy.set(Mode::Pass);
+    until(&system, "SELECT EXISTS (SELECT 1 FROM saga.dead_letter WHERE code = 'unwritable')").await;
+    till.await.expect("a till");
+    assert_eq!(system.sql::<String>("SELECT status FROM wallet.redemption").await, "pending");
+    locking.rollback().await.expect("done");
+    until(&system, "SELECT status = 'under_review' AND reversal IS NULL FROM wallet.redemption").await;
+    system.replay_all(&wallet, "done").await;
+    system.until_status(&wallet, "k", "completed").await;
+    assert_eq!(system.balances(&wallet, "c").await, (120, 3500, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_leads_nowhere_parks_its_saga_and_drops_nothing() {
     let system = System::start().await;
     let wallet = system.wallet().await;

@@ -210,7 +210,7 @@ impl Call {
                     return Err(Failure::key_cancelled());
                 }
                 Ok(Submitted::KeyTaken | Submitted::Cancelled | Submitted::Withheld)
-                | Err(StoreError::Unavailable) => break,
+                | Err(StoreError::Unavailable | StoreError::Busy(_)) => break,
                 Err(error @ StoreError::Refused(_)) => return Err(Failure::internal(&error)),
                 Err(error @ StoreError::Unknown) => return Err(Failure::unknown(&error)),
             }
