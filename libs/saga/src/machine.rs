@@ -44,6 +44,16 @@ pub enum Direction {
     Cancel,
 }
 
+impl Direction {
+    /// The name used in rows, metrics and the timeline.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Forward => "forward",
+            Self::Cancel => "cancel",
+        }
+    }
+}
+
 /// What came of one attempt at one leg, as far as the machine needs to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reply {
@@ -61,6 +71,21 @@ pub enum Reply {
     Foreign,
     /// Definite, and not what the protocol allows.
     Wrong,
+}
+
+impl Reply {
+    /// The name used in rows, metrics and the timeline.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Empty => "empty",
+            Self::Refused => "refused",
+            Self::NotSent => "not_sent",
+            Self::Unknown => "unknown",
+            Self::Foreign => "foreign",
+            Self::Wrong => "wrong",
+        }
+    }
 }
 
 /// Why a saga was compensated or parked.

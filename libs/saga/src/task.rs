@@ -277,13 +277,10 @@ impl<D: Domain> Run<D> {
             _ => "dead_letter",
         };
         let because = cause.map(|t| json!({ "reason": t.reason, "leg": t.leg, "answer": t.answer }));
-        let direction = direction_name(if transition.from == State::Compensating {
-            Direction::Cancel
-        } else {
-            Direction::Forward
-        });
+        let is_back = transition.from == State::Compensating;
+        let direction = if is_back { Direction::Cancel } else { Direction::Forward };
         let detail = json!({
-            "because": because, "attempts": self.attempts, "way": direction, "answers": self.answers,
+            "because": because, "attempts": self.attempts, "way": direction.as_str(), "answers": self.answers,
             "trace_id": self.saga.trace_id,
         });
         Some((name, detail))
@@ -444,14 +441,14 @@ impl<D: Domain> Run<D> {
             }
             _ => self.engine.reachability.answered(participant),
         }
-        let (direction_name, reply) = (direction_name(direction), reply_name(replied.reply));
-        counter!("saga_leg_replies_total", "participant" => participant.to_owned(), "way" => direction_name, "reply" => reply).increment(1);
+        let (way, reply) = (direction.as_str(), replied.reply.as_str());
+        counter!("saga_leg_replies_total", "participant" => participant.to_owned(), "way" => way, "reply" => reply).increment(1);
         let telling = direction == Direction::Cancel
             || !matches!(replied.reply, Reply::Done | Reply::Empty)
             || !self.attempts.is_empty();
         if telling && self.attempts.len() < ATTEMPTS_KEPT {
             self.attempts.push(json!({
-                "leg": leg, "way": direction_name, "reply": reply, "note": replied.note, "took_ms": took_ms,
+                "leg": leg, "way": way, "reply": reply, "note": replied.note, "took_ms": took_ms,
                 "at_ms": self.engine.lease.now(), "epoch": self.saga.epoch,
             }));
         }
@@ -485,24 +482,5 @@ async fn until(deadline: Option<Millis>, now: Millis) {
             tokio::time::sleep(Duration::from_millis(u64::try_from(deadline - now).unwrap_or(0))).await
         }
         None => std::future::pending().await,
-    }
-}
-
-const fn direction_name(direction: Direction) -> &'static str {
-    match direction {
-        Direction::Forward => "forward",
-        Direction::Cancel => "cancel",
-    }
-}
-
-const fn reply_name(reply: Reply) -> &'static str {
-    match reply {
-        Reply::Done => "done",
-        Reply::Empty => "empty",
-        Reply::Refused => "refused",
-        Reply::NotSent => "not_sent",
-        Reply::Unknown => "unknown",
-        Reply::Foreign => "foreign",
-        Reply::Wrong => "wrong",
     }
 }

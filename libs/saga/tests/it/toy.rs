@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 /// Longest time that what was begun may take until it shows.
-pub const WITHIN: Duration = Duration::from_secs(10);
+pub const WITHIN: Duration = Duration::from_secs(30);
 
 /// What a participant does with attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
