@@ -117,7 +117,8 @@ async fn a_domain_that_refuses_later_only_does_not_matter_to_what_is_parked() {
 /// Codes that say of a write that it may succeed later: a conflict, a lock, a time limit, a server that cannot write.
 const TRANSIENT: [&str; 5] = ["40001", "55P03", "57014", "25006", "53400"];
 
-/// From now on the domain's rows cannot be changed, for a reason that may pass.
+/// From now on the domain's rows cannot be changed, for a reason that may pass. Tests with a world for each code keep all of them until
+/// the last is done: to drop a database waits for connections that are being made, also for those of the test itself.
 async fn refuse_changes(world: &World, code: &str) {
     let sql = format!(
         "CREATE OR REPLACE FUNCTION toy.refuse() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -140,8 +141,9 @@ async fn a_refusal_that_may_pass_and_does_not_keeps_no_saga_from_being_parked() 
         world.until("SELECT state = 4 FROM saga.saga").await;
         let letter = world.sql::<String>("SELECT code FROM saga.dead_letter").await;
         assert_eq!(letter, "participant_unreachable", "{code}");
+        (process, world)
     });
-    join_all(parked).await;
+    drop(join_all(parked).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -154,8 +156,9 @@ async fn an_end_that_is_refused_for_longer_than_the_budget_is_parked() {
         world.until("SELECT state = 4 FROM saga.saga").await;
         let letter = world.sql::<String>("SELECT code FROM saga.dead_letter").await;
         assert_eq!(letter, "unwritable", "{code}");
+        (process, world)
     });
-    join_all(parked).await;
+    drop(join_all(parked).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
