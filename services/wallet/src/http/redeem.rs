@@ -81,14 +81,7 @@ pub(super) async fn redeem(
 
 fn authorize(caller: &Caller, request: &RedeemRequest) -> Result<(), ApiError> {
     caller.require_customer(&request.customer_id)?;
-    let is_elsewhere = match &request.location_id {
-        Some(location) => !caller.may_act_at(location),
-        None => caller.location_ids.is_some(),
-    };
-    if is_elsewhere {
-        return Err(ApiError::new(Code::RoleMissing, "The token does not allow acting at this location."));
-    }
-    Ok(())
+    caller.require_location(request.location_id.as_deref())
 }
 
 /// A customer's own token has a namespace of keys of its own.
