@@ -67,17 +67,18 @@ async fn end_lost_holds_of(app: &App, kind: TenderKind, every: Duration) {
 async fn pass(app: &App, kind: TenderKind, mut cursor: Option<String>) -> anyhow::Result<Option<String>> {
     for _ in 0..PAGES_MAX {
         let page = app.tenders.get(kind).holds_past_end(cursor.as_deref(), PAGE).await?;
-        let mut ids: Vec<Uuid> = page.data.iter().map(|hold| hold.key.legs_id.0).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        let known = known(&app.background_pool, &ids).await?;
-        for hold in &page.data {
-            let verdict = judge(known.get(&hold.key.legs_id.0).map_or(&[], Vec::as_slice));
-            let leg = Leg { tender: kind, key: hold.key, account: &hold.account };
-            // One leg that cannot be ended now does not keep the others.
-            if let Err(error) = carry_out(app, &leg, hold, verdict).await {
-                let error = format!("{error:#}");
-                tracing::warn!(leg = leg.name(), error, "a hold past its end stays for now");
+        let outlived = outlived(app, &page.data).await?;
+        if !outlived.is_empty() {
+            // Between the two reads a capture may have been planned and carried out: a hold has outlived its sagas only if it is
+            // held after they were read.
+            let again = app.tenders.get(kind).holds_past_end(cursor.as_deref(), PAGE).await?;
+            for (hold, verdict) in outlived.into_iter().filter(|(hold, _)| again.data.contains(hold)) {
+                let leg = Leg { tender: kind, key: hold.key, account: &hold.account };
+                // One leg that cannot be ended now does not keep the others.
+                if let Err(error) = carry_out(app, &leg, hold, verdict).await {
+                    let error = format!("{error:#}");
+                    tracing::warn!(leg = leg.name(), error, "a hold past its end stays for now");
+                }
             }
         }
         cursor = page.next_cursor;
@@ -86,6 +87,20 @@ async fn pass(app: &App, kind: TenderKind, mut cursor: Option<String>) -> anyhow
         }
     }
     Ok(cursor)
+}
+
+/// Those of the holds that nobody else ends, by the sagas as they stand now.
+async fn outlived<'a>(
+    app: &App,
+    holds: &'a [HoldPastEnd],
+) -> anyhow::Result<Vec<(&'a HoldPastEnd, Verdict)>> {
+    let mut ids: Vec<Uuid> = holds.iter().map(|hold| hold.key.legs_id.0).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let known = known(&app.background_pool, &ids).await?;
+    let judged =
+        holds.iter().map(|hold| (hold, judge(known.get(&hold.key.legs_id.0).map_or(&[], Vec::as_slice))));
+    Ok(judged.filter(|(_, verdict)| *verdict != Verdict::Leave).collect())
 }
 
 /// A saga that knows a leg.

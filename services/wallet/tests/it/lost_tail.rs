@@ -327,13 +327,7 @@ async fn a_hold_past_its_end_is_left_to_the_saga_that_knows_it() {
     let system = System::start().await;
     let wallet = system.wallet().await;
     let id = authorize(&system, &wallet, "k", 600).await;
-    for tender in [&system.points, &system.credit, &system.rewards] {
-        let pool = sqlx::PgPool::connect_with(tender.tender.database.admin()).await.expect("a pool");
-        unguard(&pool).await;
-        let past = "UPDATE tender.operation SET hold_until = now() - interval '1 s' WHERE state = 'held'";
-        assert_eq!(sqlx::query(past).execute(&pool).await.expect("done").rows_affected(), 1);
-        pool.close().await;
-    }
+    end_holds(&system).await;
     let ending = ending_lost_holds(&wallet);
     tokio::time::sleep(PASSES).await;
     assert_eq!(system.balances(&wallet, "c").await, (120, 3500, 0), "it is authorized");
@@ -343,6 +337,32 @@ async fn a_hold_past_its_end_is_left_to_the_saga_that_knows_it() {
     tokio::time::sleep(PASSES).await;
     drop(ending);
     assert_eq!(system.balances(&wallet, "c").await, (120, 3500, 0), "it is taken");
+    assert_eq!(system.sql::<i64>("SELECT count(*) FROM saga.saga WHERE operation = 'orphan'").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hold_that_is_captured_while_its_sagas_are_looked_for_has_not_outlived_them() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    let id = authorize(&system, &wallet, "k", 600).await;
+    end_holds(&system).await;
+    // The page of holds is read, and waits for the one connection to read the sagas.
+    let pool = sqlx::postgres::PgPoolOptions::new()
+        .max_connections(1)
+        .connect_with(system.database.admin())
+        .await
+        .expect("a pool");
+    let busy = pool.acquire().await.expect("a connection");
+    let app = wallet.app.clone().with_pools(wallet.app.keyed_pool.clone(), pool);
+    let ending =
+        AbortOnDropHandle::new(TaskTracker::new().spawn(wallet::reconcile::end_lost_holds(app, EVERY)));
+    tokio::time::sleep(PASSES).await;
+    let path = format!("/wallet/redemptions/{id}/capture");
+    let captured = system.call(&wallet, "pos", Method::POST, &path, Some("c"), Some(&json!({}))).await;
+    assert_eq!(captured.status, 200, "{}", captured.text());
+    drop(busy);
+    tokio::time::sleep(PASSES).await;
+    drop(ending);
     assert_eq!(system.sql::<i64>("SELECT count(*) FROM saga.saga WHERE operation = 'orphan'").await, 0);
 }
 
@@ -366,6 +386,17 @@ async fn a_hold_that_outlived_its_saga_is_parked_and_its_replay_gives_it_back() 
     system.replay_all(&wallet, "done").await;
     until(&system, "SELECT count(*) = 3 FROM saga.saga WHERE operation = 'orphan' AND state = 3").await;
     assert_eq!(system.balances(&wallet, "c").await, (620, 5000, 2250));
+}
+
+/// Puts the end of each tender's one hold into the past.
+async fn end_holds(system: &System) {
+    for tender in [&system.points, &system.credit, &system.rewards] {
+        let pool = sqlx::PgPool::connect_with(tender.tender.database.admin()).await.expect("a pool");
+        unguard(&pool).await;
+        let past = "UPDATE tender.operation SET hold_until = now() - interval '1 s' WHERE state = 'held'";
+        assert_eq!(sqlx::query(past).execute(&pool).await.expect("done").rows_affected(), 1);
+        pool.close().await;
+    }
 }
 
 /// Lets the test write what no service could: an operation with another time.
