@@ -109,7 +109,8 @@ async fn past(
 
 /// The owner's accounts now. One of which more lots have lapsed than a statement looks at is swept before.
 async fn current(app: &App, business: &BusinessId, owner: &str) -> Result<Vec<StoredAccount>, ApiError> {
-    let found = accounts::current(&app.pool, business, owner).await?;
+    let of_rewards = app.rules.takes_from_rewards();
+    let found = accounts::current(&app.pool, business, owner, of_rewards).await?;
     if found.iter().all(|account| !account.is_overdue) {
         return Ok(found);
     }
@@ -120,7 +121,7 @@ async fn current(app: &App, business: &BusinessId, owner: &str) -> Result<Vec<St
             ExecuteError::Failed => ApiError::internal(&error),
         })?;
     }
-    let found = accounts::current(&app.pool, business, owner).await?;
+    let found = accounts::current(&app.pool, business, owner, of_rewards).await?;
     if found.iter().any(|account| account.is_overdue) {
         return Err(ApiError::overloaded());
     }
