@@ -306,7 +306,7 @@ pub struct OpenLeg {
     pub account: Account,
     /// Applied or held.
     pub state: LegState,
-    /// Units that are taken or held and were not given back.
+    /// Units that are taken or held and were not given back: above 0.
     pub amount: i64,
     /// When it was applied, by the tender's database clock.
     pub at: DateTime<Utc>,

@@ -13,6 +13,10 @@ use crate::{
 /// Connections of the outbox relay: it works on one at a time.
 const RELAY_CONNECTIONS: u32 = 1;
 
+/// Connections for the calls between services, and for making codes: what staff and customers read never takes them. The calls look a
+/// few rows up by key, so few are enough.
+const INTERNAL_CONNECTIONS: u32 = 6;
+
 /// Reads a minute that a customer's own token may make; staff and tills have no such limit.
 const CUSTOMER_READS: u32 = 60;
 
@@ -33,16 +37,18 @@ pub struct App {
     pub(crate) rules: Arc<dyn Rules>,
     pub(crate) executor: Executor,
     pub(crate) pool: PgPool,
+    pub(crate) public_pool: PgPool,
     pub(crate) issuer: Option<Arc<dyn Issuer>>,
     reads: RateLimit,
 }
 
 impl App {
-    /// A tender of these rules. `pool` serves reads only.
+    /// A tender of these rules. `pool` serves the internal listener and the issuer of codes, `public_pool` the public listener's reads:
+    /// what one business reads never keeps the wallet waiting, which reads here for all of them.
     #[must_use]
-    pub fn new(rules: Arc<dyn Rules>, executor: Executor, pool: PgPool) -> Self {
+    pub fn new(rules: Arc<dyn Rules>, executor: Executor, pool: PgPool, public_pool: PgPool) -> Self {
         let reads = RateLimit::new(CUSTOMER_READS, Duration::from_mins(1));
-        Self { rules, executor, pool, issuer: None, reads }
+        Self { rules, executor, pool, public_pool, issuer: None, reads }
     }
 
     /// The same, whose credits are rewards with codes.
@@ -62,7 +68,8 @@ impl App {
         let connect = db::connect_options(&database.url()?, name)?;
         // Every statement here is answered by an index, whenever it was planned.
         let connect = db::for_executor(connect);
-        let pool = db::pool(connect.clone(), database.database_pool);
+        let public_pool = db::pool(connect.clone(), database.database_pool);
+        let pool = db::pool(connect.clone(), INTERNAL_CONNECTIONS);
         let config = ExecutorConfig {
             tender: name,
             shards: options.shards,
@@ -75,7 +82,7 @@ impl App {
         let relay = Relay::new(Outbox::Balances, database, redis_url, executor.outbox_wake())?;
         process.supervisor().supervise_to_end("relay", move |stopping| relay.clone().run(stopping));
         check_readiness(process, connect, executor.clone());
-        Ok(Self::new(rules, executor, pool))
+        Ok(Self::new(rules, executor, pool, public_pool))
     }
 
     /// Admits one more read of this caller.
@@ -92,7 +99,7 @@ impl App {
         }
     }
 
-    /// Connections for reading.
+    /// Connections for the internal listener, and for what a tender has of its own.
     #[must_use]
     pub fn pool(&self) -> &PgPool {
         &self.pool

@@ -58,7 +58,7 @@ impl TestTender {
         let database = TestDatabase::create(database).await;
         let stop = CancellationToken::new();
         let executor = executor(&database, rules.name(), &stop);
-        let (app, more) = finish(App::new(rules, executor, pool(&database)));
+        let (app, more) = finish(App::new(rules, executor, pool(&database), pool(&database)));
         let public_url = listen(app.public(), tokens.public_verifier(), &stop).await;
         let internal_url = listen(app.internal().merge(more), tokens.internal_verifier(), &stop).await;
         Self { public_url, internal_url, app, _stop: stop.drop_guard(), database }

@@ -192,6 +192,18 @@ fn report_corruption(commands: &[&Command], judged: &[Judged], tender: &'static 
     }
 }
 
+/// Names a command that fails every batch that it is in; why, is in the line of the batch that failed before this one.
+pub fn report_poison(command: &Command, tender: &'static str) {
+    tracing::error!(
+        tender,
+        operation_id = %command.operation_id,
+        business_id = command.account.business_id.as_str(),
+        owner = command.account.owner,
+        asset = command.account.asset.as_str(),
+        "a command fails every batch that it is in"
+    );
+}
+
 fn classify(error: sqlx::Error) -> Failure {
     let class = Failure::of(&error);
     match class {

@@ -18,8 +18,8 @@ pub enum Failure {
     CommitUnknown,
     /// One of the commands cannot be written, or made the fold panic.
     Poison,
-    /// The statement or the server is at fault, and no command: a column is not there yet, an internal error. Trying parts of
-    /// the batch would fail each of them.
+    /// The server, or the statement, is at fault: a column is not there yet, an internal error, a page that is damaged or cannot be
+    /// read. Whether every batch meets it, or only one with these rows, the code does not tell: a batch of nothing does.
     Unfit,
 }
 
@@ -60,8 +60,8 @@ impl Failure {
             // Lock timeout, statement timeout.
             "55P03" | "57014" => Self::Conflict,
             "23505" => Self::Duplicate,
-            // Idle in transaction for too long; a standby; an I/O error below the server.
-            "25P03" | "25006" | "58030" => Self::Disconnected,
+            // Idle in transaction for too long; a standby.
+            "25P03" | "25006" => Self::Disconnected,
             // Connection exceptions, no more resources, operator intervention.
             _ if ["08", "53", "57"].iter().any(|class| code.starts_with(class)) => Self::Disconnected,
             // The command's data: out of range, against a rule, too large.
@@ -103,6 +103,8 @@ mod tests {
             ("42703", Failure::Unfit),
             ("42501", Failure::Unfit),
             ("XX000", Failure::Unfit),
+            ("XX001", Failure::Unfit),
+            ("58030", Failure::Unfit),
             ("", Failure::Unfit),
         ] {
             assert_eq!(Failure::of_code(code), class, "{code}");

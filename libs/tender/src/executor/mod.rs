@@ -23,7 +23,7 @@
 //! | connection lost, no answer in time | reconnect and again; no database: 503 | **unknown**: reconnect and run the whole batch again |
 //! | more work than a batch has time for | reconnect; halved, and a lone command is put aside | – |
 //! | data error, panic | the batch is halved until the poison is alone; it fails, the others do not | the same |
-//! | an error that is no command's: a column that is not there, an internal one | 503 for all of it | unknown |
+//! | an error that is no command's: a column that is not there, a page that cannot be read | a batch of nothing tells: if it fails too, 503 for all of it; else the batch's own rows are at fault, and it is halved as for a data error | unknown |
 //!
 //! A shard counts as able to commit once it has, and after a batch that was given up for no command's sake once it has again. Until
 //! then it commits a batch of nothing once a second, which sends what every batch sends: no caller's command is needed to find out.

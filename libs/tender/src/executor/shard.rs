@@ -158,8 +158,9 @@ impl Shard {
         self.queue.close();
     }
 
-    /// Commits a batch of nothing, so that it is known before there are commands, and again after a failure, whether the shard can.
-    async fn probe(&self, session: &mut Option<Session>) {
+    /// Commits a batch of nothing: whether the shard can. So that is known before there are commands, and after a failure; and where a
+    /// batch failed for no command's sake, it tells whether the rows of that batch are at fault.
+    async fn probe(&self, session: &mut Option<Session>) -> bool {
         let probed = async {
             let session = self.connect(session).await.map_err(|_| Failure::Disconnected)?;
             let connection = &mut session.connection;
@@ -167,12 +168,16 @@ impl Shard {
             within(COMMIT_LIMIT, Failure::CommitUnknown, batch::commit(connection)).await
         };
         match probed.await {
-            Ok(()) => self.progress.committed(),
+            Ok(()) => {
+                self.progress.committed();
+                true
+            }
             Err(failure) => {
                 let class = failure.name();
                 counter!("tender_batch_failures_total", "tender" => self.tender, "class" => class)
                     .increment(1);
                 abandon(session, failure).await;
+                false
             }
         }
     }
@@ -213,6 +218,9 @@ impl Shard {
                 Verdict::Refused(error) => {
                     if error == ExecuteError::Unavailable {
                         self.progress.failed();
+                    }
+                    if error == ExecuteError::Failed {
+                        jobs.iter().for_each(|job| batch::report_poison(&job.command, self.tender));
                     }
                     jobs.into_iter().for_each(|job| job.refuse(error));
                 }
@@ -261,6 +269,10 @@ impl Shard {
                 Err(failure) => failure,
             };
             tries += 1;
+            let failure = match failure {
+                Failure::Unfit if self.probe(session).await => Failure::Poison,
+                failure => failure,
+            };
             match self.after(failure, tries, jobs, mode) {
                 Next::Again(next) => mode = next,
                 Next::Over(verdict) => return verdict,

@@ -92,8 +92,9 @@ fn plan(
         return refusal(Code::AccountFrozen, None);
     }
     let reward = plan.reward_id.map(|id| account.lots.values().find(|lot| lot.reward_id == Some(id)));
+    let is_blocked = plan.reward_id.is_some_and(|id| account.blocked.contains(&id));
     if let Some(reward) = reward
-        && reward.is_none_or(|lot| !lot.is_spendable(now))
+        && (is_blocked || reward.is_none_or(|lot| !lot.is_spendable(now)))
     {
         return refusal(Code::RewardNotUsable, None);
     }

@@ -2,7 +2,7 @@
 //! it in place; whatever is new or changed is written afterwards.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -96,6 +96,10 @@ pub struct AccountState {
     pub read_to: Option<SpendOrder>,
     /// More lots have lapsed than one batch moves out: nothing about the account is judged before they are.
     pub is_overdue: bool,
+    /// Those of the rewards that legs of the batch name which are blocked: nothing more is taken or set aside of them. What was set
+    /// aside before is captured or released, and what was taken comes back, as from any other. Their value stays in the account's
+    /// balance, where entries and lots have it: a block moves nothing.
+    pub blocked: HashSet<Uuid>,
     /// Its open holds, the first to end first. Read only where a refusal may name one.
     pub holds: Vec<OpenHold>,
     /// Whether it is to be written.
@@ -295,6 +299,7 @@ impl AccountState {
             order_of: HashMap::new(),
             read_to: None,
             is_overdue: false,
+            blocked: HashSet::new(),
             holds: Vec::new(),
             dirty: Dirty::Clean,
         }

@@ -17,6 +17,7 @@ use service::{
     auth::{Allow, Peer, Read},
     extract::{Path, Query},
 };
+use sqlx::PgPool;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
@@ -52,16 +53,16 @@ pub async fn show_account(
     let is_visible = caller.may_act_for(&customer);
     if let Some(at) = show.at {
         let found = match is_visible {
-            true => past(&app, &caller.business_id, customer.as_str(), at).await?,
+            true => past(&app.public_pool, &caller.business_id, customer.as_str(), at).await?,
             // Nobody's account: what is hidden is refused, or empty, like what does not exist.
-            false => past(&app, &caller.business_id, "", at).await?,
+            false => past(&app.public_pool, &caller.business_id, "", at).await?,
         };
         let accounts =
             found.into_iter().filter(|account| is_asked(account.currency, show.currency)).collect();
         return Ok(Json(PastAccountView { customer_id: customer.into(), at, accounts }).into_response());
     }
     let found = match is_visible {
-        true => current(&app, &caller.business_id, customer.as_str()).await?,
+        true => current(&app, &app.public_pool, &caller.business_id, customer.as_str()).await?,
         false => Vec::new(),
     };
     Ok(Json(view(&app, customer.into(), found, show.currency)?).into_response())
@@ -90,26 +91,32 @@ pub async fn show_account_to_peer(
     Path(customer): Path<CustomerId>,
     Query(show): Query<ShowToPeer>,
 ) -> Result<Json<AccountView>, ApiError> {
-    let found = current(&app, &show.business_id, customer.as_str()).await?;
+    let found = current(&app, &app.pool, &show.business_id, customer.as_str()).await?;
     view(&app, customer.into(), found, show.currency).map(Json)
 }
 
 /// The owner's accounts at a time in the past. The answer never changes: what is still to come is refused.
 async fn past(
-    app: &App,
+    pool: &PgPool,
     business: &BusinessId,
     owner: &str,
     at: DateTime<Utc>,
 ) -> Result<Vec<PastBalance>, ApiError> {
-    if at > accounts::settled(&app.pool, business, owner).await? {
+    if at > accounts::settled(pool, business, owner).await? {
         return Err(Problem::invalid("at", "must not be in the future").into());
     }
-    Ok(accounts::past(&app.pool, business, owner, at).await?)
+    Ok(accounts::past(pool, business, owner, at).await?)
 }
 
 /// The owner's accounts now. One of which more lots have lapsed than a statement looks at is swept before.
-async fn current(app: &App, business: &BusinessId, owner: &str) -> Result<Vec<StoredAccount>, ApiError> {
-    let found = accounts::current(&app.pool, business, owner).await?;
+async fn current(
+    app: &App,
+    pool: &PgPool,
+    business: &BusinessId,
+    owner: &str,
+) -> Result<Vec<StoredAccount>, ApiError> {
+    let of_rewards = app.rules.takes_from_rewards();
+    let found = accounts::current(pool, business, owner, of_rewards).await?;
     if found.iter().all(|account| !account.is_overdue) {
         return Ok(found);
     }
@@ -120,7 +127,7 @@ async fn current(app: &App, business: &BusinessId, owner: &str) -> Result<Vec<St
             ExecuteError::Failed => ApiError::internal(&error),
         })?;
     }
-    let found = accounts::current(&app.pool, business, owner).await?;
+    let found = accounts::current(pool, business, owner, of_rewards).await?;
     if found.iter().any(|account| account.is_overdue) {
         return Err(ApiError::overloaded());
     }

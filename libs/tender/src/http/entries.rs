@@ -15,6 +15,7 @@ use service::{
     auth::{Allow, Peer, Read},
     extract::{Path, Query, page_size},
 };
+use sqlx::PgPool;
 use utoipa::IntoParams;
 
 use crate::App;
@@ -58,7 +59,7 @@ pub async fn list_entries(
     if !caller.may_act_for(&customer) {
         return Ok(Json(Page { data: Vec::new(), next_cursor: None }));
     }
-    let mut page = entries(&app, &caller.business_id, &customer, &list, &place, limit).await?;
+    let mut page = entries(&app.public_pool, &caller.business_id, &customer, &list, &place, limit).await?;
     page.data.iter_mut().for_each(|entry| entry.legs_id = None);
     Ok(Json(page))
 }
@@ -86,11 +87,11 @@ pub async fn list_entries_to_peer(
     page_size(Some(list.limit))?;
     let ListToPeer { business_id, kind, order_id, from, to, limit, .. } = list;
     let list = List { currency: None, kind, order_id, from, to, limit: None, cursor: None };
-    entries(&app, &business_id, &customer, &list, &place, limit).await.map(Json)
+    entries(&app.pool, &business_id, &customer, &list, &place, limit).await.map(Json)
 }
 
 async fn entries(
-    app: &App,
+    pool: &PgPool,
     business: &BusinessId,
     customer: &CustomerId,
     list: &List,
@@ -108,7 +109,7 @@ async fn entries(
     };
     let before: Vec<Before> =
         place.iter().map(|(asset, version)| Before { asset: asset.as_str().to_owned(), version }).collect();
-    let part = read::page(&app.pool, business.as_str(), customer.as_str(), &filter, &before, limit).await?;
+    let part = read::page(pool, business.as_str(), customer.as_str(), &filter, &before, limit).await?;
     let next = part.next.map(place_of).transpose()?;
     let data = part.entries.into_iter().map(view).collect::<Result<_, _>>()?;
     Ok(Page { data, next_cursor: next.map(|place| place.to_string()) })

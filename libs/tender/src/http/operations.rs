@@ -33,7 +33,7 @@ pub async fn show_operation(
     Path(id): Path<Uuid>,
 ) -> Result<Json<OperationView>, ApiError> {
     app.admit_read(&caller)?;
-    let found = operations::find(&app.pool, &caller.business_id, &[id]).await?;
+    let found = operations::find(&app.public_pool, &caller.business_id, &[id]).await?;
     view(&caller, found)
 }
 
@@ -65,7 +65,7 @@ pub async fn find_operation(
         public_operation_id(&caller.business_id, find.customer_id.as_str(), operation, &find.idempotency_key)
     };
     let ids: Vec<Uuid> = KEYED.into_iter().map(id).collect();
-    let found = operations::find(&app.pool, &caller.business_id, &ids).await.map_err(ApiError::from);
+    let found = operations::find(&app.public_pool, &caller.business_id, &ids).await.map_err(ApiError::from);
     found.and_then(|found| view(&caller, found)).map_err(of_the_key)
 }
 

@@ -1,5 +1,7 @@
 //! An owner's accounts, read outside any batch: one statement, so one moment.
 
+use std::sync::LazyLock;
+
 use api::{
     BusinessId,
     tender::{AccountStatus, AccountVersion, Funding, LotView, Owner, PastBalance, Totals},
@@ -19,7 +21,8 @@ use crate::{
 const LOTS_SHOWN: i64 = 1_000;
 
 /// What is available is what a batch would find at this moment: what is not set aside, less what has lapsed and is still in the
-/// balance. Lapsed lots are not shown unless something of them is set aside; so many more are looked at.
+/// balance. Lapsed lots are not shown unless something of them is set aside; so many more are looked at. Which other lots are shown,
+/// the tender adds: lots are what can be spent, so that planning takes none that its leg would be declined for.
 const CURRENT: &str = "
 SELECT a.asset, a.posted, a.held AS account_held, a.version, a.status, a.posted - a.held - s.lapsed AS available,
        s.lapsed_lots, l.lot_id, l.original, l.remaining, l.held, l.expires_at, l.grace_until, l.funding, l.kind, l.reward_id
@@ -38,17 +41,30 @@ LEFT JOIN LATERAL (
         ORDER BY expires_at, lot_id
         LIMIT $3 + $4
     ) in_order
-    WHERE held > 0 OR coalesce(ends_at, 'infinity') > statement_timestamp()
+    WHERE (held > 0 OR coalesce(ends_at, 'infinity') > statement_timestamp()) AND {is_usable}
     LIMIT $3
 ) l ON true
 WHERE a.business_id = $1 AND a.owner = $2
 ORDER BY a.asset, l.expires_at, l.lot_id";
+
+static CURRENT_LOTS: LazyLock<String> = LazyLock::new(|| CURRENT.replace("{is_usable}", "true"));
+
+/// A blocked reward is not shown. Its value stays in the balance, also in what is available: that is a sum over the account, which a
+/// block does not move.
+static CURRENT_REWARDS: LazyLock<String> = LazyLock::new(|| {
+    let is_usable =
+        "NOT EXISTS (SELECT FROM tender.reward_code c WHERE c.reward_id = in_order.reward_id AND c.blocked)";
+    CURRENT.replace("{is_usable}", is_usable)
+});
 
 /// The clock before which nothing about the owner's accounts changes any more: a batch that read its clock by then held the lock of its
 /// account, and has ended where it can be shared. Of an account that is not there yet nothing is dated before it is.
 const SETTLED: &str = "
 SELECT statement_timestamp(), count(*)
 FROM (SELECT FROM tender.account WHERE business_id = $1 AND owner = $2 ORDER BY asset FOR SHARE) a";
+
+/// How long it waits for an account that a batch has locked, and keeps a connection that others read with: batches are done sooner.
+const SETTLED_WITHIN: &str = "SET LOCAL lock_timeout = '100ms'";
 
 /// The last entry that is not later, found by halving the account's versions: they have no gaps, and time does not fall from one
 /// to the next.
@@ -121,7 +137,7 @@ struct Row {
     reward_id: Option<Uuid>,
 }
 
-/// The owner's accounts now.
+/// The owner's accounts now, in a tender whose legs take from single rewards or in another.
 ///
 /// # Errors
 /// What the database says.
@@ -129,9 +145,11 @@ pub async fn current(
     pool: &PgPool,
     business_id: &BusinessId,
     owner: &str,
+    of_rewards: bool,
 ) -> Result<Vec<StoredAccount>, sqlx::Error> {
     let lapsed_limit = i64::try_from(LAPSED_MAX).map_err(decode)?;
-    let query = sqlx::query_as(CURRENT).bind(business_id.as_str()).bind(owner);
+    let statement = if of_rewards { &CURRENT_REWARDS } else { &CURRENT_LOTS };
+    let query = sqlx::query_as(statement.as_str()).bind(business_id.as_str()).bind(owner);
     let query = query.bind(LOTS_SHOWN).bind(lapsed_limit + 1);
     let rows: Vec<Row> = query.fetch_all(pool).await?;
     let mut accounts: Vec<StoredAccount> = Vec::new();
@@ -202,17 +220,20 @@ impl From<PastRow> for PastBalance {
     }
 }
 
-/// Up to when the past of the owner's accounts stands, by the database's clock. It waits for batches that are under way.
+/// Up to when the past of the owner's accounts stands, by the database's clock. It waits a moment for batches that are under way.
 ///
 /// # Errors
-/// What the database says.
+/// What the database says, also that an account is locked for longer.
 pub async fn settled(
     pool: &PgPool,
     business_id: &BusinessId,
     owner: &str,
 ) -> Result<DateTime<Utc>, sqlx::Error> {
-    let (at, _): (DateTime<Utc>, i64) =
-        sqlx::query_as(SETTLED).bind(business_id.as_str()).bind(owner).fetch_one(pool).await?;
+    let mut transaction = pool.begin().await?;
+    sqlx::query(SETTLED_WITHIN).execute(&mut *transaction).await?;
+    let query = sqlx::query_as(SETTLED).bind(business_id.as_str()).bind(owner);
+    let (at, _): (DateTime<Utc>, i64) = query.fetch_one(&mut *transaction).await?;
+    transaction.rollback().await?;
     Ok(at)
 }
 

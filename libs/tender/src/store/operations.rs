@@ -17,8 +17,9 @@ LIMIT 1";
 /// than that, however many come in a row.
 const LOOKED_AT_MAX: i64 = 2_000;
 
-/// Of so many legs, in the order of their index, those that are open. Each row says when it was read and which leg was looked at
-/// last; without any open leg there is one row that says no more. The clock is read before the first leg is.
+/// Of so many legs, in the order of their index, those that have something in force: one that took nothing, or whose units have all
+/// been given back, leaves nothing to a cancel. Each row says when it was read and which leg was looked at last; without any open leg
+/// there is one row that says no more. The clock is read before the first leg is.
 const OPEN_LEGS: &str = "
 WITH looked_at AS MATERIALIZED (
     SELECT operation_id, legs_id, leg, business_id, account_no, kind, state, created_at
@@ -27,13 +28,22 @@ WITH looked_at AS MATERIALIZED (
     ORDER BY created_at, operation_id
     LIMIT $4
 ), open AS MATERIALIZED (
-    SELECT * FROM looked_at
-    WHERE state IN ('applied', 'held') AND kind IN ('debit', 'hold')
-    ORDER BY created_at, operation_id
+    SELECT l.*, p.amount
+    FROM (
+        SELECT * FROM looked_at
+        WHERE state IN ('applied', 'held') AND kind IN ('debit', 'hold')
+        ORDER BY created_at, operation_id
+    ) l
+    CROSS JOIN LATERAL (
+        SELECT coalesce(sum(amount - reversed), 0)::bigint AS amount FROM tender.allocation
+        WHERE operation_id = l.operation_id OFFSET 0
+    ) p
+    WHERE p.amount > 0
+    ORDER BY l.created_at, l.operation_id
     LIMIT $3
 )
 SELECT statement_timestamp() AS read_at, l.last_at, l.last_id, o.operation_id, o.legs_id, o.leg, o.business_id, a.owner, a.asset,
-       o.state, o.created_at, p.amount
+       o.state, o.created_at, o.amount
 FROM (VALUES (true)) AS always
 LEFT JOIN LATERAL (
     SELECT created_at AS last_at, operation_id AS last_id FROM looked_at ORDER BY created_at DESC, operation_id DESC LIMIT 1
@@ -42,10 +52,6 @@ LEFT JOIN open o ON true
 LEFT JOIN LATERAL (
     SELECT owner, asset FROM tender.account WHERE account_no = o.account_no OFFSET 0
 ) a ON true
-CROSS JOIN LATERAL (
-    SELECT coalesce(sum(amount - reversed), 0)::bigint AS amount FROM tender.allocation
-    WHERE operation_id = o.operation_id OFFSET 0
-) p
 ORDER BY o.created_at, o.operation_id";
 
 /// In the order of their index, which holds nothing else than open holds. Each row of the index is answered for, so that a

@@ -170,6 +170,14 @@ struct FoundLot {
     lot: LotRow,
 }
 
+/// A reward as it was found.
+#[derive(FromRow)]
+struct FoundReward {
+    blocked: bool,
+    #[sqlx(flatten)]
+    lot: LotRow,
+}
+
 /// How many lots of each account are enough.
 #[derive(Debug, Clone, Copy)]
 struct Limits {
@@ -329,12 +337,13 @@ async fn read_rewards(
             rewards.push(*reward_id);
         }
     }
-    let rows: Vec<LotRow> = sqlx::query_as(REWARDS).bind(numbers).bind(rewards).fetch_all(connection).await?;
+    let query = sqlx::query_as(REWARDS).bind(numbers).bind(rewards);
+    let rows: Vec<FoundReward> = query.fetch_all(connection).await?;
     let mut by_number = by_number(&mut set.accounts);
-    for row in rows {
-        if let Some(account) = by_number.get_mut(&row.account_no) {
-            account.insert(row.try_into()?);
-        }
+    for FoundReward { blocked, lot } in rows {
+        let Some(account) = by_number.get_mut(&lot.account_no) else { continue };
+        account.blocked.extend(lot.reward_id.filter(|_| blocked));
+        account.insert(lot.try_into()?);
     }
     Ok(())
 }

@@ -22,7 +22,7 @@ pub struct LotRow {
     funding: String,
     kind: String,
     issued_by: Uuid,
-    reward_id: Option<Uuid>,
+    pub reward_id: Option<Uuid>,
     times_expired: i32,
 }
 

@@ -1,6 +1,7 @@
 //! Accounts that nothing was ever issued to: whatever is asked of them is answered, and none of it makes them.
 
-use api::legs::{LegState, Mode, Take};
+use api::legs::{Forward, LegKey, LegState, Mode, Take};
+use reqwest::Method;
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tender::{
@@ -8,7 +9,7 @@ use tender::{
     testing::plan,
 };
 
-use crate::support::{Server, cancel, credit, debit, forward, leg_answer, run};
+use crate::support::{Server, cancel, credit, debit, forward, leg_answer, legs_id, run};
 
 fn query(of: Command) -> Command {
     Command { action: Action::Query, ..of }
@@ -42,6 +43,29 @@ async fn a_question_a_decline_and_a_cancel_make_no_account() {
     }
     assert_eq!(sqlx::query_scalar::<_, i64>(accounts).fetch_one(&mut admin).await.unwrap(), 1);
     assert_eq!(server.get("pos", "/points/accounts/nobody").await.json()["available"], 10);
+}
+
+/// A page of one: what is looked at in vain would stand in the place of the leg behind it.
+#[tokio::test]
+async fn a_leg_that_has_nothing_in_force_is_not_open() {
+    let server = Server::points().await;
+    let at_most = |customer, key| forward(customer, key, plan(Mode::Debit, 5, Take::AtMost));
+    run(server.executor(), at_most("nobody", "absent")).await;
+    run(server.executor(), credit("cus", "c", 10, None)).await;
+    run(server.executor(), debit("cus", "refunded", 10)).await;
+    run(server.executor(), at_most("cus", "empty")).await;
+    let of = LegKey { legs_id: legs_id("refunded"), leg: 0 };
+    let refund = Forward { of: Some(of), ..plan(Mode::Reverse, 10, Take::Exact) };
+    run(server.executor(), forward("cus", "refund", refund)).await;
+    run(server.executor(), debit("cus", "open", 3)).await;
+    let page = server.internal(Method::GET, "/legs?limit=1", None).await.json();
+    let found: Vec<_> = page["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|leg| (leg["key"]["legs_id"].clone(), leg["amount"].clone()))
+        .collect();
+    assert_eq!(found, [(json!(legs_id("open")), json!(3))], "{page}");
 }
 
 #[tokio::test]

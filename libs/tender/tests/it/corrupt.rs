@@ -109,6 +109,39 @@ async fn a_database_that_does_not_fit_the_program_is_no_commands_fault() {
     assert!(failed < 10, "{failed} transactions for 32 commands that came together");
 }
 
+/// A page of lots that is damaged, and one that the disk does not give back.
+#[tokio::test]
+async fn one_damaged_row_fails_its_own_commands_and_no_others() {
+    let server = Server::points().await;
+    let mut admin = PgConnection::connect_with(&server.tender.database.admin()).await.unwrap();
+    for number in 0..32 {
+        run(server.executor(), credit(&format!("cus-{number}"), &format!("c{number}"), 100, None)).await;
+    }
+    for code in ["XX001", "58030"] {
+        let damage = format!(
+            "CREATE OR REPLACE FUNCTION tender.damaged() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN RAISE EXCEPTION 'invalid page' USING ERRCODE = '{code}'; END $$;
+             CREATE OR REPLACE TRIGGER damaged BEFORE UPDATE ON tender.lot FOR EACH ROW
+             WHEN (OLD.account_no = (SELECT_NO)) EXECUTE FUNCTION tender.damaged()"
+        );
+        let number: i64 = sqlx::query_scalar("SELECT account_no FROM tender.account WHERE owner = 'cus-7'")
+            .fetch_one(&mut admin)
+            .await
+            .unwrap();
+        execute(&mut admin, &damage.replace("SELECT_NO", &number.to_string())).await;
+        let debits = (0..32).map(|number| debit(&format!("cus-{number}"), &format!("{code}-{number}"), 1));
+        let replies = debits.map(|debit| server.executor().submit(debit));
+        for (number, reply) in futures_util::future::join_all(replies).await.into_iter().enumerate() {
+            match number {
+                7 => assert_eq!(reply, Err(ExecuteError::Failed), "{code}"),
+                _ => assert!(reply.is_ok(), "{code}: {number}: {reply:?}"),
+            }
+        }
+        assert!(server.executor().is_committing(), "{code}: the shard can commit");
+        execute(&mut admin, "DROP TRIGGER damaged ON tender.lot").await;
+    }
+}
+
 async fn rolled_back(admin: &mut PgConnection) -> i64 {
     let query = "SELECT xact_rollback FROM pg_stat_database WHERE datname = current_database()";
     sqlx::query_scalar(query).fetch_one(admin).await.unwrap()

@@ -209,7 +209,7 @@ async fn a_balance_at_a_time_waits_for_the_batch_that_is_dated_before_it() {
     }
     let path = format!("/points/accounts/cus?at={at}");
     let commit = async {
-        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         batch.commit().await.unwrap();
     };
     let (first, ()) = tokio::join!(server.get("pos", &path), commit);
@@ -222,6 +222,31 @@ async fn a_balance_at_a_time_waits_for_the_batch_that_is_dated_before_it() {
     for reply in [server.get("pos", &path).await, server.get_as_customer("other", &path).await] {
         assert_eq!((reply.status.as_u16(), reply.code().as_str()), (400, "invalid_field"), "{}", reply.text);
     }
+}
+
+#[tokio::test]
+async fn balances_at_a_time_of_a_locked_account_stand_in_nobodys_way() {
+    let server = Server::points().await;
+    run(server.executor(), credit("locked", "c1", 7, None)).await;
+    run(server.executor(), credit("cus", "c2", 5, None)).await;
+    let mut admin = PgConnection::connect_with(&server.tender.database.admin()).await.unwrap();
+    let mut lock = admin.begin().await.unwrap();
+    let statement = "SELECT FROM tender.account WHERE owner = 'locked' FOR UPDATE";
+    sqlx::query(statement).execute(&mut *lock).await.unwrap();
+    let at = (0..12).map(|_| server.get("pos", "/points/accounts/locked?at=2020-01-01T00:00:00Z"));
+    let others = async {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        let began = std::time::Instant::now();
+        let path = "/accounts/cus?business_id=demo";
+        let peer = async { (server.internal(reqwest::Method::GET, path, None).await, began.elapsed()) };
+        let public = async { (server.get("pos", "/points/accounts/cus").await, began.elapsed()) };
+        tokio::join!(peer, public)
+    };
+    let (at, (peer, public)) = tokio::join!(futures_util::future::join_all(at), others);
+    assert!(at.iter().all(|reply| reply.status == 503), "{at:?}");
+    assert!(peer.0.status == 200 && peer.1.as_millis() < 200, "{peer:?}");
+    // It waits for its turn behind those that were sent before.
+    assert!(public.0.status == 200 && public.1.as_millis() < 700, "{public:?}");
 }
 
 #[tokio::test]

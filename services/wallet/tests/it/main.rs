@@ -1,6 +1,7 @@
 //! The wallet over three real tenders, real databases and real sockets.
 
 mod admission;
+mod blocked_rewards;
 mod cancelling;
 mod clocks;
 mod contention;

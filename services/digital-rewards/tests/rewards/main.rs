@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod blocked;
+
 use std::{sync::Arc, time::Duration};
 
 use digital_rewards::{CodeIssuer, DigitalRewards, Pepper, Peppers, RecordError, routes};
@@ -453,7 +455,7 @@ async fn a_process_with_the_wrong_pepper_does_not_start() {
     for peppers in [FIRST, BOTH] {
         made_under(server.tender.app.pool(), peppers).await.unwrap();
     }
-    let known = include_str!("../../../deploy/development/reward-code-pepper");
+    let known = include_str!("../../../../deploy/development/reward-code-pepper");
     for (pepper, says) in [
         (known, "the one for development"),
         ("1:the first pepper of all", "pepper version 2"),
