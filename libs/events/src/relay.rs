@@ -3,6 +3,8 @@
 //! One pass is one transaction: take up to [`BATCH`] rows that no other relay has locked (deleting them),
 //! publish them in one round trip, commit. A crash before the commit publishes them again; a cursor over
 //! their ids instead would lose rows, since ids are given out in another order than they are committed.
+//! A pass that does not fit its time is rolled back, though Redis may have carried it out: the next one takes half as many rows, so
+//! that each row is published a few times at most, whatever the link carries.
 //!
 //! No row stops the others: one that cannot be read is moved to a table of its own in the same transaction. And no balance
 //! waits for ever: what has lost its worth is deleted, by a pass or, while Redis is away, beside it.
@@ -10,9 +12,9 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use deadpool_redis::{Pool, Runtime};
@@ -62,6 +64,17 @@ pub enum RelayError {
     Url(#[from] deadpool_redis::CreatePoolError),
 }
 
+impl RelayError {
+    /// Whether Redis took too long, by the limit of a pass or by the client's own for one answer.
+    fn is_late(&self) -> bool {
+        match self {
+            Self::Late => true,
+            Self::Redis(error) => error.is_timeout(),
+            _ => false,
+        }
+    }
+}
+
 /// What a pass came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Passed {
@@ -79,6 +92,8 @@ pub struct Relay {
     redis: Option<Pool>,
     wake: Arc<Notify>,
     passes: Arc<AtomicU64>,
+    /// Most rows of the next pass.
+    rows: Arc<AtomicI64>,
 }
 
 impl Relay {
@@ -96,7 +111,8 @@ impl Relay {
     ) -> Result<Self, RelayError> {
         let pool = |url| deadpool_redis::Config::from_url(url).create_pool(Some(Runtime::Tokio1));
         let redis = redis_url.map(pool).transpose()?;
-        Ok(Self { outbox, database, redis, wake, passes: Arc::default() })
+        let rows = Arc::new(AtomicI64::new(BATCH));
+        Ok(Self { outbox, database, redis, wake, passes: Arc::default(), rows })
     }
 
     /// Publishes until `stop`, then once more what the last requests left.
@@ -154,17 +170,19 @@ impl Relay {
             // A statement that was planned on an empty outbox is planned anew as it fills.
             transaction.clear_cached_statements().await?;
         }
+        let most = self.rows.load(Ordering::Relaxed);
         let rows: Vec<Row> =
-            sqlx::query_as(self.outbox.statements().take).bind(BATCH).fetch_all(&mut *transaction).await?;
+            sqlx::query_as(self.outbox.statements().take).bind(most).fetch_all(&mut *transaction).await?;
         let batch = Batch::of(self.outbox, &rows);
         self.set_aside(&mut transaction, &batch.unreadable).await?;
         if let (Some(redis), true) = (&self.redis, batch.messages > 0) {
-            let publish = publish(redis, &batch.pipeline);
-            tokio::time::timeout(PUBLISH_LIMIT, publish).await.map_err(|_| RelayError::Late)??;
+            let published = publish(redis, &batch.pipeline).await;
+            self.rows.store(next_rows(most, &published), Ordering::Relaxed);
+            published?;
             fail_point!("events::published");
         }
         transaction.commit().await?;
-        let is_full = i64::try_from(rows.len()) == Ok(BATCH);
+        let is_full = i64::try_from(rows.len()) == Ok(most);
         batch.tell(is_full);
         Ok(Passed { messages: batch.messages, is_full })
     }
@@ -276,8 +294,44 @@ impl<'a> Batch<'a> {
     }
 }
 
-async fn publish(redis: &Pool, pipeline: &Pipeline) -> Result<(), RelayError> {
-    let mut connection = redis.get().await?;
-    pipeline.query_async::<()>(&mut connection).await?;
-    Ok(())
+/// Publishes the messages of a pass; how long that took.
+async fn publish(redis: &Pool, pipeline: &Pipeline) -> Result<Duration, RelayError> {
+    let began = Instant::now();
+    let publishing = async {
+        let mut connection = redis.get().await?;
+        Ok::<_, RelayError>(pipeline.query_async::<()>(&mut connection).await?)
+    };
+    tokio::time::timeout(PUBLISH_LIMIT, publishing).await.map_err(|_| RelayError::Late)??;
+    Ok(began.elapsed())
+}
+
+/// Most rows of the pass after one of `rows`: half as many after one that did not fit its time, twice as many after one that would
+/// have fitted twice.
+fn next_rows(rows: i64, published: &Result<Duration, RelayError>) -> i64 {
+    match published {
+        Err(error) if error.is_late() => (rows / 2).max(1),
+        Ok(took) if *took < PUBLISH_LIMIT / 4 => (rows * 2).min(BATCH),
+        _ => rows,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pass_that_is_too_much_is_halved_until_it_fits_and_grows_again() {
+        let mut rows = BATCH;
+        for halved in [25, 12, 6, 3, 1, 1] {
+            rows = next_rows(rows, &Err(RelayError::Late));
+            assert_eq!(rows, halved);
+        }
+        assert_eq!(next_rows(6, &Ok(PUBLISH_LIMIT / 2)), 6, "twice as many might not fit");
+        for doubled in [2, 4, 8, 16, 32, BATCH, BATCH] {
+            rows = next_rows(rows, &Ok(Duration::ZERO));
+            assert_eq!(rows, doubled);
+        }
+        let refused = redis::RedisError::from((redis::ErrorKind::Io, "closed"));
+        assert_eq!(next_rows(8, &Err(RelayError::Redis(refused))), 8, "the size has nothing to do with it");
+    }
 }

@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use redis::AsyncCommands;
 use schema::Database;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
-use testkit::{Mode, Proxy, TestDatabase, until};
+use testkit::{Mode, Proxy, TestDatabase, Weather, until};
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -370,4 +370,40 @@ async fn until_waiting(pool: &PgPool, rows: i64) {
         if waiting == rows { Ok(()) } else { Err(format!("{waiting} rows wait, and not {rows}")) }
     })
     .await;
+}
+
+/// Bytes a second between a relay and Redis. A pass of as many rows as one may have does not fit its time by far, one row does.
+const SLOW_LINK: u32 = 200_000;
+/// Rows whose events such a link carries in about three seconds.
+const ROWS: i64 = 60;
+/// By then they are through, and were sent several times besides.
+const THROUGH: Duration = Duration::from_secs(30);
+
+#[tokio::test]
+async fn a_slow_link_carries_an_outbox_that_is_too_much_for_one_pass() {
+    let database = TestDatabase::create(Database::Points).await;
+    let pool = pool(&database);
+    let url = redis_url();
+    let (host, port) = url.trim_start_matches("redis://").trim_end_matches('/').split_once(':').unwrap();
+    let proxy = Proxy::start(host, port.parse().unwrap()).await;
+    proxy.set_weather(Weather { bandwidth: SLOW_LINK, ..Weather::default() });
+    sqlx::query(
+        "INSERT INTO tender.outbox (payload)
+         SELECT json_build_array(json_build_object('tender', 'points', 'business_id', $1, 'customer_id', 'c',
+             'asset', 'points', 'version', n, 'note', repeat('x', 10000)))
+         FROM generate_series(1, $2) n",
+    )
+    .bind(uuid::Uuid::new_v4().to_string())
+    .bind(ROWS)
+    .execute(&pool)
+    .await
+    .unwrap();
+    let behind = format!("redis://127.0.0.1:{}", proxy.port);
+    let relay = Relay::new(Outbox::Balances, pool.clone(), Some(&behind), Arc::new(Notify::new())).unwrap();
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    tasks.spawn(relay.run(stop.clone()));
+    until(THROUGH, async || waiting(&pool).await == 0).await;
+    stop.cancel();
+    tasks.close();
+    tasks.wait().await;
 }

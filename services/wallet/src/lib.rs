@@ -17,6 +17,7 @@
 pub mod app;
 pub mod hold_expiry;
 pub mod http;
+pub mod limits;
 pub mod live;
 pub mod paused;
 pub mod plan;

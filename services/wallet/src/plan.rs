@@ -17,6 +17,9 @@ pub const REDEEM: &str = "redeem";
 /// a release that does not know a number leaves its sagas to those that do. A number is never used again.
 pub const VERSIONS: &[i16] = &[1, 2, 3, 4, 5];
 
+/// The version that a redeem's plan is written as; what SQL reads of one is in this format.
+pub const REDEEM_VERSION: i16 = 1;
+
 /// The plan of any saga of the wallet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -175,7 +178,7 @@ impl Plan {
     #[must_use]
     pub const fn version(&self) -> i16 {
         match self {
-            Self::Redeem(_) => 1,
+            Self::Redeem(_) => REDEEM_VERSION,
             Self::Reversal(_) => 2,
             Self::Capture(_) => 3,
             Self::Nothing => 4,

@@ -19,13 +19,13 @@ use service::{
     auth::{Allow, Caller, Read},
     extract::Query,
 };
-use sqlx::{PgPool, Row};
+use sqlx::PgPool;
 use utoipa::IntoParams;
 
 use crate::{
     app::App,
     live::account_balance::{self, AccountBalance},
-    plan::Plan,
+    plan::REDEEM_VERSION,
 };
 
 /// Whose balance.
@@ -128,25 +128,27 @@ impl App {
 
 type InDoubt = HashMap<(TenderKind, Asset), i64>;
 
+/// Units that a customer's open redemptions ask for, by tender and asset: one row of each, however many redemptions are open and
+/// whatever else their plans hold. $1 business, $2 customer, $3 the version of a redeem's plan.
+const IN_DOUBT: &str = "SELECT leg ->> 'tender', leg #>> '{account,asset}',
+           least(sum((leg ->> 'units')::bigint), 9223372036854775807)::bigint
+    FROM wallet.redemption r
+    CROSS JOIN LATERAL (SELECT plan FROM saga.saga WHERE saga_id = r.redemption_id AND version = $3 OFFSET 0) AS s
+    CROSS JOIN LATERAL jsonb_array_elements(s.plan -> 'legs') AS leg
+    WHERE r.business_id = $1 AND r.customer_id = $2
+      AND (r.status IN ('pending', 'capturing', 'reversing', 'under_review') OR r.reversal = 'pending')
+    GROUP BY 1, 2";
+
 /// Units that legs of unfinished sagas and dead letters may have taken, by tender and asset.
 async fn in_doubt(pool: &PgPool, owner: &Owner) -> Result<InDoubt, ApiError> {
-    let rows = sqlx::query(
-        "SELECT s.plan FROM wallet.redemption r JOIN saga.saga s ON s.saga_id = r.redemption_id
-         WHERE r.business_id = $1 AND r.customer_id = $2
-           AND (r.status IN ('pending', 'capturing', 'reversing', 'under_review') OR r.reversal = 'pending')",
-    )
-    .bind(owner.business_id.as_str())
-    .bind(owner.customer_id.as_str())
-    .fetch_all(pool)
-    .await?;
-    let mut sums = InDoubt::new();
-    for row in rows {
-        let plan: serde_json::Value = row.try_get(0)?;
-        let Ok(Plan::Redeem(plan)) = serde_json::from_value(plan) else { continue };
-        for leg in plan.legs {
-            let sum = sums.entry((leg.tender, leg.account.asset)).or_default();
-            *sum = sum.saturating_add(leg.units);
-        }
-    }
-    Ok(sums)
+    let rows: Vec<(String, String, i64)> = sqlx::query_as(IN_DOUBT)
+        .bind(owner.business_id.as_str())
+        .bind(owner.customer_id.as_str())
+        .bind(REDEEM_VERSION)
+        .fetch_all(pool)
+        .await?;
+    let known = |(tender, asset, units): (String, String, i64)| {
+        Some(((TenderKind::parse(&tender)?, asset.parse().ok()?), units))
+    };
+    Ok(rows.into_iter().filter_map(known).collect())
 }

@@ -32,6 +32,7 @@ use uuid::Uuid;
 use super::keyed::{Call, Draft, Failure, Operation, Refused, Unplanned};
 use crate::{
     app::App,
+    limits::CodeSource,
     plan::{Plan, REDEEM, RedeemPlan},
     planning::{self, Needs, Refusal, SpendableLot, Tender, Wallet},
     redemption::{Change, Opening, Standing},
@@ -114,9 +115,7 @@ impl Operation for Redeem {
             admitted.map_err(Refused::limited)?;
         }
         if !self.needs.codes.is_empty() {
-            let customer = self.request.customer_id.as_str();
-            let admitted = limits.admit_code(&self.caller, customer);
-            admitted.map_err(Refused::limited)?;
+            limits.admit_code(&self.code_source()).map_err(Refused::limited)?;
         }
         let named = self.tenders.as_deref().unwrap_or_default().iter().map(|t| t.kind);
         for kind in named.chain(self.needs.balances.iter().copied()) {
@@ -184,6 +183,10 @@ impl Redeem {
         Owner { business_id: self.caller.business_id.clone(), customer_id }
     }
 
+    fn code_source(&self) -> CodeSource {
+        CodeSource::of(&self.caller, &self.request)
+    }
+
     /// Reads what planning needs; `Err` inside is a refusal to be recorded.
     async fn read(&self) -> Result<Result<Wallet, Refusal>, Refused> {
         let mut wallet = Wallet::default();
@@ -205,16 +208,13 @@ impl Redeem {
             match self.app.tenders.get(TenderKind::DigitalReward).resolve(&resolve).await {
                 Ok(resolved) => drop(wallet.resolved.insert(*position, resolved)),
                 Err(CallError::Rejected(problem)) if problem.code() == Some(Code::RewardNotUsable) => {
-                    self.app.limits.note_wrong_code(&self.caller);
+                    self.app.limits.note_wrong_code(&self.code_source());
                     return Ok(Err(Box::new(Problem::new(
                         Code::RewardNotUsable,
                         "The reward cannot be used.",
                     ))));
                 }
                 // Codes fail closed.
-                Err(CallError::Rejected(problem)) if problem.status == 429 => {
-                    return Err(Refused::limited((*problem).into()));
-                }
                 Err(_) => return Err(Refused::unreachable(TenderKind::DigitalReward)),
             }
         }

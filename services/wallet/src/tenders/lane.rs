@@ -3,8 +3,9 @@
 //! One task takes whatever waits, up to a limit and without a timer, and sends it as one batch, whose answers come as a stream of
 //! lines: each caller has its answer when its line is there, and when the cache knows which versions the lines that came with it
 //! tell of: from then on no older balance is shown, whichever process runs the saga. A batch that does not end soon is left to itself and
-//! the lane goes on, so that a slow leg delays nobody. After an error the next commands go singly: a batch must not fail
-//! for one bad command, nor for a tender that does not know batches.
+//! the lane goes on, so that a slow leg delays nobody: nothing but time bounds how many are left ([`UNFINISHED`]), since whatever else
+//! they took from each other, the slow legs of one account would take from all. After an error the next commands go singly: a batch
+//! must not fail for one bad command, nor for a tender that does not know batches.
 
 use std::{sync::Arc, time::Duration};
 
@@ -32,12 +33,15 @@ use super::transport::{Transport, unknown};
 const QUEUE: usize = 8_192;
 /// A batch that takes longer than this no longer holds the lane.
 const PATIENCE: Duration = Duration::from_millis(20);
-/// Most batches left to themselves at once.
-const UNFINISHED: usize = 64;
 /// Nothing of a batch is waited for any longer than this; its callers have given up before.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(6);
+/// Most batches left to themselves at once, each with a connection: each has held the lane for [`PATIENCE`], and ends by itself.
+const UNFINISHED: usize = 300;
+const _: () = assert!(UNFINISHED as u128 * PATIENCE.as_millis() == BATCH_TIMEOUT.as_millis());
 /// Commands that go singly after a batch failed.
 const SINGLES: usize = 64;
+/// Most batches whose commands go singly at once, each with a connection; with as many under way commands travel together again.
+const SINGLE_BATCHES: usize = 4;
 /// Longest line of an answer.
 const LINE_LIMIT: usize = 256 * 1024;
 
@@ -73,7 +77,7 @@ impl Lane {
 }
 
 async fn run(tender: Arc<Transport>, items: &mut mpsc::Receiver<Item>, tasks: TaskTracker) {
-    let unfinished = Arc::new(Semaphore::new(UNFINISHED));
+    let single_batches = Arc::new(Semaphore::new(SINGLE_BATCHES));
     let mut singles = 0_usize;
     let mut waiting = Vec::with_capacity(BATCH_MAX);
     let (failed, mut failures) = mpsc::channel::<()>(UNFINISHED);
@@ -83,7 +87,6 @@ async fn run(tender: Arc<Transport>, items: &mut mpsc::Receiver<Item>, tasks: Ta
         if waiting.is_empty() {
             continue;
         }
-        let Ok(permit) = unfinished.clone().acquire_owned().await else { return };
         while failures.try_recv().is_ok() {
             singles = SINGLES;
         }
@@ -91,14 +94,14 @@ async fn run(tender: Arc<Transport>, items: &mut mpsc::Receiver<Item>, tasks: Ta
             .record(f64::from(u32::try_from(waiting.len()).unwrap_or(u32::MAX)));
         let batch = std::mem::take(&mut waiting);
         let (tender, failed) = (tender.clone(), failed.clone());
-        let one_by_one = singles > 0;
+        let one_by_one = if singles > 0 { single_batches.clone().try_acquire_owned().ok() } else { None };
         singles = singles.saturating_sub(batch.len());
         let mut sending = tasks.spawn(async move {
-            let _permit = permit;
-            if one_by_one {
+            if let Some(_permit) = one_by_one {
                 let all = batch.into_iter().map(|item| send_single(&tender, item));
                 futures_util::future::join_all(all).await;
-            } else if timeout(BATCH_TIMEOUT, send_batch(&tender, batch)).await.unwrap_or(Err(())).is_err() {
+            } else if let Ok(Err(())) = timeout(BATCH_TIMEOUT, send_batch(&tender, batch)).await {
+                // One that only takes too long would take as long singly.
                 let _ = failed.try_send(());
             }
         });
