@@ -131,7 +131,7 @@ impl<T: OfSaga> Queue<T> {
             return Err(StoreError::Unavailable);
         }
         if inner.aside.concerns(&request) {
-            inner.aside.put(request, Instant::now());
+            inner.aside.put([request], Instant::now());
             drop(inner);
             self.news_aside.notify_one();
             return Ok(());
@@ -186,12 +186,10 @@ impl<T: OfSaga> Queue<T> {
     pub(crate) fn put_aside(&self, requests: Vec<T>) {
         let now = Instant::now();
         let mut inner = self.lock();
-        for request in requests {
-            inner.aside.put(request, now);
-        }
+        inner.aside.put(requests, now);
         for request in std::mem::take(&mut inner.waiting) {
             if inner.aside.concerns(&request) {
-                inner.aside.put(request, now);
+                inner.aside.put([request], now);
             } else {
                 inner.waiting.push_back(request);
             }
@@ -218,12 +216,13 @@ impl<T: OfSaga> Queue<T> {
         }
     }
 
-    /// Ends the turn of a subject: what was tried is put back, or was answered.
-    pub(crate) fn end_turn(&self, subject: &Subject, tried: Option<Waiting<T>>) {
-        let (mut inner, now) = (self.lock(), Instant::now());
-        match tried {
-            Some(tried) => inner.aside.put_back(tried, now),
-            None => inner.aside.settle(subject, now),
+    /// Ends the turn of these subjects: what was tried is put back, or all of it was answered.
+    pub(crate) fn end_turn(&self, subjects: &[Subject], again: Vec<Waiting<T>>) {
+        let mut inner = self.lock();
+        if again.is_empty() {
+            inner.aside.settle(subjects);
+        } else {
+            inner.aside.put_back(again, Instant::now());
         }
     }
 
@@ -309,8 +308,9 @@ mod tests {
         queue.push(locked).expect("room");
         assert_eq!((queue.take().await.0.requests, queue.aside()), (vec![other], 3));
         for _ in 0..3 {
-            let tried = queue.take_aside().await.next.expect("it is due");
-            queue.end_turn(&tried.request.subject(), None);
+            let tried = queue.take_aside().await.next;
+            assert_eq!(tried.len(), 1, "one a subject");
+            queue.end_turn(&[tried[0].request.subject()], Vec::new());
         }
         queue.push(locked).expect("room");
         assert_eq!(queue.take().await.0.requests, [locked], "nothing keeps it any more");

@@ -88,7 +88,7 @@ impl<D: Domain> Engine<D> {
         engine.tasks.spawn(async move {
             tokio::select! {
                 () = crash.cancelled() => {}
-                () = lane.run_singly(stop) => {}
+                () = lane.run_aside(stop) => {}
             }
         });
         for writer in writers {

@@ -5,8 +5,8 @@
 //!
 //! Phases of a batch: BEGIN, the statements of [`crate::write`], COMMIT, answers. What can fail:
 //! - before COMMIT is sent: nothing is durable. 40P01 and 40001 run again a few times. What waits for a lock (55P03) or a statement
-//!   (57014) for long, or goes on being refused, is put aside at once: each write is tried alone there ([`crate::single`]), and the
-//!   writer goes on with the others. Data errors halve the batch;
+//!   (57014) for long, or goes on being refused, is put aside at once: the lane finds out there what is kept ([`crate::aside`]),
+//!   and the writer goes on with the others. Data errors halve the batch;
 //! - at COMMIT: **unknown**. The whole batch is written again until an attempt is answered, because only the locks
 //!   and unique keys of a second attempt wait for the first transaction to end; reading alone would not. Put aside, its writes are
 //!   tried until they are answered.
@@ -51,7 +51,7 @@ const LOST_ATTEMPTS: u32 = 2;
 /// session's.
 const LOCK_WAIT: &str = "100ms";
 /// How long what is aside waits for a lock: others are waiting for their turn there, and it is tried again.
-const LOCK_WAIT_ASIDE: &str = "50ms";
+const LOCK_WAIT_ASIDE: &str = "5ms";
 /// A batch that takes longer than this has lost its connection, whatever the socket says.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(8);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -156,8 +156,8 @@ impl<D: Domain> Store<D> {
             batches: 0,
         };
         let writers = std::array::from_fn(|_| writer(LOCK_WAIT));
-        let single = writer(LOCK_WAIT_ASIDE);
-        (Self { queue, connected }, writers, single)
+        let lane = writer(LOCK_WAIT_ASIDE);
+        (Self { queue, connected }, writers, lane)
     }
 
     /// Makes a write durable. Waits for as long as the outcome is unknown.
