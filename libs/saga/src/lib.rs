@@ -63,4 +63,4 @@ pub use pending::Intent;
 pub use proof::{KeyUnused, Withdrawn};
 pub use row::Stored;
 pub use submit::Submitted;
-pub use wait::Waited;
+pub use wait::{Waited, past_locks};

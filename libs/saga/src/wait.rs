@@ -20,6 +20,16 @@ const POLL: Duration = Duration::from_millis(20);
 /// Longest pause between two looks.
 const POLL_MAX: Duration = Duration::from_millis(200);
 
+/// How long a row that is locked is asked for,
+const LOCKED_FOR: Duration = Duration::from_secs(1);
+/// and the first pause between two attempts; each further one doubles it, up to [`POLL_MAX`].
+const LOCKED_PAUSE: Duration = Duration::from_millis(10);
+
+const FREEZE: &str =
+    "WITH free AS (SELECT saga_id FROM saga.saga WHERE saga_id = $1 FOR NO KEY UPDATE NOWAIT)
+     UPDATE saga.saga s SET answer_given = true FROM free WHERE s.saga_id = free.saga_id
+     RETURNING s.response_status, s.response";
+
 /// What waiting for a saga came to.
 #[derive(Debug, Clone)]
 pub enum Waited {
@@ -112,16 +122,36 @@ impl<D: Domain> Engine<D> {
     async fn freeze(&self, id: SagaId) -> sqlx::Result<Response> {
         let pool = self.lookups.clone();
         let freezing = async move {
-            sqlx::query_as(
-                "UPDATE saga.saga SET answer_given = true WHERE saga_id = $1 RETURNING response_status, response",
-            )
-            .bind(id)
-            .fetch_one(&pool)
-            .await
+            let freeze = || sqlx::query_as::<_, (i16, Vec<u8>)>(FREEZE).bind(id).fetch_one(&pool);
+            past_locks(freeze).await
         };
-        let (status, body): (i16, Vec<u8>) = self.to_its_end(freezing).await?;
+        let (status, body) = self.to_its_end(freezing).await?;
         stored_response(Some(status), Some(body)).ok_or(sqlx::Error::RowNotFound)
     }
+}
+
+/// Runs a statement that fails at once where a row is locked (`NOWAIT`) until it is not, for a second at most. What waits in the server
+/// for a lock holds a connection, and a pool has few: here none is held between two attempts.
+///
+/// # Errors
+/// Of the database; 55P03 if the row was locked for all that time.
+pub async fn past_locks<T, F>(attempt: impl Fn() -> F) -> sqlx::Result<T>
+where
+    F: Future<Output = sqlx::Result<T>>,
+{
+    let (until, mut pause) = (Instant::now() + LOCKED_FOR, LOCKED_PAUSE);
+    loop {
+        match attempt().await {
+            Err(error) if is_locked(&error) && Instant::now() + pause < until => {}
+            result => return result,
+        }
+        tokio::time::sleep(pause).await;
+        pause = longer(pause);
+    }
+}
+
+fn is_locked(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(error) if error.code().as_deref() == Some("55P03"))
 }
 
 fn longer(pause: Duration) -> Duration {
