@@ -28,6 +28,8 @@ const LONGEST: usize = 8_192;
 const SIBLINGS: usize = 8;
 /// and for at most this long.
 const DELAY: Duration = Duration::from_millis(3);
+/// A writer that is at work for longer than this is not waited for: its connection may hang.
+const BESIDE: Duration = Duration::from_millis(100);
 
 /// What is to be written of a saga.
 pub(crate) trait OfSaga: About {
@@ -62,7 +64,7 @@ enum When {
     Now,
     /// With so many, or after [`DELAY`].
     Soon(usize),
-    /// With so many, or when another writer is done.
+    /// With so many, or when another writer is done, or after [`BESIDE`].
     Later(usize),
 }
 
@@ -148,7 +150,7 @@ impl<T: OfSaga> Queue<T> {
     /// The next batch, which is not empty, and how many wait behind it.
     pub(crate) async fn take(self: &Arc<Self>) -> (Batch<T>, usize) {
         let _turn = self.turn.lock().await;
-        let mut until = None;
+        let (mut until, mut beside) = (None, None);
         loop {
             let siblings = self.registry.awake();
             let limit = {
@@ -160,7 +162,17 @@ impl<T: OfSaga> Queue<T> {
                             let until = *until.get_or_insert_with(|| Instant::now() + DELAY);
                             ((Instant::now() < until).then_some(enough), Some(until))
                         }
-                        When::Later(enough) => (Some(enough), None),
+                        When::Later(enough) if inner.waiting.is_empty() => (Some(enough), None),
+                        When::Later(enough) => {
+                            let now = Instant::now();
+                            let until = *beside.get_or_insert(now + BESIDE);
+                            if now < until {
+                                (Some(enough), Some(until))
+                            } else {
+                                beside = None;
+                                (None, Some(now + BESIDE))
+                            }
+                        }
                     };
                 let taken = if wanted.is_none() { self.hand_out(&mut inner) } else { None };
                 if let Some(taken) = taken {
@@ -332,6 +344,18 @@ mod tests {
         assert_eq!(second.requests, [one]);
         drop(writers);
         assert_eq!(queue.push(one), Err(StoreError::Unavailable), "nobody writes any more");
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_hangs_is_not_waited_for() {
+        let queue = Arc::new(Queue::new(256, Registry::default()));
+        queue.push(SagaId(Uuid::now_v7())).expect("room");
+        let (hangs, _) = queue.take().await;
+        let other = SagaId(Uuid::now_v7());
+        queue.push(other).expect("room");
+        let taken = tokio::time::timeout(Duration::from_secs(5), queue.take()).await;
+        assert_eq!(taken.expect("in time").0.requests, [other]);
+        drop(hangs.at_work);
     }
 
     #[tokio::test]

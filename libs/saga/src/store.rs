@@ -55,6 +55,8 @@ const LOCK_WAIT_ASIDE: &str = "5ms";
 /// A batch that takes longer than this has lost its connection, whatever the socket says.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(8);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a connection may take between two transactions: to roll back, or to forget its plans. Else it is dropped.
+const RESET_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A write, and who waits for it.
@@ -332,7 +334,8 @@ impl<D: Domain> Writer<D> {
         match &result {
             Err(Failure::Unknown(_) | Failure::Lost(_) | Failure::Server(_) | Failure::Panicked) => {} // dropping the connection ends its transaction
             Err(Failure::Again(_) | Failure::Slow(_) | Failure::Data(_)) => {
-                if connection.execute("ROLLBACK").await.is_ok() {
+                let rolled_back = tokio::time::timeout(RESET_TIMEOUT, connection.execute("ROLLBACK")).await;
+                if rolled_back.is_ok_and(|done| done.is_ok()) {
                     self.connection = Some(connection);
                 }
             }
@@ -356,7 +359,10 @@ impl<D: Domain> Writer<D> {
         self.batches += 1;
         if self.batches.is_power_of_two() {
             // Plans prepared while tables were empty would stay; new ones see what has grown meanwhile.
-            let _ = connection.clear_cached_statements().await;
+            let cleared = tokio::time::timeout(RESET_TIMEOUT, connection.clear_cached_statements()).await;
+            if !cleared.is_ok_and(|done| done.is_ok()) {
+                return Err(Failure::Lost("its plans were not forgotten in time".to_owned()));
+            }
         }
         Ok(connection)
     }

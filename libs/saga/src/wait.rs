@@ -20,6 +20,8 @@ const POLL: Duration = Duration::from_millis(20);
 /// Longest pause between two looks.
 const POLL_MAX: Duration = Duration::from_millis(200);
 
+/// A statement on a pool that takes longer than this has lost its connection, whatever the socket says: the server ends it earlier.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(7);
 /// How long a row that is locked is asked for,
 const LOCKED_FOR: Duration = Duration::from_secs(1);
 /// and the first pause between two attempts; each further one doubles it, up to [`POLL_MAX`].
@@ -152,6 +154,12 @@ where
 
 fn is_locked(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Database(error) if error.code().as_deref() == Some("55P03"))
+}
+
+/// Ends a statement on a pool that is not answered in time, so that what asks goes on; the pool drops its connection.
+pub(crate) async fn in_time<T>(statement: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+    let answered = tokio::time::timeout(STATEMENT_TIMEOUT, statement).await;
+    answered.unwrap_or_else(|_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())))
 }
 
 fn longer(pause: Duration) -> Duration {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use saga::{SagaId, Submitted, Waited};
 use sqlx::{Connection, PgConnection};
+use testkit::Proxy;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -66,4 +67,30 @@ async fn callers_of_a_saga_that_is_locked_hold_no_connection_that_others_need() 
     let (_, longest) = tokio::join!(futures_util::future::join_all(callers), others);
     assert!(longest < Duration::from_millis(500), "{longest:?}");
     locking.rollback().await.expect("done");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn look_ups_go_on_beside_connections_that_hang() {
+    let world = World::start().await;
+    let admin = world.database.admin();
+    let proxy = Proxy::start(admin.get_host(), admin.get_port()).await;
+    let process =
+        world.process_with::<false>(quick(), |options| options.host("127.0.0.1").port(proxy.port)).await;
+    let look_up = || process.engine.find_by_id(SagaId(Uuid::now_v7()));
+    for found in futures_util::future::join_all((0..8).map(|_| look_up())).await {
+        found.expect("a database");
+    }
+    // As many statements as there are connections for look-ups, and a few of others, are never answered.
+    proxy.hold_next(14);
+    let began = Instant::now();
+    let hanging = (0..8).map(|_| look_up());
+    let another = async {
+        while !proxy.is_holding() || look_up().await.is_err() {
+            assert!(began.elapsed() < Duration::from_secs(15), "no look-up was answered");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let (hung, ()) = tokio::join!(futures_util::future::join_all(hanging), another);
+    assert!(hung.iter().any(Result::is_err), "some of them hung");
+    assert!(began.elapsed() < Duration::from_secs(12), "{:?}", began.elapsed());
 }
