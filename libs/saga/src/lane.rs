@@ -17,6 +17,8 @@ impl<D: Domain> Writer<D> {
     /// Tries what is aside until `stop`, which is heeded between attempts only. Of what is aside then nothing more is known: its
     /// sagas are handed over.
     pub(crate) async fn run_aside(mut self, stop: CancellationToken) {
+        // Later there may be no connection left to have.
+        self.connection = self.connect().await.ok();
         loop {
             let turn = tokio::select! {
                 biased;
@@ -71,7 +73,8 @@ impl<D: Domain> Writer<D> {
         let is_in_doubt = was_in_doubt || matches!(failure, Failure::Unknown(_));
         let requests =
             writes.into_iter().zip(callers).map(|(write, caller)| Request { write, caller, is_in_doubt });
-        if !is_tried_again(&failure, is_in_doubt, is_alone) {
+        let is_lane_alone = matches!(failure, Failure::Unreachable) && self.others_are_connected();
+        if !is_lane_alone && !is_tried_again(&failure, is_in_doubt, is_alone) {
             requests.for_each(|request| request.fail(&failure));
             return Vec::new();
         }

@@ -194,6 +194,14 @@ impl<T: OfSaga> Queue<T> {
         self.hand_out(&mut self.lock())
     }
 
+    /// Has another writer take what this one could not even send.
+    pub(crate) fn give_back(&self, requests: Vec<T>) {
+        let mut inner = self.lock();
+        for request in requests.into_iter().rev() {
+            inner.waiting.push_front(request);
+        }
+    }
+
     /// Puts aside what could not be written together, and what waits about the same.
     pub(crate) fn put_aside(&self, requests: Vec<T>) {
         let now = Instant::now();

@@ -133,7 +133,16 @@ impl<D: Domain> Request<D> {
 /// Hands writes to the writers.
 pub(crate) struct Store<D: Domain> {
     queue: Arc<Queue<Request<D>>>,
-    connected: Arc<AtomicBool>,
+    connected: Arc<Connected>,
+}
+
+/// Which of the writers can reach the database. The lane of what is aside says nothing of it.
+struct Connected([AtomicBool; WRITERS]);
+
+impl Connected {
+    fn any(&self) -> bool {
+        self.0.iter().any(|writer| writer.load(Ordering::Relaxed))
+    }
 }
 
 impl<D: Domain> Store<D> {
@@ -147,8 +156,9 @@ impl<D: Domain> Store<D> {
     ) -> (Self, [Writer<D>; WRITERS], Writer<D>) {
         let queue = Arc::new(Queue::new(batch, registry));
         let open = Arc::new(CloseOnDrop(queue.clone()));
-        let connected = Arc::new(AtomicBool::new(true));
-        let writer = |lock_wait: &str| Writer {
+        let connected = Arc::new(Connected(std::array::from_fn(|_| AtomicBool::new(true))));
+        let writer = |place: Option<usize>, lock_wait: &str| Writer {
+            place,
             options: options.clone().options([("lock_timeout", lock_wait)]),
             domain: domain.clone(),
             owner,
@@ -157,8 +167,8 @@ impl<D: Domain> Store<D> {
             connection: None,
             batches: 0,
         };
-        let writers = std::array::from_fn(|_| writer(LOCK_WAIT));
-        let lane = writer(LOCK_WAIT_ASIDE);
+        let writers = std::array::from_fn(|place| writer(Some(place), LOCK_WAIT));
+        let lane = writer(None, LOCK_WAIT_ASIDE);
         (Self { queue, connected }, writers, lane)
     }
 
@@ -183,12 +193,12 @@ impl<D: Domain> Store<D> {
 
     /// The database answered somebody else: the writers may try again.
     pub(crate) fn reachable(&self) {
-        self.connected.store(true, Ordering::Relaxed);
+        self.connected.0.iter().for_each(|writer| writer.store(true, Ordering::Relaxed));
     }
 
-    /// Whether the last attempt reached the database.
+    /// Whether the last attempt of any writer reached the database.
     pub(crate) fn is_available(&self) -> bool {
-        self.connected.load(Ordering::Relaxed)
+        self.connected.any()
     }
 }
 
@@ -219,7 +229,9 @@ pub(crate) struct Writer<D: Domain> {
     domain: Arc<D>,
     owner: Uuid,
     pub(crate) open: Arc<CloseOnDrop<Request<D>>>,
-    connected: Arc<AtomicBool>,
+    connected: Arc<Connected>,
+    /// Which of the writers it is; none is the lane of what is aside.
+    place: Option<usize>,
     pub(crate) connection: Option<PgConnection>,
     batches: u64,
 }
@@ -228,6 +240,10 @@ impl<D: Domain> Writer<D> {
     /// Runs until `stop`, which is heeded between batches only: a COMMIT is never abandoned.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         loop {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = self.make_ready() => {}
+            }
             let taken = tokio::select! {
                 biased;
                 taken = self.open.0.take() => Some(taken),
@@ -298,6 +314,8 @@ impl<D: Domain> Writer<D> {
                 Box::pin(self.write(batch, unknown)).await;
                 Box::pin(self.write(second, unknown)).await;
             }
+            // The others have a connection: it is this writer alone, which takes nothing more until it has one.
+            Failure::Unreachable if !unknown && self.others_are_connected() => self.open.0.give_back(batch),
             Failure::Slow(error) | Failure::Again(error) | Failure::Server(error) => {
                 counter!("saga_writes_aside_total").increment(batch.len() as u64);
                 tracing::warn!(%error, size = batch.len(), "something keeps the batch; its writes are put aside");
@@ -347,14 +365,7 @@ impl<D: Domain> Writer<D> {
     async fn connection(&mut self) -> Result<PgConnection, Failure> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => match tokio::time::timeout(CONNECT_TIMEOUT, self.options.connect()).await {
-                Ok(Ok(connection)) => {
-                    self.set_connected(true);
-                    connection
-                }
-                Ok(Err(error)) => return Err(self.unreachable(&error)),
-                Err(_) => return Err(self.unreachable(&sqlx::Error::PoolTimedOut)),
-            },
+            None => self.connect().await?,
         };
         self.batches += 1;
         if self.batches.is_power_of_two() {
@@ -367,7 +378,35 @@ impl<D: Domain> Writer<D> {
         Ok(connection)
     }
 
-    /// From now on callers are refused at the door, until the heartbeat finds the database again.
+    /// Connects before anything is taken, as long as the others are connected: what waits is theirs.
+    async fn make_ready(&mut self) {
+        while self.connection.is_none() {
+            match self.connect().await {
+                Ok(connection) => self.connection = Some(connection),
+                Err(_) if self.others_are_connected() => tokio::time::sleep(RECONNECT_PAUSE).await,
+                Err(_) => return,
+            }
+        }
+    }
+
+    pub(crate) async fn connect(&self) -> Result<PgConnection, Failure> {
+        match tokio::time::timeout(CONNECT_TIMEOUT, self.options.connect()).await {
+            Ok(Ok(connection)) => {
+                self.set_connected(true);
+                Ok(connection)
+            }
+            Ok(Err(error)) => Err(self.unreachable(&error)),
+            Err(_) => Err(self.unreachable(&sqlx::Error::PoolTimedOut)),
+        }
+    }
+
+    /// Whether any other writer can reach the database, as far as is known.
+    pub(crate) fn others_are_connected(&self) -> bool {
+        let mut writers = self.connected.0.iter().enumerate();
+        writers.any(|(place, writer)| Some(place) != self.place && writer.load(Ordering::Relaxed))
+    }
+
+    /// Once that is so of all writers, callers are refused at the door, until the heartbeat finds the database again.
     fn unreachable(&self, error: &sqlx::Error) -> Failure {
         tracing::warn!(%error, "the saga database cannot be reached");
         self.set_connected(false);
@@ -375,7 +414,9 @@ impl<D: Domain> Writer<D> {
     }
 
     fn set_connected(&self, connected: bool) {
-        self.connected.store(connected, Ordering::Relaxed);
+        if let Some(writer) = self.place.and_then(|place| self.connected.0.get(place)) {
+            writer.store(connected, Ordering::Relaxed);
+        }
     }
 }
 
