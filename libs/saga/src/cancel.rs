@@ -9,7 +9,7 @@ use crate::{
     error::StoreError,
     machine::{Kind, State},
     row::{self, Loaded, Stored},
-    wait::past_locks,
+    statement::past_locks,
     write::{Move, STUCK_AFTER_MS, Write, Written},
 };
 

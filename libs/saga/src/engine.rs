@@ -23,8 +23,8 @@ use crate::{
     reachability::Reachability,
     registry::Registry,
     row::{self, Stored},
+    statement::in_time,
     store::Store,
-    wait::in_time,
 };
 
 /// Passes of recovery that may be missed before the process counts as one that cannot recover sagas.

@@ -19,7 +19,7 @@ use crate::{
     domain::{Domain, SagaId},
     engine::Engine,
     row::{Raw, columns},
-    wait::in_time,
+    statement::in_time,
     write::STUCK_AFTER_MS,
 };
 
