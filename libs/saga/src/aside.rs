@@ -1,8 +1,14 @@
 //! Writes that something keeps from being written, by what they are about.
 //!
 //! A locked row, or a conflict that comes again, must cost nobody but those who need that row. So what the writers could not
-//! write together is put here, and a lane of its own tries each write alone, later and later, until its patience is over. A
-//! subject whose write was refused alone is remembered for a while: what comes about it joins here, and no batch meets it.
+//! write together is put here, and a lane of its own ([`crate::lane`]) finds out what is kept:
+//! - What was never refused alone is tried in groups. A group that is refused is tried again in quarters, each behind the groups
+//!   that wait: of the 256 writes that a locked row has brought here, 255 are written within some fifteen turns.
+//! - What was refused alone is tried later and later, until its patience is over. It has a turn where nothing untried waits, else
+//!   one turn in [`TURNS`].
+//!
+//! A subject is remembered for a while after its last refusal, and also if its writes were given up untried: what comes about it
+//! joins here, and no batch meets it.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -15,10 +21,16 @@ use crate::domain::{Key, SagaId};
 
 /// How long a write is tried, unless an earlier attempt may have committed: that is found out, however long it takes.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// By so much later at most is a write given up.
+const SWEEP: Duration = Duration::from_millis(50);
 /// Pause after the first refusal of a subject; each further one doubles it,
 const PAUSE: Duration = Duration::from_millis(50);
 /// up to this.
 const PAUSE_MAX: Duration = Duration::from_millis(400);
+/// Of so many turns one is a refused subject's, while others wait that are untried.
+const TURNS: u32 = 4;
+/// Into so many parts a group is divided that was refused.
+const PARTS: usize = 4;
 /// How long a subject is remembered of which nothing waits.
 const REMEMBERED: Duration = Duration::from_secs(5);
 /// Most subjects that are remembered though nothing of them waits.
@@ -55,15 +67,16 @@ pub(crate) struct Waiting<T> {
 /// What to do now.
 #[derive(Debug)]
 pub(crate) struct Turn<T> {
-    /// To be tried alone; its subject is at work until [`Aside::settle`] or [`Aside::put_back`].
-    pub next: Option<Waiting<T>>,
+    /// To be tried together, one write a subject, all of them in doubt or none. Their subjects are at work until
+    /// [`Aside::settle`] or [`Aside::put_back`].
+    pub next: Vec<Waiting<T>>,
     /// Out of patience.
     pub over: Vec<Waiting<T>>,
 }
 
 impl<T> Turn<T> {
     pub(crate) fn is_empty(&self) -> bool {
-        self.next.is_none() && self.over.is_empty()
+        self.next.is_empty() && self.over.is_empty()
     }
 }
 
@@ -71,25 +84,49 @@ impl<T> Turn<T> {
 #[derive(Debug)]
 pub(crate) struct Aside<T> {
     subjects: HashMap<Subject, Entry<T>>,
-    /// Subjects that are not at work, in the order in which they are looked at.
-    schedule: BTreeSet<(Instant, Subject)>,
+    /// Groups of subjects that were not refused alone, in the order of their turns.
+    untried: VecDeque<Vec<Subject>>,
+    /// Subjects that were, by the time at which they may be tried again.
+    refused: BTreeSet<(Instant, Subject)>,
+    /// Turns of untried groups since the last one of a refused subject.
+    turns: u32,
     count: usize,
+    /// When it is looked again for what is over.
+    sweep_at: Option<Instant>,
+}
+
+/// Where a subject waits for its turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Nowhere: nothing about it is to be written.
+    Nowhere,
+    Untried,
+    Refused,
+    AtWork,
 }
 
 #[derive(Debug)]
 struct Entry<T> {
     waiting: VecDeque<Waiting<T>>,
+    place: Place,
+    /// In a row, each of them alone.
     refusals: u32,
-    /// When it may be tried again.
+    /// When it may be tried again after a refusal.
     due: Instant,
-    is_at_work: bool,
-    /// Its place in the schedule.
-    scheduled: Option<Instant>,
+    /// When it is forgotten, if nothing of it waits.
+    forgotten: Instant,
 }
 
 impl<T> Default for Aside<T> {
     fn default() -> Self {
-        Self { subjects: HashMap::new(), schedule: BTreeSet::new(), count: 0 }
+        Self {
+            subjects: HashMap::new(),
+            untried: VecDeque::new(),
+            refused: BTreeSet::new(),
+            turns: 0,
+            count: 0,
+            sweep_at: None,
+        }
     }
 }
 
@@ -99,76 +136,64 @@ impl<T: About> Aside<T> {
         !self.subjects.is_empty() && self.subjects.contains_key(&request.subject())
     }
 
-    /// Puts a write aside, to be tried as soon as its subject is due.
-    pub(crate) fn put(&mut self, request: T, now: Instant) {
-        let subject = request.subject();
-        let waiting = Waiting { request, refusal: None, until: now + PATIENCE };
-        let entry = self.subjects.entry(subject.clone()).or_insert_with(|| Entry {
-            waiting: VecDeque::new(),
-            refusals: 0,
-            due: now,
-            is_at_work: false,
-            scheduled: None,
-        });
-        entry.waiting.push_back(waiting);
-        self.count += 1;
-        let due = entry.due;
-        if !entry.is_at_work {
-            self.schedule(subject, due);
+    /// Puts writes aside which were refused together, or whose subjects are aside.
+    pub(crate) fn put(&mut self, requests: impl IntoIterator<Item = T>, now: Instant) {
+        let mut subjects = Vec::new();
+        for request in requests {
+            let subject = request.subject();
+            let entry = self.subjects.entry(subject.clone()).or_insert_with(|| Entry {
+                waiting: VecDeque::new(),
+                place: Place::Nowhere,
+                refusals: 0,
+                due: now,
+                forgotten: now + REMEMBERED,
+            });
+            entry.waiting.push_back(Waiting { request, refusal: None, until: now + PATIENCE });
+            self.count += 1;
+            subjects.push(subject);
         }
+        self.line_up_in_parts(&subjects);
     }
 
-    /// What is due first, and what has no patience left.
+    /// What is to be tried now, and what has no patience left.
     pub(crate) fn take(&mut self, now: Instant) -> Turn<T> {
-        let mut turn = Turn { next: None, over: Vec::new() };
-        while turn.next.is_none() && self.due().is_some_and(|due| due <= now) {
-            let Some((_, subject)) = self.schedule.pop_first() else { break };
-            let Some(entry) = self.subjects.get_mut(&subject) else { continue };
-            let forgotten = entry.due + REMEMBERED;
-            let is_known = entry.refusals > 0 && now < forgotten;
-            let (over, mut waiting): (VecDeque<_>, VecDeque<_>) =
-                entry.waiting.drain(..).partition(|w| w.until <= now && !w.request.is_in_doubt());
-            self.count -= over.len();
-            turn.over.extend(over);
-            turn.next = waiting.pop_front();
-            entry.waiting = waiting;
-            entry.is_at_work = turn.next.is_some();
-            entry.scheduled = None;
-            if turn.next.is_some() {
-                self.count -= 1;
-            } else if is_known && self.subjects.len() <= SUBJECTS_MAX {
-                self.schedule(subject, forgotten);
-            } else {
-                self.subjects.remove(&subject);
+        let over = self.sweep(now);
+        Turn { next: self.next(now), over }
+    }
+
+    /// Writes were answered: nothing keeps their subjects any more.
+    pub(crate) fn settle(&mut self, subjects: &[Subject]) {
+        for subject in subjects {
+            let Some(entry) = self.subjects.get_mut(subject) else { continue };
+            entry.place = Place::Nowhere;
+            entry.refusals = 0;
+            if entry.waiting.is_empty() {
+                self.subjects.remove(subject);
             }
         }
-        turn
+        self.line_up(subjects);
     }
 
-    /// A write was answered: nothing keeps its subject any more.
-    pub(crate) fn settle(&mut self, subject: &Subject, now: Instant) {
-        let Some(entry) = self.subjects.get_mut(subject) else { return };
-        entry.is_at_work = false;
-        entry.refusals = 0;
-        entry.due = now;
-        if entry.waiting.is_empty() {
-            self.subjects.remove(subject);
-        } else {
-            self.schedule(subject.clone(), now);
+    /// What was tried together was refused. Several are tried again in parts; one alone later, behind the others about its subject.
+    pub(crate) fn put_back(&mut self, tried: Vec<Waiting<T>>, now: Instant) {
+        let is_alone = tried.len() == 1;
+        let mut subjects = Vec::with_capacity(tried.len());
+        for waiting in tried {
+            let subject = waiting.request.subject();
+            let Some(entry) = self.subjects.get_mut(&subject) else { continue };
+            entry.place = Place::Nowhere;
+            if is_alone {
+                entry.refusals = entry.refusals.saturating_add(1);
+                entry.due = now + pause(entry.refusals);
+                entry.forgotten = entry.due + REMEMBERED;
+                entry.waiting.push_back(waiting);
+            } else {
+                entry.waiting.push_front(waiting);
+            }
+            self.count += 1;
+            subjects.push(subject);
         }
-    }
-
-    /// A write was refused, and is tried again later, behind the others about its subject.
-    pub(crate) fn put_back(&mut self, tried: Waiting<T>, now: Instant) {
-        let subject = tried.request.subject();
-        let Some(entry) = self.subjects.get_mut(&subject) else { return };
-        entry.is_at_work = false;
-        entry.refusals = entry.refusals.saturating_add(1);
-        entry.due = now + pause(entry.refusals);
-        entry.waiting.push_back(tried);
-        self.count += 1;
-        let due = entry.due;
-        self.schedule(subject, due);
+        self.line_up_in_parts(&subjects);
     }
 
     /// How many writes wait here.
@@ -176,18 +201,111 @@ impl<T: About> Aside<T> {
         self.count
     }
 
-    /// When something is to be looked at next.
+    /// After an empty turn: when there may be another.
     pub(crate) fn due(&self) -> Option<Instant> {
-        self.schedule.first().map(|(due, _)| *due)
+        let refused = self.refused.first().map(|(due, _)| *due);
+        if self.subjects.is_empty() { None } else { refused.into_iter().chain(self.sweep_at).min() }
     }
 
-    fn schedule(&mut self, subject: Subject, at: Instant) {
-        let Some(entry) = self.subjects.get_mut(&subject) else { return };
-        let before = entry.scheduled.replace(at);
-        if let Some(before) = before {
-            self.schedule.remove(&(before, subject.clone()));
+    fn next(&mut self, now: Instant) -> Vec<Waiting<T>> {
+        let is_due = self.refused.first().is_some_and(|(due, _)| *due <= now);
+        if is_due
+            && (self.untried.is_empty() || self.turns + 1 >= TURNS)
+            && let Some((_, subject)) = self.refused.pop_first()
+        {
+            self.turns = 0;
+            return self.begin(vec![subject], Place::Refused);
         }
-        self.schedule.insert((at, subject));
+        while let Some(group) = self.untried.pop_front() {
+            let next = self.begin(group, Place::Untried);
+            if !next.is_empty() {
+                self.turns = self.turns.saturating_add(1);
+                return next;
+            }
+        }
+        Vec::new()
+    }
+
+    /// The first write of each of these subjects, as far as it still waits in that place. What is in doubt is not tried with what is
+    /// not: an attempt that may be the second recognises what the first has written.
+    fn begin(&mut self, subjects: Vec<Subject>, place: Place) -> Vec<Waiting<T>> {
+        let (mut next, mut others) = (Vec::<Waiting<T>>::with_capacity(subjects.len()), Vec::new());
+        for subject in subjects {
+            let Some(entry) = self.subjects.get_mut(&subject).filter(|entry| entry.place == place) else {
+                continue;
+            };
+            let is_like = |first: &Waiting<T>, other: &Waiting<T>| {
+                first.request.is_in_doubt() == other.request.is_in_doubt()
+            };
+            let is_next = |waiting: &Waiting<T>| next.first().is_none_or(|first| is_like(first, waiting));
+            if entry.waiting.front().is_some_and(|waiting| !is_next(waiting)) {
+                others.push(subject);
+            } else if let Some(waiting) = entry.waiting.pop_front() {
+                entry.place = Place::AtWork;
+                self.count -= 1;
+                next.push(waiting);
+            }
+        }
+        if !others.is_empty() {
+            self.untried.push_back(others);
+        }
+        next
+    }
+
+    /// What has no patience left. Forgets subjects of which nothing has come for a while.
+    fn sweep(&mut self, now: Instant) -> Vec<Waiting<T>> {
+        let mut over = Vec::new();
+        if self.subjects.is_empty() || self.sweep_at.is_some_and(|at| now < at) {
+            return over;
+        }
+        self.sweep_at = Some(now + SWEEP);
+        let is_roomy = self.subjects.len() <= SUBJECTS_MAX;
+        self.subjects.retain(|subject, entry| {
+            let ends = |waiting: &Waiting<T>| waiting.until <= now && !waiting.request.is_in_doubt();
+            let before = over.len();
+            if entry.waiting.iter().any(ends) {
+                let (ended, waiting): (VecDeque<_>, VecDeque<_>) = entry.waiting.drain(..).partition(ends);
+                over.extend(ended);
+                entry.waiting = waiting;
+            }
+            if over.len() > before && entry.waiting.is_empty() && entry.place != Place::AtWork {
+                if entry.place == Place::Refused {
+                    self.refused.remove(&(entry.due, subject.clone()));
+                }
+                entry.place = Place::Nowhere;
+                entry.forgotten = now + REMEMBERED;
+            }
+            entry.place != Place::Nowhere || (is_roomy && now < entry.forgotten)
+        });
+        self.count -= over.len();
+        over
+    }
+
+    fn line_up_in_parts(&mut self, subjects: &[Subject]) {
+        for part in subjects.chunks(subjects.len().div_ceil(PARTS).max(1)) {
+            self.line_up(part);
+        }
+    }
+
+    /// Gives a place to each of these that has none and needs one; those that were not refused are a group.
+    fn line_up(&mut self, subjects: &[Subject]) {
+        let mut group = Vec::new();
+        for subject in subjects {
+            let Some(entry) = self.subjects.get_mut(subject) else { continue };
+            if entry.place != Place::Nowhere || entry.waiting.is_empty() {
+                continue;
+            }
+            if entry.refusals > 0 {
+                entry.place = Place::Refused;
+                self.refused.insert((entry.due, subject.clone()));
+            } else {
+                entry.place = Place::Untried;
+                group.push(subject.clone());
+            }
+        }
+        if !group.is_empty() {
+            self.untried.push_back(group);
+        }
     }
 }
 
@@ -197,110 +315,5 @@ fn pause(refusals: u32) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
-    use uuid::Uuid;
-
-    use super::*;
-
-    #[derive(Debug, Clone, PartialEq, Eq)]
-    struct Write {
-        about: Subject,
-        name: &'static str,
-        is_in_doubt: bool,
-    }
-
-    impl About for Write {
-        fn subject(&self) -> Subject {
-            self.about.clone()
-        }
-
-        fn is_in_doubt(&self) -> bool {
-            self.is_in_doubt
-        }
-    }
-
-    fn subject() -> Subject {
-        Subject::Saga(SagaId(Uuid::now_v7()))
-    }
-
-    fn write(about: &Subject, name: &'static str) -> Write {
-        Write { about: about.clone(), name, is_in_doubt: false }
-    }
-
-    fn name(turn: &Turn<Write>) -> Option<&'static str> {
-        turn.next.as_ref().map(|waiting| waiting.request.name)
-    }
-
-    #[test]
-    fn a_subject_is_with_the_lane_once_and_the_others_go_on() {
-        let (mut aside, now) = (Aside::default(), Instant::now());
-        let (one, other) = (subject(), subject());
-        aside.put(write(&one, "first"), now);
-        aside.put(write(&one, "second"), now);
-        let first = aside.take(now);
-        assert_eq!((name(&first), aside.len()), (Some("first"), 1));
-        assert!(aside.take(now).is_empty(), "its subject is at work");
-        aside.put(write(&other, "other"), now);
-        assert_eq!(name(&aside.take(now)), Some("other"));
-        aside.settle(&one, now);
-        assert_eq!(name(&aside.take(now)), Some("second"));
-        aside.settle(&one, now);
-        aside.settle(&other, now);
-        assert!(!aside.concerns(&write(&one, "third")), "what was written is forgotten");
-        assert_eq!((aside.len(), aside.due()), (0, None));
-    }
-
-    #[test]
-    fn what_is_refused_is_tried_later_and_later_and_ends() {
-        let (mut aside, mut now) = (Aside::default(), Instant::now());
-        let (locked, began) = (subject(), now);
-        aside.put(write(&locked, "w"), now);
-        let mut attempts = 0;
-        let over = loop {
-            let mut turn = aside.take(now);
-            if let Some(mut tried) = turn.next.take() {
-                attempts += 1;
-                tried.refusal = Some("locked".to_owned());
-                aside.put_back(tried, now);
-            }
-            if let Some(over) = turn.over.pop() {
-                break over;
-            }
-            now = aside.due().expect("it waits");
-        };
-        assert!(now - began <= PATIENCE + PAUSE_MAX && (5..10).contains(&attempts), "{attempts}");
-        assert_eq!(over.refusal.as_deref(), Some("locked"));
-        // Remembered: the next one comes here, and is tried when the subject is due.
-        assert!(aside.concerns(&write(&locked, "next")));
-        aside.put(write(&locked, "next"), now);
-        assert!(aside.due().expect("it waits") <= now + PAUSE_MAX);
-        assert_eq!(name(&aside.take(now + PAUSE_MAX)), Some("next"));
-    }
-
-    #[test]
-    fn a_subject_of_which_nothing_comes_is_forgotten() {
-        let (mut aside, now) = (Aside::default(), Instant::now());
-        let locked = subject();
-        aside.put(write(&locked, "w"), now);
-        let tried = aside.take(now).next.expect("it is due");
-        aside.put_back(tried, now);
-        assert_eq!(aside.take(now + PATIENCE).over.len(), 1);
-        assert!(aside.take(aside.due().expect("remembered")).is_empty());
-        assert!(!aside.concerns(&write(&locked, "w")) && aside.due().is_none());
-    }
-
-    #[test]
-    fn what_may_have_been_committed_is_never_given_up() {
-        let (mut aside, now) = (Aside::default(), Instant::now());
-        let doubtful = Write { is_in_doubt: true, ..write(&subject(), "w") };
-        aside.put(doubtful, now);
-        let turn = aside.take(now + PATIENCE * 100);
-        assert!(turn.over.is_empty() && turn.next.is_some());
-    }
-
-    #[test]
-    fn pauses_double_up_to_the_longest() {
-        let pauses = [1, 2, 3, 4, 5, u32::MAX].map(|refusals| pause(refusals).as_millis());
-        assert_eq!(pauses, [50, 100, 200, 400, 400, 400]);
-    }
-}
+#[path = "aside_tests.rs"]
+mod tests;

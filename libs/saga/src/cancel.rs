@@ -9,8 +9,17 @@ use crate::{
     error::StoreError,
     machine::{Kind, State},
     row::{self, Loaded, Stored},
+    statement::past_locks,
     write::{Move, STUCK_AFTER_MS, Write, Written},
 };
+
+const CANCEL_KEY: &str = "WITH free AS (
+         SELECT saga_id FROM saga.saga WHERE saga_id = $1 AND state = $2 FOR NO KEY UPDATE NOWAIT
+     ), cancelled AS (
+         UPDATE saga.saga s SET key_cancelled = true FROM free WHERE s.saga_id = free.saga_id RETURNING s.saga_id, s.epoch
+     )
+     INSERT INTO saga.saga_event (saga_id, epoch, owner, event)
+     SELECT saga_id, epoch, $3, 'key_cancelled' FROM cancelled";
 
 /// What came of compensating a saga from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,18 +112,8 @@ impl<D: Domain> Engine<D> {
     pub async fn cancel_key(&self, seen: &Stored) -> sqlx::Result<bool> {
         let (pool, id, state, process) = (self.lookups.clone(), seen.id, seen.state, self.process);
         let cancelling = async move {
-            sqlx::query(
-                "WITH cancelled AS (
-                     UPDATE saga.saga SET key_cancelled = true WHERE saga_id = $1 AND state = $2 RETURNING saga_id, epoch
-                 )
-                 INSERT INTO saga.saga_event (saga_id, epoch, owner, event)
-                 SELECT saga_id, epoch, $3, 'key_cancelled' FROM cancelled",
-            )
-            .bind(id)
-            .bind(state.code())
-            .bind(process)
-            .execute(&pool)
-            .await
+            let cancel = || sqlx::query(CANCEL_KEY).bind(id).bind(state.code()).bind(process).execute(&pool);
+            past_locks(cancel).await
         };
         Ok(self.to_its_end(cancelling).await?.rows_affected() == 1)
     }

@@ -23,6 +23,7 @@ use crate::{
     reachability::Reachability,
     registry::Registry,
     row::{self, Stored},
+    statement::in_time,
     store::Store,
 };
 
@@ -137,7 +138,7 @@ impl<D: Domain> Engine<D> {
         self.to_its_end(async move { Ok(row::by_id(&pool, id).await?.map(|raw| raw.stored)) }).await
     }
 
-    /// Looks up in a task of its own. A statement that is abandoned half-way costs its connection: callers who hang up and
+    /// Looks up in a task of its own, for 7 s at most. A statement that is abandoned half-way costs its connection: callers who hang up and
     /// come back, all at once, would have the process do little else than connect.
     ///
     /// # Errors
@@ -146,7 +147,7 @@ impl<D: Domain> Engine<D> {
         &self,
         work: impl Future<Output = sqlx::Result<T>> + Send + 'static,
     ) -> sqlx::Result<T> {
-        self.tasks.spawn(work).await.unwrap_or(Err(sqlx::Error::WorkerCrashed))
+        self.tasks.spawn(in_time(work)).await.unwrap_or(Err(sqlx::Error::WorkerCrashed))
     }
 
     pub(crate) fn is_draining(&self) -> bool {

@@ -64,6 +64,7 @@ impl Lease {
     /// A heartbeat that was sent at `sent` (by [`Lease::local`]) is durable. One that took longer than the lease lasts renews nothing,
     /// and tells the database's time too late to go by.
     pub(crate) fn renewed(&self, sent: i64, database_now: Millis) {
+        self.clock.observe(sent, database_now);
         if self.local() >= sent + self.ttl_ms {
             return;
         }

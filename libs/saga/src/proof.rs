@@ -29,11 +29,17 @@
 //! for nothing else: a process that is in doubt about a COMMIT, or has the insert in its queue, sends it afterwards. What it
 //! would add are transactions whose process never sends anything again, and those end within `LANDING`.
 //!
-//! What remains: a request that no process has read yet, for which nothing but its caller's own `cancel` can answer; and a step of
-//! the database's clock, by less than the age of a live process's beat, between such a beat and the read.
+//! Ages are told by the database's clock, and setting it makes them wrong. So each beat and each read is compared with what is
+//! expected of that clock ([`DatabaseClock::observe`](crate::clock::DatabaseClock)); for [`Horizon::settled_ms`] after a step all keys
+//! are in doubt beside other processes. By then each of them has beaten again, or nothing of it can come any more.
+//!
+//! What remains: a request that no process has read yet, for which nothing but its caller's own `cancel` can answer; a step that is
+//! smaller than a slew and the round trips of two readings explain; and a step between the last beat of another process and the first
+//! of this one.
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use metrics::counter;
 use sqlx::Row;
 use tokio::time::Instant;
@@ -99,10 +105,11 @@ enum Beats {
 }
 
 const SQL: &str = concat!(
-    "SELECT beat.is_silent, beat.is_named, beat.unheard, ",
+    "SELECT beat.is_alone, beat.is_silent, beat.is_named, beat.unheard, ",
     columns!(),
     " FROM (
-         SELECT NOT bool_or(is_own AND is_fresh) OR bool_or(NOT is_own AND NOT is_fresh AND age_ms < $7) AS is_silent,
+         SELECT bool_and(is_own) AS is_alone,
+             NOT bool_or(is_own AND is_fresh) OR bool_or(NOT is_own AND NOT is_fresh AND age_ms < $7) AS is_silent,
              bool_or(NOT is_own AND is_fresh AND hashtextextended($8, 0) = ANY (pending_keys)) AS is_named,
              array_agg(age_ms) FILTER (WHERE NOT is_own AND is_fresh AND (age_ms > $9 OR pending_keys IS NULL)) AS unheard
          FROM (SELECT process_id = $5 AS is_own, pending_keys, age_ms, age_ms <= $6 AS is_fresh
@@ -149,9 +156,12 @@ impl<D: Domain> Engine<D> {
 
     /// Reads the key's row and the beats, for a call of this age.
     async fn look(&self, key: &Key, name: &str, age_ms: Millis) -> sqlx::Result<Look> {
-        let (pool, process, horizon) = (self.lookups.clone(), self.process, self.horizon());
+        let (pool, process, horizon, clock) =
+            (self.lookups.clone(), self.process, self.horizon(), self.clock.clone());
         let (key, name) = (key.clone(), name.to_owned());
         let looking = async move {
+            let mut connection = pool.acquire().await?;
+            let sent = clock.local();
             let row = sqlx::query(SQL)
                 .bind(&key.business_id)
                 .bind(&key.operation)
@@ -162,10 +172,17 @@ impl<D: Domain> Engine<D> {
                 .bind(horizon.settled_ms)
                 .bind(name)
                 .bind(age_ms - millis(NAMED_AFTER + NAMED_WITHIN))
-                .fetch_one(&pool)
+                .fetch_one(&mut *connection)
                 .await?;
+            drop(connection);
+            clock.observe(sent, row.try_get::<DateTime<Utc>, _>("read_at")?.timestamp_millis());
             if row.try_get::<Option<Uuid>, _>("saga_id")?.is_some() {
                 return Ok(Look::Used(Box::new(Raw::read(&row)?.stored)));
+            }
+            if clock.has_stepped_within(horizon.settled_ms)
+                && row.try_get::<Option<bool>, _>("is_alone")? != Some(true)
+            {
+                return Ok(Look::Unused(Beats::InDoubt));
             }
             let (is_silent, is_named) = (row.try_get("is_silent")?, row.try_get("is_named")?);
             Ok(Look::Unused(Beats::of(is_silent, is_named, row.try_get("unheard")?)))

@@ -28,6 +28,8 @@ const LONGEST: usize = 8_192;
 const SIBLINGS: usize = 8;
 /// and for at most this long.
 const DELAY: Duration = Duration::from_millis(3);
+/// A writer that is at work for longer than this is not waited for: its connection may hang.
+const BESIDE: Duration = Duration::from_millis(100);
 
 /// What is to be written of a saga.
 pub(crate) trait OfSaga: About {
@@ -62,7 +64,7 @@ enum When {
     Now,
     /// With so many, or after [`DELAY`].
     Soon(usize),
-    /// With so many, or when another writer is done.
+    /// With so many, or when another writer is done, or after [`BESIDE`].
     Later(usize),
 }
 
@@ -131,7 +133,7 @@ impl<T: OfSaga> Queue<T> {
             return Err(StoreError::Unavailable);
         }
         if inner.aside.concerns(&request) {
-            inner.aside.put(request, Instant::now());
+            inner.aside.put([request], Instant::now());
             drop(inner);
             self.news_aside.notify_one();
             return Ok(());
@@ -148,7 +150,7 @@ impl<T: OfSaga> Queue<T> {
     /// The next batch, which is not empty, and how many wait behind it.
     pub(crate) async fn take(self: &Arc<Self>) -> (Batch<T>, usize) {
         let _turn = self.turn.lock().await;
-        let mut until = None;
+        let (mut until, mut beside) = (None, None);
         loop {
             let siblings = self.registry.awake();
             let limit = {
@@ -160,7 +162,17 @@ impl<T: OfSaga> Queue<T> {
                             let until = *until.get_or_insert_with(|| Instant::now() + DELAY);
                             ((Instant::now() < until).then_some(enough), Some(until))
                         }
-                        When::Later(enough) => (Some(enough), None),
+                        When::Later(enough) if inner.waiting.is_empty() => (Some(enough), None),
+                        When::Later(enough) => {
+                            let now = Instant::now();
+                            let until = *beside.get_or_insert(now + BESIDE);
+                            if now < until {
+                                (Some(enough), Some(until))
+                            } else {
+                                beside = None;
+                                (None, Some(now + BESIDE))
+                            }
+                        }
                     };
                 let taken = if wanted.is_none() { self.hand_out(&mut inner) } else { None };
                 if let Some(taken) = taken {
@@ -182,16 +194,22 @@ impl<T: OfSaga> Queue<T> {
         self.hand_out(&mut self.lock())
     }
 
+    /// Has another writer take what this one could not even send.
+    pub(crate) fn give_back(&self, requests: Vec<T>) {
+        let mut inner = self.lock();
+        for request in requests.into_iter().rev() {
+            inner.waiting.push_front(request);
+        }
+    }
+
     /// Puts aside what could not be written together, and what waits about the same.
     pub(crate) fn put_aside(&self, requests: Vec<T>) {
         let now = Instant::now();
         let mut inner = self.lock();
-        for request in requests {
-            inner.aside.put(request, now);
-        }
+        inner.aside.put(requests, now);
         for request in std::mem::take(&mut inner.waiting) {
             if inner.aside.concerns(&request) {
-                inner.aside.put(request, now);
+                inner.aside.put([request], now);
             } else {
                 inner.waiting.push_back(request);
             }
@@ -218,12 +236,13 @@ impl<T: OfSaga> Queue<T> {
         }
     }
 
-    /// Ends the turn of a subject: what was tried is put back, or was answered.
-    pub(crate) fn end_turn(&self, subject: &Subject, tried: Option<Waiting<T>>) {
-        let (mut inner, now) = (self.lock(), Instant::now());
-        match tried {
-            Some(tried) => inner.aside.put_back(tried, now),
-            None => inner.aside.settle(subject, now),
+    /// Ends the turn of these subjects: what was tried is put back, or all of it was answered.
+    pub(crate) fn end_turn(&self, subjects: &[Subject], again: Vec<Waiting<T>>) {
+        let mut inner = self.lock();
+        if again.is_empty() {
+            inner.aside.settle(subjects);
+        } else {
+            inner.aside.put_back(again, Instant::now());
         }
     }
 
@@ -309,8 +328,9 @@ mod tests {
         queue.push(locked).expect("room");
         assert_eq!((queue.take().await.0.requests, queue.aside()), (vec![other], 3));
         for _ in 0..3 {
-            let tried = queue.take_aside().await.next.expect("it is due");
-            queue.end_turn(&tried.request.subject(), None);
+            let tried = queue.take_aside().await.next;
+            assert_eq!(tried.len(), 1, "one a subject");
+            queue.end_turn(&[tried[0].request.subject()], Vec::new());
         }
         queue.push(locked).expect("room");
         assert_eq!(queue.take().await.0.requests, [locked], "nothing keeps it any more");
@@ -332,6 +352,18 @@ mod tests {
         assert_eq!(second.requests, [one]);
         drop(writers);
         assert_eq!(queue.push(one), Err(StoreError::Unavailable), "nobody writes any more");
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_hangs_is_not_waited_for() {
+        let queue = Arc::new(Queue::new(256, Registry::default()));
+        queue.push(SagaId(Uuid::now_v7())).expect("room");
+        let (hangs, _) = queue.take().await;
+        let other = SagaId(Uuid::now_v7());
+        queue.push(other).expect("room");
+        let taken = tokio::time::timeout(Duration::from_secs(5), queue.take()).await;
+        assert_eq!(taken.expect("in time").0.requests, [other]);
+        drop(hangs.at_work);
     }
 
     #[tokio::test]

@@ -19,6 +19,7 @@ use crate::{
     domain::{Domain, SagaId},
     engine::Engine,
     row::{Raw, columns},
+    statement::in_time,
     write::STUCK_AFTER_MS,
 };
 
@@ -76,11 +77,11 @@ impl<D: Domain> Engine<D> {
             if !is_tidy {
                 is_tidy = forget_the_dead(&self.pool).await.is_ok();
             }
-            let claimed = self.claim().await;
+            let claimed = in_time(self.claim()).await;
             if let Err(error) = &claimed {
                 tracing::warn!(%error, "could not look for sagas without an owner");
             }
-            let rescanned = self.rescan().await;
+            let rescanned = in_time(self.rescan()).await;
             if let Err(error) = &rescanned {
                 tracing::warn!(%error, "could not compare own sagas with memory");
             }

@@ -44,6 +44,8 @@ const LOOKUP_CONNECTIONS: u32 = 8;
 const OPS_CONNECTIONS: u32 = 4;
 /// A connection that was idle for longer is asked whether it works before it is used.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
+/// A connection that is given back and does not answer within this time is dropped.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 /// Pause before a background task that ended is started again.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
@@ -88,7 +90,7 @@ impl<D: Domain> Engine<D> {
         engine.tasks.spawn(async move {
             tokio::select! {
                 () = crash.cancelled() => {}
-                () = lane.run_singly(stop) => {}
+                () = lane.run_aside(stop) => {}
             }
         });
         for writer in writers {
@@ -216,6 +218,13 @@ fn pool(options: &PgConnectOptions, connections: u32) -> PgPool {
                     connection.ping().await?;
                 }
                 Ok(true)
+            })
+        })
+        .after_release(|connection, _| {
+            // sqlx asks without a limit whether a connection works whose statement was given up.
+            Box::pin(async move {
+                let answered = tokio::time::timeout(ANSWERS_WITHIN, connection.ping()).await;
+                answered.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map(|()| true)
             })
         })
         .connect_lazy_with(options.clone())

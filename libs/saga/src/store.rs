@@ -5,8 +5,8 @@
 //!
 //! Phases of a batch: BEGIN, the statements of [`crate::write`], COMMIT, answers. What can fail:
 //! - before COMMIT is sent: nothing is durable. 40P01 and 40001 run again a few times. What waits for a lock (55P03) or a statement
-//!   (57014) for long, or goes on being refused, is put aside at once: each write is tried alone there ([`crate::single`]), and the
-//!   writer goes on with the others. Data errors halve the batch;
+//!   (57014) for long, or goes on being refused, is put aside at once: the lane finds out there what is kept ([`crate::aside`]),
+//!   and the writer goes on with the others. Data errors halve the batch;
 //! - at COMMIT: **unknown**. The whole batch is written again until an attempt is answered, because only the locks
 //!   and unique keys of a second attempt wait for the first transaction to end; reading alone would not. Put aside, its writes are
 //!   tried until they are answered.
@@ -51,10 +51,12 @@ const LOST_ATTEMPTS: u32 = 2;
 /// session's.
 const LOCK_WAIT: &str = "100ms";
 /// How long what is aside waits for a lock: others are waiting for their turn there, and it is tried again.
-const LOCK_WAIT_ASIDE: &str = "50ms";
+const LOCK_WAIT_ASIDE: &str = "5ms";
 /// A batch that takes longer than this has lost its connection, whatever the socket says.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(8);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a connection may take between two transactions: to roll back, or to forget its plans. Else it is dropped.
+const RESET_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A write, and who waits for it.
@@ -131,7 +133,16 @@ impl<D: Domain> Request<D> {
 /// Hands writes to the writers.
 pub(crate) struct Store<D: Domain> {
     queue: Arc<Queue<Request<D>>>,
-    connected: Arc<AtomicBool>,
+    connected: Arc<Connected>,
+}
+
+/// Which of the writers can reach the database. The lane of what is aside says nothing of it.
+struct Connected([AtomicBool; WRITERS]);
+
+impl Connected {
+    fn any(&self) -> bool {
+        self.0.iter().any(|writer| writer.load(Ordering::Relaxed))
+    }
 }
 
 impl<D: Domain> Store<D> {
@@ -145,8 +156,9 @@ impl<D: Domain> Store<D> {
     ) -> (Self, [Writer<D>; WRITERS], Writer<D>) {
         let queue = Arc::new(Queue::new(batch, registry));
         let open = Arc::new(CloseOnDrop(queue.clone()));
-        let connected = Arc::new(AtomicBool::new(true));
-        let writer = |lock_wait: &str| Writer {
+        let connected = Arc::new(Connected(std::array::from_fn(|_| AtomicBool::new(true))));
+        let writer = |place: Option<usize>, lock_wait: &str| Writer {
+            place,
             options: options.clone().options([("lock_timeout", lock_wait)]),
             domain: domain.clone(),
             owner,
@@ -155,9 +167,9 @@ impl<D: Domain> Store<D> {
             connection: None,
             batches: 0,
         };
-        let writers = std::array::from_fn(|_| writer(LOCK_WAIT));
-        let single = writer(LOCK_WAIT_ASIDE);
-        (Self { queue, connected }, writers, single)
+        let writers = std::array::from_fn(|place| writer(Some(place), LOCK_WAIT));
+        let lane = writer(None, LOCK_WAIT_ASIDE);
+        (Self { queue, connected }, writers, lane)
     }
 
     /// Makes a write durable. Waits for as long as the outcome is unknown.
@@ -181,12 +193,12 @@ impl<D: Domain> Store<D> {
 
     /// The database answered somebody else: the writers may try again.
     pub(crate) fn reachable(&self) {
-        self.connected.store(true, Ordering::Relaxed);
+        self.connected.0.iter().for_each(|writer| writer.store(true, Ordering::Relaxed));
     }
 
-    /// Whether the last attempt reached the database.
+    /// Whether the last attempt of any writer reached the database.
     pub(crate) fn is_available(&self) -> bool {
-        self.connected.load(Ordering::Relaxed)
+        self.connected.any()
     }
 }
 
@@ -217,7 +229,9 @@ pub(crate) struct Writer<D: Domain> {
     domain: Arc<D>,
     owner: Uuid,
     pub(crate) open: Arc<CloseOnDrop<Request<D>>>,
-    connected: Arc<AtomicBool>,
+    connected: Arc<Connected>,
+    /// Which of the writers it is; none is the lane of what is aside.
+    place: Option<usize>,
     pub(crate) connection: Option<PgConnection>,
     batches: u64,
 }
@@ -226,6 +240,10 @@ impl<D: Domain> Writer<D> {
     /// Runs until `stop`, which is heeded between batches only: a COMMIT is never abandoned.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         loop {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = self.make_ready() => {}
+            }
             let taken = tokio::select! {
                 biased;
                 taken = self.open.0.take() => Some(taken),
@@ -296,6 +314,8 @@ impl<D: Domain> Writer<D> {
                 Box::pin(self.write(batch, unknown)).await;
                 Box::pin(self.write(second, unknown)).await;
             }
+            // The others have a connection: it is this writer alone, which takes nothing more until it has one.
+            Failure::Unreachable if !unknown && self.others_are_connected() => self.open.0.give_back(batch),
             Failure::Slow(error) | Failure::Again(error) | Failure::Server(error) => {
                 counter!("saga_writes_aside_total").increment(batch.len() as u64);
                 tracing::warn!(%error, size = batch.len(), "something keeps the batch; its writes are put aside");
@@ -332,7 +352,8 @@ impl<D: Domain> Writer<D> {
         match &result {
             Err(Failure::Unknown(_) | Failure::Lost(_) | Failure::Server(_) | Failure::Panicked) => {} // dropping the connection ends its transaction
             Err(Failure::Again(_) | Failure::Slow(_) | Failure::Data(_)) => {
-                if connection.execute("ROLLBACK").await.is_ok() {
+                let rolled_back = tokio::time::timeout(RESET_TIMEOUT, connection.execute("ROLLBACK")).await;
+                if rolled_back.is_ok_and(|done| done.is_ok()) {
                     self.connection = Some(connection);
                 }
             }
@@ -344,24 +365,48 @@ impl<D: Domain> Writer<D> {
     async fn connection(&mut self) -> Result<PgConnection, Failure> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => match tokio::time::timeout(CONNECT_TIMEOUT, self.options.connect()).await {
-                Ok(Ok(connection)) => {
-                    self.set_connected(true);
-                    connection
-                }
-                Ok(Err(error)) => return Err(self.unreachable(&error)),
-                Err(_) => return Err(self.unreachable(&sqlx::Error::PoolTimedOut)),
-            },
+            None => self.connect().await?,
         };
         self.batches += 1;
         if self.batches.is_power_of_two() {
             // Plans prepared while tables were empty would stay; new ones see what has grown meanwhile.
-            let _ = connection.clear_cached_statements().await;
+            let cleared = tokio::time::timeout(RESET_TIMEOUT, connection.clear_cached_statements()).await;
+            if !cleared.is_ok_and(|done| done.is_ok()) {
+                return Err(Failure::Lost("its plans were not forgotten in time".to_owned()));
+            }
         }
         Ok(connection)
     }
 
-    /// From now on callers are refused at the door, until the heartbeat finds the database again.
+    /// Connects before anything is taken, as long as the others are connected: what waits is theirs.
+    async fn make_ready(&mut self) {
+        while self.connection.is_none() {
+            match self.connect().await {
+                Ok(connection) => self.connection = Some(connection),
+                Err(_) if self.others_are_connected() => tokio::time::sleep(RECONNECT_PAUSE).await,
+                Err(_) => return,
+            }
+        }
+    }
+
+    pub(crate) async fn connect(&self) -> Result<PgConnection, Failure> {
+        match tokio::time::timeout(CONNECT_TIMEOUT, self.options.connect()).await {
+            Ok(Ok(connection)) => {
+                self.set_connected(true);
+                Ok(connection)
+            }
+            Ok(Err(error)) => Err(self.unreachable(&error)),
+            Err(_) => Err(self.unreachable(&sqlx::Error::PoolTimedOut)),
+        }
+    }
+
+    /// Whether any other writer can reach the database, as far as is known.
+    pub(crate) fn others_are_connected(&self) -> bool {
+        let mut writers = self.connected.0.iter().enumerate();
+        writers.any(|(place, writer)| Some(place) != self.place && writer.load(Ordering::Relaxed))
+    }
+
+    /// Once that is so of all writers, callers are refused at the door, until the heartbeat finds the database again.
     fn unreachable(&self, error: &sqlx::Error) -> Failure {
         tracing::warn!(%error, "the saga database cannot be reached");
         self.set_connected(false);
@@ -369,7 +414,9 @@ impl<D: Domain> Writer<D> {
     }
 
     fn set_connected(&self, connected: bool) {
-        self.connected.store(connected, Ordering::Relaxed);
+        if let Some(writer) = self.place.and_then(|place| self.connected.0.get(place)) {
+            writer.store(connected, Ordering::Relaxed);
+        }
     }
 }
 

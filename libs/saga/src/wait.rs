@@ -10,6 +10,7 @@ use crate::{
     machine::State,
     registry::Progress,
     row::{self, Outcome},
+    statement::past_locks,
     write::stored_response,
 };
 
@@ -19,6 +20,11 @@ const WAIT_FOR_REVERSAL: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(20);
 /// Longest pause between two looks.
 const POLL_MAX: Duration = Duration::from_millis(200);
+
+const FREEZE: &str =
+    "WITH free AS (SELECT saga_id FROM saga.saga WHERE saga_id = $1 FOR NO KEY UPDATE NOWAIT)
+     UPDATE saga.saga s SET answer_given = true FROM free WHERE s.saga_id = free.saga_id
+     RETURNING s.response_status, s.response";
 
 /// What waiting for a saga came to.
 #[derive(Debug, Clone)]
@@ -112,14 +118,10 @@ impl<D: Domain> Engine<D> {
     async fn freeze(&self, id: SagaId) -> sqlx::Result<Response> {
         let pool = self.lookups.clone();
         let freezing = async move {
-            sqlx::query_as(
-                "UPDATE saga.saga SET answer_given = true WHERE saga_id = $1 RETURNING response_status, response",
-            )
-            .bind(id)
-            .fetch_one(&pool)
-            .await
+            let freeze = || sqlx::query_as::<_, (i16, Vec<u8>)>(FREEZE).bind(id).fetch_one(&pool);
+            past_locks(freeze).await
         };
-        let (status, body): (i16, Vec<u8>) = self.to_its_end(freezing).await?;
+        let (status, body) = self.to_its_end(freezing).await?;
         stored_response(Some(status), Some(body)).ok_or(sqlx::Error::RowNotFound)
     }
 }

@@ -137,12 +137,17 @@ pub fn saga(redemption: &Reversible, why: ReversalReason) -> Option<NewSaga<Saga
 /// # Errors
 /// Of the database.
 pub async fn request(pool: &PgPool, id: Uuid) -> sqlx::Result<bool> {
-    let marked = sqlx::query(
-        "UPDATE wallet.redemption SET cancel_requested = true
-         WHERE redemption_id = $1 AND status IN ('capturing', 'reversing', 'under_review')",
-    )
-    .bind(id)
-    .execute(pool)
-    .await?;
+    let mark = || {
+        sqlx::query(
+            "WITH free AS (
+                 SELECT redemption_id FROM wallet.redemption
+                 WHERE redemption_id = $1 AND status IN ('capturing', 'reversing', 'under_review') FOR NO KEY UPDATE NOWAIT
+             )
+             UPDATE wallet.redemption r SET cancel_requested = true FROM free WHERE r.redemption_id = free.redemption_id",
+        )
+        .bind(id)
+        .execute(pool)
+    };
+    let marked = saga::past_locks(mark).await?;
     Ok(marked.rows_affected() == 1)
 }

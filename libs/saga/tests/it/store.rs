@@ -88,3 +88,45 @@ async fn a_cancel_whose_commit_was_lost_is_not_taken_for_a_compensation_that_can
     assert_eq!(told, Ok(CompensateOutcome::Moved), "the caller looks again");
     assert!(!world.sql::<bool>("SELECT key_cancelled FROM saga.saga").await);
 }
+
+/// Ends the connections that were not used yet, of the lane at least, and that of one writer if both have written.
+const END_SOME: &str = "WITH toy AS (
+        SELECT pid, query FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'toy'
+    )
+    SELECT pg_terminate_backend(pid) FROM toy
+    WHERE query = '' OR pid = (SELECT max(pid) FROM toy WHERE query = 'COMMIT' HAVING count(*) = 2)";
+const NO_MORE_CONNECTIONS: &str = "DO $$ BEGIN
+    EXECUTE format('ALTER DATABASE %I CONNECTION LIMIT 1', current_database()); END $$";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_that_cannot_connect_closes_the_door_for_nobody() {
+    let world = World::start().await;
+    let process = world.process::<false>(quick()).await;
+    assert_eq!(process.run("before", &["a"]).await, Some(201));
+    world
+        .until(
+            "SELECT count(*) >= 1 FROM pg_stat_activity
+             WHERE datname = current_database() AND application_name = 'toy' AND query = ''",
+        )
+        .await;
+    world.execute(NO_MORE_CONNECTIONS).await;
+    world.execute(END_SOME).await;
+    let mut hand = PgConnection::connect_with(&world.database.admin()).await.expect("a connection");
+    let mut locking = hand.begin().await.expect("a transaction");
+    sqlx::query(
+        "INSERT INTO toy.thing (saga_id, status) VALUES ('00000000-0000-7000-8000-000000000001', 'locked')",
+    )
+    .execute(&mut *locking)
+    .await
+    .expect("done");
+    let stuck = saga_that_needs(&process, "00000000-0000-7000-8000-000000000001");
+    let others = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        for key in 0..60 {
+            assert_eq!(process.run(&format!("other-{key}"), &["a"]).await, Some(201), "{key}");
+        }
+    };
+    let (stuck, ()) = tokio::join!(stuck, others);
+    assert!(stuck.is_err(), "it is told that it was not written");
+    locking.rollback().await.expect("done");
+}

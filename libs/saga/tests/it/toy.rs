@@ -12,7 +12,7 @@ use saga::{
     machine::{Direction, Kind, Reply},
 };
 use serde::{Deserialize, Serialize};
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use testkit::TestDatabase;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -197,9 +197,18 @@ impl World {
     }
 
     pub async fn process<const NEW: bool>(&self, config: Config) -> Process<NEW> {
+        self.process_with(config, |options| options).await
+    }
+
+    /// A process with other options for its connections.
+    pub async fn process_with<const NEW: bool>(
+        &self,
+        config: Config,
+        change: impl FnOnce(PgConnectOptions) -> PgConnectOptions,
+    ) -> Process<NEW> {
         let options = service::db::connect_options(&self.database.url(), "toy").expect("a URL");
         let domain = Arc::new(Toy::default());
-        let options = service::db::for_executor(options);
+        let options = change(service::db::for_executor(options));
         let engine = Engine::start(config, domain.clone(), options, DatabaseClock::default());
         testkit::until(WITHIN, async || engine.is_ready()).await;
         Process { engine, domain }

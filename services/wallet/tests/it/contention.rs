@@ -130,17 +130,17 @@ async fn insist(
     }
 }
 
-/// What is sold while a row of a redemption is locked for which these clients come back.
+/// What is sold while rows of redemptions are locked for which these clients come back.
 async fn sold_beside(
     system: &System,
     wallet: &Wallet,
-    lock: &'static str,
-    captures: [Option<String>; 4],
+    (lock, rows): (&'static str, u64),
+    captures: Vec<Option<String>>,
 ) -> usize {
     let mut hand = PgConnection::connect_with(&system.database.admin()).await.expect("a connection");
     let mut locking = hand.begin().await.expect("a transaction");
     let locked = sqlx::query(lock).execute(&mut *locking).await.expect("locked");
-    assert_eq!(locked.rows_affected(), 1);
+    assert_eq!(locked.rows_affected(), rows);
     let is_over = AtomicBool::new(false);
     let clients = captures.into_iter().enumerate();
     let insisting = clients.map(|client| insist(system, wallet, client, &is_over));
@@ -166,9 +166,31 @@ async fn a_locked_redemption_costs_nobody_else_a_sale() {
     sales(&system, &wallet, "warm").await;
     let before = sales(&system, &wallet, "before").await;
     let lock = "SELECT FROM wallet.redemption WHERE customer_id = 'd' FOR UPDATE";
-    let beside = sold_beside(&system, &wallet, lock, [capture.clone(), None, capture, None]).await;
+    let beside = sold_beside(&system, &wallet, (lock, 1), vec![capture.clone(), None, capture, None]).await;
     assert!(beside * 2 > before, "{before} before, {beside} beside");
     system.cancel(&wallet, "held").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn sixty_locked_redemptions_cost_nobody_else_a_sale() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    system.fund("c", 1_000_000, 0, 0).await;
+    system.fund("d", 100, 0, 0).await;
+    let hold = json!({ "customer_id": "d", "order_id": "o", "currency": "USD", "amount": 1, "capture": "manual",
+        "tenders": [{ "type": "points", "points": 1 }] });
+    let keys: Vec<_> = (0..60).map(|till| format!("held-{till}")).collect();
+    let holds = keys.iter().map(|key| system.redeem(&wallet, key, &hold));
+    let held = futures_util::future::join_all(holds).await;
+    let captures = held.iter().map(|held| held.json()["id"].as_str().map(str::to_owned)).collect();
+    sales(&system, &wallet, "warm").await;
+    let before = sales(&system, &wallet, "before").await;
+    let lock = "SELECT FROM wallet.redemption WHERE customer_id = 'd' FOR UPDATE";
+    let beside = sold_beside(&system, &wallet, (lock, 60), captures).await;
+    assert!(beside * 4 > before, "{before} before, {beside} beside");
+    for key in &keys {
+        system.cancel(&wallet, key).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -183,7 +205,7 @@ async fn a_locked_saga_costs_nobody_else_a_sale() {
     let till = redeem(&system, &wallet, "held", order("d", &reward));
     until(&system, "SELECT EXISTS (SELECT 1 FROM saga.saga WHERE key = 'held')").await;
     let lock = "SELECT FROM saga.saga WHERE key = 'held' FOR UPDATE";
-    let beside = sold_beside(&system, &wallet, lock, [const { None }; 4]).await;
+    let beside = sold_beside(&system, &wallet, (lock, 1), vec![None; 4]).await;
     assert!(beside * 2 > before, "{before} before, {beside} beside");
     system.cancel(&wallet, "held").await;
     system.credit.proxy.set(Mode::Pass);
