@@ -47,11 +47,16 @@ const CLAIM: &str = concat!(
      SELECT * FROM claimed"
 );
 
+/// Own sagas under their next epoch. A row that somebody has locked waits for a later pass, and keeps no other from being adopted.
 const ADOPT: &str = concat!(
-    "WITH adopted AS (
+    "WITH free AS (
+         SELECT f.saga_id FROM saga.saga f
+         WHERE f.saga_id = ANY($2) AND f.owner = $1 AND f.state IN (0, 1) AND f.version = ANY($4)
+         ORDER BY f.saga_id FOR UPDATE SKIP LOCKED
+     ), adopted AS (
          UPDATE saga.saga s SET epoch = s.epoch + 1,
              due_at = clock_timestamp() + make_interval(secs => $3 / 1000.0)
-         WHERE s.saga_id = ANY($2) AND s.owner = $1 AND s.state IN (0, 1) AND s.version = ANY($4)
+         FROM free WHERE s.saga_id = free.saga_id
          RETURNING ",
     columns!(),
     "), told AS (
@@ -110,7 +115,7 @@ impl<D: Domain> Engine<D> {
             // All of them before any is adopted: one that is parked must not make the others look younger.
             let rows: Vec<_> = rows.iter().map(Raw::read).collect();
             for row in rows {
-                self.adopt_raw(row?).await;
+                self.adopt_raw(row?);
             }
             if i64::try_from(claimed).unwrap_or(0) < self.config.claim_batch || self.is_laden() {
                 return Ok(());
@@ -155,7 +160,7 @@ impl<D: Domain> Engine<D> {
             let mut raw = row?;
             // A run that vanishes again and again, though the process lives on, is poison as well.
             raw.poison = raw.poison.max(self.registry.count_lost(raw.stored.id));
-            self.adopt_raw(raw).await;
+            self.adopt_raw(raw);
         }
         Ok(())
     }
@@ -167,11 +172,16 @@ async fn forget_the_dead(pool: &PgPool) -> sqlx::Result<()> {
     sqlx::query(old).execute(pool).await.map(drop)
 }
 
-/// Gives everything unfinished up, for anybody to claim at once; the number of sagas. The process's row stays if what became
-/// of its inserts is in doubt: the age of its beat says so to others.
+/// Gives everything unfinished up, for anybody to claim at once; the number of sagas. What somebody has locked keeps its owner, and
+/// is free all the same once the process's row is gone. That stays if what became of the process's inserts is in doubt: the age of
+/// its beat says so to others.
 pub(crate) async fn hand_over(pool: &PgPool, process: Uuid, is_in_doubt: bool) -> sqlx::Result<u64> {
     let handed = sqlx::query(
-        "UPDATE saga.saga SET owner = NULL, epoch = epoch + 1 WHERE owner = $1 AND state IN (0, 1)",
+        "WITH free AS (
+             SELECT f.saga_id FROM saga.saga f WHERE f.owner = $1 AND f.state IN (0, 1)
+             ORDER BY f.saga_id FOR UPDATE SKIP LOCKED
+         )
+         UPDATE saga.saga s SET owner = NULL, epoch = s.epoch + 1 FROM free WHERE s.saga_id = free.saga_id",
     )
     .bind(process)
     .execute(pool)
