@@ -6,6 +6,7 @@
 //!   task is stuck), is started anew under the next epoch.
 
 use std::{
+    collections::HashSet,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -132,14 +133,15 @@ impl<D: Domain> Engine<D> {
         .await?;
         // Between two attempts a healthy run may wait for a backoff and a timeout.
         let stuck_after = self.config.cancel_retry.cap + self.config.cancel_timeout + Duration::from_secs(10);
-        let mut lost = Vec::new();
+        let (mut lost, mut ids) = (Vec::new(), HashSet::with_capacity(own.len()));
         for row in own {
             let (id, overdue): (SagaId, bool) = (row.try_get(0)?, row.try_get(1)?);
-            let is_stuck = overdue && !self.registry.is_moving(id, stuck_after);
-            if is_stuck || !(self.registry.contains(id) || self.registry.rests(id)) {
+            ids.insert(id);
+            if self.registry.is_lost(id, overdue, stuck_after) {
                 lost.push(id.0);
             }
         }
+        self.registry.keep_lost(&ids);
         if lost.is_empty() {
             return Ok(());
         }
