@@ -26,15 +26,23 @@ impl<D: Domain> Engine<D> {
         self.registry.carry(id, run, task.abort_handle());
     }
 
-    /// Reads a row that this process owns and runs it. A row of a version that this process knows and yet cannot read is parked.
-    pub(crate) async fn adopt_raw(self: &Arc<Self>, raw: Raw) {
+    /// Reads a row that this process owns and runs it. A row of a version that this process knows and yet cannot read is parked, in a
+    /// task of its own: the store's patience with a locked row is nothing that the others wait for.
+    pub(crate) fn adopt_raw(self: &Arc<Self>, raw: Raw) {
         let (id, epoch, from) = (raw.stored.id, raw.stored.epoch, raw.stored.state);
         let parked = Parked { id, parent: raw.parent_id, epoch, from };
         match raw.load::<D>() {
             Ok(row) => self.adopt(row),
             Err(error) => {
                 tracing::error!(saga_id = %id, error, "saga cannot be read; parked");
-                self.park(parked, DeadLetter::of_nobody(Reason::Unreadable, json!({ "error": error }))).await;
+                let letter = DeadLetter::of_nobody(Reason::Unreadable, json!({ "error": error }));
+                let (guard, engine) = (self.registry.enter(id), self.clone());
+                let run = guard.run();
+                let task = self.tasks.spawn(async move {
+                    let _guard = guard;
+                    engine.park(parked, letter).await;
+                });
+                self.registry.carry(id, run, task.abort_handle());
             }
         }
     }

@@ -6,6 +6,7 @@
 //!   task is stuck), is started anew under the next epoch.
 
 use std::{
+    collections::HashSet,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -48,11 +49,16 @@ const CLAIM: &str = concat!(
      SELECT * FROM claimed"
 );
 
+/// Own sagas under their next epoch. A row that somebody has locked waits for a later pass, and keeps no other from being adopted.
 const ADOPT: &str = concat!(
-    "WITH adopted AS (
+    "WITH free AS (
+         SELECT f.saga_id FROM saga.saga f
+         WHERE f.saga_id = ANY($2) AND f.owner = $1 AND f.state IN (0, 1) AND f.version = ANY($4)
+         ORDER BY f.saga_id FOR UPDATE SKIP LOCKED
+     ), adopted AS (
          UPDATE saga.saga s SET epoch = s.epoch + 1,
              due_at = clock_timestamp() + make_interval(secs => $3 / 1000.0)
-         WHERE s.saga_id = ANY($2) AND s.owner = $1 AND s.state IN (0, 1) AND s.version = ANY($4)
+         FROM free WHERE s.saga_id = free.saga_id
          RETURNING ",
     columns!(),
     "), told AS (
@@ -111,7 +117,7 @@ impl<D: Domain> Engine<D> {
             // All of them before any is adopted: one that is parked must not make the others look younger.
             let rows: Vec<_> = rows.iter().map(Raw::read).collect();
             for row in rows {
-                self.adopt_raw(row?).await;
+                self.adopt_raw(row?);
             }
             if i64::try_from(claimed).unwrap_or(0) < self.config.claim_batch || self.is_laden() {
                 return Ok(());
@@ -128,14 +134,15 @@ impl<D: Domain> Engine<D> {
         .await?;
         // Between two attempts a healthy run may wait for a backoff and a timeout.
         let stuck_after = self.config.cancel_retry.cap + self.config.cancel_timeout + Duration::from_secs(10);
-        let mut lost = Vec::new();
+        let (mut lost, mut ids) = (Vec::new(), HashSet::with_capacity(own.len()));
         for row in own {
             let (id, overdue): (SagaId, bool) = (row.try_get(0)?, row.try_get(1)?);
-            let is_stuck = overdue && !self.registry.is_moving(id, stuck_after);
-            if is_stuck || !(self.registry.contains(id) || self.registry.rests(id)) {
+            ids.insert(id);
+            if self.registry.is_lost(id, overdue, stuck_after) {
                 lost.push(id.0);
             }
         }
+        self.registry.keep_lost(&ids);
         if lost.is_empty() {
             return Ok(());
         }
@@ -156,7 +163,7 @@ impl<D: Domain> Engine<D> {
             let mut raw = row?;
             // A run that vanishes again and again, though the process lives on, is poison as well.
             raw.poison = raw.poison.max(self.registry.count_lost(raw.stored.id));
-            self.adopt_raw(raw).await;
+            self.adopt_raw(raw);
         }
         Ok(())
     }
@@ -168,11 +175,16 @@ async fn forget_the_dead(pool: &PgPool) -> sqlx::Result<()> {
     sqlx::query(old).execute(pool).await.map(drop)
 }
 
-/// Gives everything unfinished up, for anybody to claim at once; the number of sagas. The process's row stays if what became
-/// of its inserts is in doubt: the age of its beat says so to others.
+/// Gives everything unfinished up, for anybody to claim at once; the number of sagas. What somebody has locked keeps its owner, and
+/// is free all the same once the process's row is gone. That stays if what became of the process's inserts is in doubt: the age of
+/// its beat says so to others.
 pub(crate) async fn hand_over(pool: &PgPool, process: Uuid, is_in_doubt: bool) -> sqlx::Result<u64> {
     let handed = sqlx::query(
-        "UPDATE saga.saga SET owner = NULL, epoch = epoch + 1 WHERE owner = $1 AND state IN (0, 1)",
+        "WITH free AS (
+             SELECT f.saga_id FROM saga.saga f WHERE f.owner = $1 AND f.state IN (0, 1)
+             ORDER BY f.saga_id FOR UPDATE SKIP LOCKED
+         )
+         UPDATE saga.saga s SET owner = NULL, epoch = s.epoch + 1 FROM free WHERE s.saga_id = free.saga_id",
     )
     .bind(process)
     .execute(pool)

@@ -1,7 +1,7 @@
 //! The sagas that this process has in memory, and who waits for them.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -102,9 +102,16 @@ impl Registry {
         self.lock().entries.contains_key(&id)
     }
 
-    /// Whether something happened to a saga in memory within the last `limit`.
-    pub(crate) fn is_moving(&self, id: SagaId, limit: Duration) -> bool {
-        self.lock().entries.get(&id).is_some_and(|entry| entry.touched.elapsed() < limit)
+    /// Whether a saga that this process owns is to be started anew: it is not in memory and does not rest, or it is past its time and
+    /// nothing has happened to it in memory within `limit`.
+    pub(crate) fn is_lost(&self, id: SagaId, overdue: bool, limit: Duration) -> bool {
+        let touched = self.lock().entries.get(&id).map(|entry| entry.touched);
+        touched.map_or_else(|| !self.rests(id), |touched| overdue && touched.elapsed() >= limit)
+    }
+
+    /// Forgets the vanished runs of sagas that are not among these any more: they ended, or are another process's.
+    pub(crate) fn keep_lost(&self, own: &HashSet<SagaId>) {
+        self.lock().lost.retain(|id, _| own.contains(id));
     }
 
     /// Counts a run that vanished without an end; how many of this saga did so far.
@@ -117,7 +124,7 @@ impl Registry {
 
     /// Whether a saga whose runs vanish is left alone for now: the first are taken up again at once, later ones after a pause that
     /// doubles. What the database refuses of it, it refuses again.
-    pub(crate) fn rests(&self, id: SagaId) -> bool {
+    fn rests(&self, id: SagaId) -> bool {
         let lost = self.lock().lost.get(&id).copied();
         lost.is_some_and(|(lost, at)| at.elapsed() < rest(lost))
     }
@@ -220,7 +227,23 @@ mod tests {
         assert!(registry.rests(id));
         assert_eq!((rest(LOST_AT_ONCE + 1), rest(LOST_AT_ONCE + 2)), (REST * 2, REST * 4));
         assert_eq!(rest(i16::MAX), REST_MAX);
+        assert!(!registry.is_lost(id, true, Duration::ZERO), "past its time or not");
+        registry.keep_lost(&HashSet::from([id]));
+        assert!(registry.rests(id), "it is still this process's");
+        registry.keep_lost(&HashSet::new());
+        assert!(!registry.rests(id) && registry.is_lost(id, false, Duration::ZERO));
+        registry.count_lost(id);
         registry.enter(id).not_lost();
-        assert!(!registry.rests(id), "a transition makes all of it forgotten");
+        assert!(registry.lock().lost.is_empty(), "a transition makes all of it forgotten");
+    }
+
+    #[test]
+    fn what_is_in_memory_is_lost_when_it_is_past_its_time_and_does_not_move() {
+        let registry = Registry::default();
+        let id = SagaId(uuid::Uuid::now_v7());
+        let _guard = registry.enter(id);
+        assert!(!registry.is_lost(id, false, Duration::ZERO));
+        assert!(!registry.is_lost(id, true, Duration::from_secs(60)));
+        assert!(registry.is_lost(id, true, Duration::ZERO));
     }
 }

@@ -5,6 +5,7 @@ mod clock;
 mod names;
 mod parking;
 mod proof;
+mod recovery;
 mod store;
 mod toy;
 mod versions;

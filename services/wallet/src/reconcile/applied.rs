@@ -103,8 +103,9 @@ struct Compared {
 }
 
 impl Compared {
-    /// Where to begin again if the tender's clock stands at `at` before the cursor: it was set back since, and legs that were applied
-    /// since then may stand before the cursor. What was compared before is compared once more: a leg is parked once.
+    /// Where to begin again if the tender's clock, which stands at `at`, was set back since by so much that legs may have been applied
+    /// before the cursor. When it was compared, the clock was past the cursor by [`STILL_YOUNG`] at least; so a clock that is not even
+    /// past it by the time since then has lost more than that. What was compared before is compared once more: a leg is parked once.
     ///
     /// # Errors
     /// When the cursor cannot be read.
@@ -113,7 +114,8 @@ impl Compared {
         let since = Duration::try_from_secs_f64(self.seconds_ago.max(0.0)).ok();
         let since = since.and_then(|since| TimeDelta::from_std(since).ok()).unwrap_or(TimeDelta::MAX);
         let begin = at.checked_sub_signed(since).and_then(|begin| begin.checked_sub_signed(STILL_YOUNG));
-        Ok((to > at).then(|| begin.unwrap_or_default().max(DateTime::UNIX_EPOCH)))
+        let is_set_back = to.checked_add_signed(since).is_none_or(|expected| expected > at);
+        Ok(is_set_back.then(|| begin.unwrap_or_default().max(DateTime::UNIX_EPOCH)))
     }
 }
 
@@ -168,7 +170,9 @@ mod tests {
             let compared = Compared { cursor: leg_cursor::write(time(to), Uuid::nil()), seconds_ago };
             compared.begin_again(time(at)).unwrap()
         };
-        assert_eq!(begin(1_000, 5.0, 1_000), None);
+        assert_eq!(begin(1_000, 5.0, 1_065), None);
+        assert_eq!(begin(1_000, 5.0, 1_005), None, "no leg stands before the cursor");
+        assert_eq!(begin(1_000, 30.0, 1_016), Some(time(926)), "it has passed the cursor again meanwhile");
         assert_eq!(begin(1_000, 5.0, 999), Some(time(934)), "since it was compared, and what was young then");
         assert_eq!(begin(1_000, -5.0, 999), Some(time(939)), "the wallet's clock was set back as well");
         assert_eq!(begin(1_000, f64::MAX, 999), Some(DateTime::UNIX_EPOCH));
