@@ -32,8 +32,6 @@ pub(crate) struct Statements {
     pub take: &'static str,
     /// Keeps rows that cannot be read: ids $1, payloads $2, errors $3.
     pub set_aside: &'static str,
-    /// Deletes those of the first $1 rows that are older than $2 seconds.
-    pub discard: &'static str,
     /// The age of the first row in seconds, and how many rows there are at most; no row from an empty outbox.
     pub measure: &'static str,
 }
@@ -50,11 +48,6 @@ macro_rules! statements {
             set_aside: concat!(
                 "INSERT INTO ", $schema, ".outbox_set_aside (id, payload, error)
                  SELECT u.id, u.payload::json, u.error FROM unnest($1::bigint[], $2::text[], $3::text[]) AS u(id, payload, error)"
-            ),
-            discard: concat!(
-                "DELETE FROM ", $schema, ".outbox
-                 WHERE id = ANY (ARRAY(SELECT id FROM ", $schema, ".outbox ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED))
-                   AND created_at < clock_timestamp() - make_interval(secs => $2)"
             ),
             measure: concat!(
                 "SELECT extract(epoch FROM clock_timestamp() - first.created_at)::float8, last.id - first.id + 1

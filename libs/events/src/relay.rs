@@ -7,7 +7,8 @@
 //! that each row is published a few times at most, whatever the link carries.
 //!
 //! No row stops the others: one that cannot be read is moved to a table of its own in the same transaction. And no balance
-//! waits for ever: what has lost its worth is deleted, by a pass or, while Redis is away, beside it.
+//! waits for ever: what has lost its worth is deleted. While Redis is away a pass of nothing else deletes it all the same, and what
+//! waits is what was written within that time, and fewer rows than a pass takes.
 
 use std::{
     sync::{
@@ -29,8 +30,6 @@ use crate::Outbox;
 
 /// Most rows of one pass; each holds the messages of one batch, of which a batch has 256 at most.
 const BATCH: i64 = 50;
-/// Most rows that are looked at in one statement for what has lost its worth.
-const DISCARD: i64 = 1_000;
 /// How often the outbox is looked at when nobody says that there is something: another process may have died with
 /// rows in it.
 const SCAN_INTERVAL: Duration = Duration::from_secs(1);
@@ -203,29 +202,8 @@ impl Relay {
     async fn report(&self, error: &RelayError) {
         tracing::warn!(%error, cause = ?std::error::Error::source(error), "events wait in the outbox");
         counter!("outbox_failed_total").increment(1);
-        let measured = async {
-            self.discard().await?;
-            self.measure().await
-        };
-        if let Err(error) = measured.await {
+        if let Err(error) = self.measure().await {
             tracing::warn!(%error, "what waits in the outbox cannot be measured");
-        }
-    }
-
-    /// Deletes what has lost its worth while it could not be published: what waits is what was written within that time.
-    async fn discard(&self) -> sqlx::Result<()> {
-        let Some(worth) = self.outbox.worth() else { return Ok(()) };
-        loop {
-            let discarded = sqlx::query(self.outbox.statements().discard)
-                .bind(DISCARD)
-                .bind(worth.as_secs_f64())
-                .execute(&self.database)
-                .await?
-                .rows_affected();
-            counter!("outbox_discarded_total").increment(discarded);
-            if i64::try_from(discarded) != Ok(DISCARD) {
-                return Ok(());
-            }
         }
     }
 
