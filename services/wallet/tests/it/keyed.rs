@@ -98,9 +98,13 @@ async fn an_insert_that_nobody_waits_for_any_more_is_not_sent() {
     let reward = system.fund("c", RICH.0, RICH.1, RICH.2).await;
     let body = order("c", &reward);
     hang_first_t1(&system).await;
+    // One for each writer.
     let first = redeem(&system, &wallet, "k", body.clone());
     until(&system, "SELECT is_called FROM saga.planted").await;
-    // Behind the one that hangs: both leave, one by hanging up and one because its time is over.
+    system.execute("SELECT setval('saga.planted', 1, false)").await;
+    let second = redeem(&system, &wallet, "k2", body.clone());
+    until(&system, "SELECT is_called FROM saga.planted").await;
+    // Behind those that hang: both leave, one by hanging up and one because its time is over.
     let gone = redeem(&system, &wallet, "gone", body.clone());
     let mut brief = body.clone();
     brief["deadline_ms"] = json!(500);
@@ -110,6 +114,7 @@ async fn an_insert_that_nobody_waits_for_any_more_is_not_sent() {
     let behind = redeem(&system, &wallet, "behind", body.clone());
     assert_eq!(behind.await.expect("a till").status, 201, "whoever waits is served");
     assert_eq!(first.await.expect("a till").status, 201);
+    assert_eq!(second.await.expect("a till").status, 201);
     let written: i64 = system.sql("SELECT count(*) FROM saga.saga WHERE key IN ('gone', 'late')").await;
     assert_eq!(written, 0, "their tills have taken the card by now");
     pause_points(&system, &wallet).await;
