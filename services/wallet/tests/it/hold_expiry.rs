@@ -1,9 +1,45 @@
 //! Holds that end by themselves.
 
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
 
 use crate::support::{System, order, until};
+
+/// More than are tried at the same time.
+const LOCKED: u64 = 70;
+
+/// A hold of one point.
+fn hold(customer: &str, seconds: u32) -> Value {
+    json!({ "customer_id": customer, "order_id": "o", "currency": "USD", "amount": 1, "capture": "manual",
+        "hold_ttl_s": seconds, "tenders": [{ "type": "points", "points": 1 }] })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn locked_holds_delay_the_end_of_no_other() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    system.fund("c", 1, 0, 0).await;
+    system.fund("d", 100, 0, 0).await;
+    let (keys, body) = ((0..LOCKED).map(|n| format!("locked{n}")).collect::<Vec<_>>(), hold("d", 3));
+    let held = join_all(keys.iter().map(|key| system.redeem(&wallet, key, &body))).await;
+    assert!(held.iter().all(|answer| answer.status == 201));
+    let mut hand = PgConnection::connect_with(&system.database.admin()).await.expect("a connection");
+    let mut locking = hand.begin().await.expect("a transaction");
+    let lock = "SELECT FROM wallet.redemption WHERE customer_id = 'd' AND status = 'authorized' FOR UPDATE";
+    let locked = sqlx::query(lock).execute(&mut *locking).await.expect("locked");
+    assert_eq!(locked.rows_affected(), LOCKED);
+    until(&system, "SELECT bool_and(hold_expires_at < clock_timestamp()) FROM wallet.redemption").await;
+    assert_eq!(system.redeem(&wallet, "other", &hold("c", 1)).await.status, 201);
+    let began = Instant::now();
+    system.until_status(&wallet, "other", "expired").await;
+    assert!(began.elapsed() < Duration::from_secs(8), "it was held for {:?}", began.elapsed());
+    locking.rollback().await.expect("done");
+    until(&system, "SELECT bool_and(status = 'expired') FROM wallet.redemption").await;
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_bad_row_never_stops_the_sweep_of_holds() {
