@@ -13,7 +13,7 @@ use crate::{
     error::StoreError,
     machine::{Kind, State},
     pending::{Intent, Terms},
-    reachability::Unanswered,
+    reachability::UnansweredLegs,
     registry::RunGuard,
     row::Loaded,
     task::Run,
@@ -95,7 +95,7 @@ impl<D: Domain> Engine<D> {
         new: NewSaga<D>,
         terms: Terms,
         guard: RunGuard,
-        legs: Vec<Option<Unanswered>>,
+        legs: UnansweredLegs,
         tx: oneshot::Sender<Result<Submitted, StoreError>>,
     ) {
         let runs = matches!(new.begin, Begin::Run);
