@@ -17,14 +17,15 @@ pub struct Config {
     pub ttl: Duration,
     /// How often ownerless sagas are looked for, and the own ones compared with memory.
     pub scan: Duration,
-    /// Most sagas claimed in one pass.
+    /// Most sagas claimed by one statement.
     pub claim_batch: i64,
     /// Owners that may die while running a saga before it is parked.
     pub poison_limit: i16,
-    /// Most new sagas under way; more are refused at the door. An eighth of it is never one business's.
+    /// Most new sagas under way; more are refused at the door. An eighth of it is never one business's. With twice as many in memory
+    /// nothing more is claimed.
     pub in_flight: usize,
     /// Most legs of one participant without an answer; new work that needs it is refused then, an eighth earlier for one
-    /// business. Below a third of `in_flight`, so that participants that do not answer leave room for the others.
+    /// business. What goes on with what exists, and what is claimed, has room for twice as many. Below a third of `in_flight`, so that participants that do not answer leave room for the others.
     pub unanswered_legs: usize,
     /// Most transitions in one transaction.
     pub write_batch: usize,

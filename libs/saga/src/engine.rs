@@ -20,7 +20,7 @@ use crate::{
     domain::{Domain, Key, SagaId},
     lease::Lease,
     pending::PendingKeys,
-    reachability::Reachability,
+    reachability::{Reachability, UnansweredLegs},
     registry::Registry,
     row::{self, Stored},
     statement::in_time,
@@ -103,7 +103,27 @@ impl<D: Domain> Engine<D> {
         self.reachability.is_full_for(participant, business, self.config.unanswered_legs)
     }
 
-    /// Whether as many sagas are in memory as this process takes up by itself.
+    /// Whether as many legs of a participant are without an answer as this process bears at all, or bears of one business. What goes
+    /// on with what exists finds as much room again as new work takes: captures go on while a participant is away for a moment, and
+    /// a long outage does not gather them all in memory.
+    #[must_use]
+    pub fn is_full_for_all_work(&self, participant: &str, business: &str) -> bool {
+        self.reachability.is_full_for(participant, business, self.config.unanswered_legs.saturating_mul(2))
+    }
+
+    /// Whether a saga of this plan, which goes on with what exists, finds room with all its participants.
+    pub(crate) fn has_room_to_go_on(&self, plan: &D::Plan, business: &str) -> bool {
+        let is_full = |leg| self.is_full_for_all_work(self.domain.participant(plan, leg), business);
+        !(0..self.domain.legs(plan)).any(is_full)
+    }
+
+    /// Counts every leg of a plan as one without an answer.
+    pub(crate) fn expect_legs(&self, plan: &D::Plan, business: &str) -> UnansweredLegs {
+        let expect = |leg| Some(self.reachability.expect(self.domain.participant(plan, leg), business));
+        (0..self.domain.legs(plan)).map(expect).collect()
+    }
+
+    /// Whether as many sagas are in memory as this process takes of new work.
     pub(crate) fn is_laden(&self) -> bool {
         self.registry.len() >= self.config.in_flight
     }

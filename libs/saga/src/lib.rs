@@ -21,7 +21,9 @@
 mod admission;
 mod adopt;
 mod aside;
+mod attempts;
 mod cancel;
+mod claim;
 mod clock;
 mod config;
 mod domain;

@@ -59,6 +59,9 @@ pub(crate) struct Unanswered {
     business: String,
 }
 
+/// The legs of a saga that count as without an answer; `None` for one that has its answer.
+pub(crate) type UnansweredLegs = Vec<Option<Unanswered>>;
+
 impl Drop for Unanswered {
     fn drop(&mut self) {
         self.reachability.with(&self.participant, |p| p.unanswered.remove(&self.business));

@@ -13,7 +13,7 @@ use crate::{
     error::StoreError,
     machine::{Kind, State},
     pending::{Intent, Terms},
-    reachability::Unanswered,
+    reachability::UnansweredLegs,
     registry::RunGuard,
     row::Loaded,
     task::Run,
@@ -66,9 +66,10 @@ impl<D: Domain> Engine<D> {
         new: NewSaga<D>,
     ) -> Result<Submitted, StoreError> {
         debug_assert_eq!(intent.key, new.key, "the intent is of this key");
-        // The bounds are for new work; cancels and reversals of what exists are always taken.
-        let is_new_work = matches!(new.begin, Begin::Run) && new.kind == Kind::Compensable;
-        if !self.is_ready() || (is_new_work && !self.has_room(&new)) {
+        // What ends at once takes no room.
+        let runs = matches!(new.begin, Begin::Run);
+        let is_new_work = runs && new.kind == Kind::Compensable;
+        if !self.is_ready() || (runs && !self.has_room(&new)) {
             return Err(StoreError::Unavailable);
         }
         let admitted = is_new_work.then(|| self.under_way.admit(&new.key.business_id));
@@ -86,6 +87,9 @@ impl<D: Domain> Engine<D> {
 
     fn has_room(&self, new: &NewSaga<D>) -> bool {
         let (plan, business) = (&new.plan, &new.key.business_id);
+        if new.kind == Kind::ForwardOnly {
+            return self.has_room_to_go_on(plan, business);
+        }
         let has_room = |leg| !self.is_full_for(self.domain.participant(plan, leg), business);
         !self.is_full(business) && (0..self.domain.legs(plan)).all(has_room)
     }
@@ -95,7 +99,7 @@ impl<D: Domain> Engine<D> {
         new: NewSaga<D>,
         terms: Terms,
         guard: RunGuard,
-        legs: Vec<Option<Unanswered>>,
+        legs: UnansweredLegs,
         tx: oneshot::Sender<Result<Submitted, StoreError>>,
     ) {
         let runs = matches!(new.begin, Begin::Run);

@@ -13,20 +13,19 @@ use serde_json::json;
 use tracing::Instrument as _;
 
 use crate::{
+    attempts::Attempts,
     clock::RunClock,
     domain::{Call, CompensationCause, Domain, Ending, Reason, Replied, Saga, TransitionEffect},
     engine::Engine,
     error::StoreError,
     machine::{Action, Clocks, Direction, Event, Kind, Machine, Millis, Reply, State, Transition},
     parking::{Parked, parked_as},
-    reachability::Unanswered,
+    reachability::UnansweredLegs,
     registry::{Progress, RunGuard},
     row::{self, Loaded},
     write::{DeadLetter, Move, STUCK_AFTER_MS, Write, Written},
 };
 
-/// Attempts kept for the timeline of one run.
-const ATTEMPTS_KEPT: usize = 60;
 /// Wait before a transition is offered again to a store that is away.
 const STORE_PAUSE: Duration = Duration::from_millis(200);
 
@@ -57,9 +56,9 @@ pub(crate) struct Run<D: Domain> {
     /// The legs' answers in the present direction.
     answers: Vec<Option<D::Answer>>,
     /// The legs that count as such for their participants.
-    unanswered: Vec<Option<Unanswered>>,
+    unanswered: UnansweredLegs,
     cause: Option<CompensationCause<D::Answer>>,
-    attempts: Vec<serde_json::Value>,
+    attempts: Attempts,
     work: Work<D::Answer>,
     /// How much of the work is attempts and writes; the rest is backoffs.
     busy: usize,
@@ -79,7 +78,7 @@ impl<D: Domain> Run<D> {
         engine: Arc<Engine<D>>,
         row: Loaded<D>,
         guard: RunGuard,
-        unanswered: Vec<Option<Unanswered>>,
+        unanswered: UnansweredLegs,
         recovered: bool,
     ) -> Self {
         let legs = unanswered.len();
@@ -99,7 +98,7 @@ impl<D: Domain> Run<D> {
             answers: vec![None; legs],
             unanswered,
             cause: row.cause,
-            attempts: Vec::new(),
+            attempts: Attempts::default(),
             busy: 0,
             work: FuturesUnordered::new(),
             poison: row.poison,
@@ -391,7 +390,7 @@ impl<D: Domain> Run<D> {
         if transition.to == State::Compensating {
             self.answers.fill(None);
             self.unanswered = self.engine.expect_legs(&self.saga.plan, &self.saga.key.business_id);
-            self.attempts.clear();
+            self.attempts = Attempts::default();
             let _ = self.guard.progress.send_replace(Progress::Compensating);
         }
         match transition.to {
@@ -446,20 +445,12 @@ impl<D: Domain> Run<D> {
         let telling = direction == Direction::Cancel
             || !matches!(replied.reply, Reply::Done | Reply::Empty)
             || !self.attempts.is_empty();
-        if telling && self.attempts.len() < ATTEMPTS_KEPT {
+        if telling {
             self.attempts.push(json!({
                 "leg": leg, "way": way, "reply": reply, "note": replied.note, "took_ms": took_ms,
                 "at_ms": self.engine.lease.now(), "epoch": self.saga.epoch,
             }));
         }
-    }
-}
-
-impl<D: Domain> Engine<D> {
-    /// Counts every leg of a plan as one without an answer.
-    pub(crate) fn expect_legs(&self, plan: &D::Plan, business: &str) -> Vec<Option<Unanswered>> {
-        let expect = |leg| Some(self.reachability.expect(self.domain.participant(plan, leg), business));
-        (0..self.domain.legs(plan)).map(expect).collect()
     }
 }
 

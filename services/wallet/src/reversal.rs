@@ -132,7 +132,8 @@ pub fn saga(redemption: &Reversible, why: ReversalReason) -> Option<NewSaga<Saga
     })
 }
 
-/// Has a redemption given back as soon as what it is in the middle of is done. False if it is in the middle of nothing.
+/// Has a redemption given back by the sweep: as soon as what it is in the middle of is done, and there is room with its tenders. False
+/// if nothing of it is in force or under way.
 ///
 /// # Errors
 /// Of the database.
@@ -141,7 +142,9 @@ pub async fn request(pool: &PgPool, id: Uuid) -> sqlx::Result<bool> {
         sqlx::query(
             "WITH free AS (
                  SELECT redemption_id FROM wallet.redemption
-                 WHERE redemption_id = $1 AND status IN ('capturing', 'reversing', 'under_review') FOR NO KEY UPDATE NOWAIT
+                 WHERE redemption_id = $1
+                   AND status IN ('authorized', 'completed', 'partially_refunded', 'capturing', 'reversing', 'under_review')
+                 FOR NO KEY UPDATE NOWAIT
              )
              UPDATE wallet.redemption r SET cancel_requested = true FROM free WHERE r.redemption_id = free.redemption_id",
         )

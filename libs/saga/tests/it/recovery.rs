@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use saga::Config;
+use saga::{Config, SagaId, Submitted, machine::Kind};
 use sqlx::{Connection, PgConnection, PgTransaction};
+use uuid::Uuid;
 
-use crate::toy::{Does, Process, World, quick};
+use crate::toy::{Does, Process, World, new_saga, quick};
 
 /// Two sagas whose participant hangs.
-async fn two_stuck(process: &Process<false>) -> (saga::SagaId, saga::SagaId) {
+async fn two_stuck(process: &Process<false>) -> (SagaId, SagaId) {
     process.domain.set("silent", Does::Hangs);
     let (first, submitted) = process.submit("1", 1, &["silent"]).await;
     submitted.expect("written");
@@ -64,4 +65,36 @@ async fn one_locked_row_keeps_no_other_saga_from_being_handed_over() {
         .until("SELECT count(*) = 2 FROM saga.saga WHERE owner IN (SELECT process_id FROM saga.process)")
         .await;
     drop(other);
+}
+
+/// Hands in sagas under keys that begin with their participant's name, which does not answer.
+async fn submit_stuck(process: &Process<false>, participant: &str, sagas: usize) {
+    process.domain.set(participant, Does::Hangs);
+    for nth in 0..sagas {
+        let id = SagaId(Uuid::now_v7());
+        let mut new = new_saga(id, &format!("{participant} {nth}"), 1, &[participant]);
+        new.kind = Kind::ForwardOnly;
+        assert_eq!(process.engine.submit(new).await, Ok(Submitted::Running));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_is_claimed_than_there_is_room_for() {
+    let world = World::start().await;
+    let first = world.process::<false>(Config { drain_grace: Duration::ZERO, ..patient() }).await;
+    // In this order: what can be claimed comes after many pages of what cannot.
+    submit_stuck(&first, "silent", 40).await;
+    submit_stuck(&first, "other", 3).await;
+    let small = Config { in_flight: 8, unanswered_legs: 2, claim_batch: 4, ..quick() };
+    let second = world.process::<false>(small).await;
+    second.domain.set("silent", Does::Hangs);
+    first.engine.drain().await;
+    world.until("SELECT count(*) = 3 FROM saga.saga WHERE key LIKE 'other %' AND state = 2").await;
+    for _ in 0..10 {
+        let claimed = "SELECT count(*) FROM saga.saga WHERE key LIKE 'silent %' AND owner IS NOT NULL";
+        assert_eq!(world.sql::<i64>(claimed).await, 4, "twice as many as of new work");
+        tokio::time::sleep(quick().scan).await;
+    }
+    second.domain.set("silent", Does::Applies);
+    world.until("SELECT count(*) = 43 FROM saga.saga WHERE state = 2").await;
 }

@@ -24,8 +24,8 @@ use service::{
 use super::{keyed::Failure, redemptions};
 use crate::{
     app::App,
-    plan::{Plan, REDEEM, ReversalReason},
-    reversal,
+    plan::{Plan, PlannedLeg, REDEEM, ReversalReason},
+    reversal::{self, Reversible},
     sagas::Sagas,
 };
 
@@ -144,17 +144,16 @@ impl Cancel {
         let redemption = engine.to_its_end(look).await;
         let Some(redemption) = redemption.map_err(|error| Failure::read(&error))? else { return Ok(None) };
         let why = match redemption.status {
+            // The sweep reverses it once there is room; what cannot be refused need not be carried out at once.
+            Status::Completed | Status::PartiallyRefunded | Status::Authorized
+                if self.is_short_of_room(&redemption) =>
+            {
+                return self.request(stored).await;
+            }
             Status::Completed | Status::PartiallyRefunded => ReversalReason::Reversal,
             Status::Authorized => ReversalReason::Void,
             // A forward-only saga is never compensated: the redemption is reversed when that is done.
-            Status::Capturing | Status::Reversing | Status::UnderReview => {
-                let (pool, id) = (self.app.keyed_pool.clone(), redemption.id);
-                let is_noted = engine.to_its_end(async move { reversal::request(&pool, id).await }).await;
-                if !is_noted.map_err(|error| Failure::read(&error))? {
-                    return Ok(None);
-                }
-                return self.cancel_key(stored, CancelResult::WillReverse).await;
-            }
+            Status::Capturing | Status::Reversing | Status::UnderReview => return self.request(stored).await,
             // What is in force is what the operator who settled it says.
             Status::Resolved => return self.cancel_key(stored, CancelResult::Resolved).await,
             // Not yet as its saga says: looked at again.
@@ -168,6 +167,24 @@ impl Cancel {
         let submitted = self.app.engine.submit(saga).await;
         let submitted = submitted.map_err(|error| not_durable(&error))?;
         Ok(matches!(submitted, Submitted::Running).then_some(CancelResult::WillReverse))
+    }
+
+    /// Whether too much waits for a tender of the redemption for one more saga that waits for it.
+    fn is_short_of_room(&self, redemption: &Reversible) -> bool {
+        let business = redemption.business_id.as_str();
+        let is_full = |leg: &PlannedLeg| self.app.engine.is_full_for_all_work(leg.tender.as_str(), business);
+        redemption.redeem().is_some_and(|plan| plan.legs.iter().any(is_full))
+    }
+
+    /// Has it reversed by the sweep. The request first: should the key not be cancelled after it, the sweep's saga cancels it.
+    async fn request(&self, stored: &Stored) -> Result<Option<CancelResult>, Failure> {
+        let (pool, id) = (self.app.keyed_pool.clone(), stored.id.0);
+        let requested = async move { reversal::request(&pool, id).await };
+        let is_requested = self.app.engine.to_its_end(requested).await;
+        if !is_requested.map_err(|error| Failure::read(&error))? {
+            return Ok(None);
+        }
+        self.cancel_key(stored, CancelResult::WillReverse).await
     }
 }
 

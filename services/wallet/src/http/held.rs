@@ -121,8 +121,15 @@ where
     P: Fn(&Reversible, Redemption) -> Result<Plan, Box<Problem>> + Send + Sync,
 {
     fn admit(&self) -> Result<(), Refused> {
-        // Sagas that take further what exists are not counted against the bound for new work.
-        if self.app.engine.is_ready() { Ok(()) } else { Err(Refused::overloaded()) }
+        let engine = &self.app.engine;
+        if !engine.is_ready() {
+            return Err(Refused::overloaded());
+        }
+        // What takes further what exists is not counted against the bounds for new work: it has room of its own.
+        let business = self.caller.business_id.as_str();
+        let mut tenders = self.shown.tenders.iter().map(|tender| tender.kind);
+        let full = tenders.find(|kind| engine.is_full_for_all_work(kind.as_str(), business));
+        full.map_or(Ok(()), |kind| Err(Refused::busy(kind)))
     }
 
     fn looks_up_first(&self) -> bool {

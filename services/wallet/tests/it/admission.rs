@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use reqwest::Method;
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
 use testkit::Mode;
 
-use crate::support::{System, WITHIN, quick, redeem};
+use crate::support::{Answer, System, WITHIN, Wallet, quick, redeem};
 
 /// How often tills come while a tender is silent, and the pause between them: longer together than its readiness is asked for.
 const WAVES: usize = 40;
@@ -80,4 +81,61 @@ async fn a_silent_tender_is_refused_at_the_door_until_a_leg_is_answered() {
         tokio::time::sleep(BETWEEN_WAVES).await;
     }
     system.credit.proxy.set(Mode::Cut);
+}
+
+/// Takes or holds 10 of one tender; the redemption's id.
+async fn redeemed(system: &System, wallet: &Wallet, key: &str, tender: &str, capture: &str) -> String {
+    let body = json!({ "customer_id": "c", "order_id": key, "currency": "USD", "amount": 10, "capture": capture,
+        "tenders": [{ "type": tender }] });
+    let answer = system.redeem(wallet, key, &body).await;
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    answer.json()["id"].as_str().expect("an id").to_owned()
+}
+
+async fn capture(system: &System, wallet: &Wallet, id: &str) -> Answer {
+    let path = format!("/wallet/redemptions/{id}/capture");
+    system.call(wallet, "pos", Method::POST, &path, Some("capture"), Some(&json!({}))).await
+}
+
+/// A long outage would gather them all in memory, until the process dies of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn captures_and_cancels_that_wait_for_a_silent_tender_are_bounded() {
+    let system = System::start().await;
+    let wallet = system.wallet_with(saga::Config { unanswered_legs: 1, ..quick() }).await;
+    system.fund("c", 620, 5000, 0).await;
+    redeemed(&system, &wallet, "taken", "store_credit", "automatic").await;
+    redeemed(&system, &wallet, "held", "store_credit", "manual").await;
+    let first = redeemed(&system, &wallet, "first", "store_credit", "manual").await;
+    let second = redeemed(&system, &wallet, "second", "store_credit", "manual").await;
+    let third = redeemed(&system, &wallet, "third", "store_credit", "manual").await;
+    let points = redeemed(&system, &wallet, "points", "points", "manual").await;
+    system.credit.proxy.set(Mode::HoldRequests);
+    let meanwhile = async {
+        testkit::until(WITHIN, async || wallet.engine.is_full_for_all_work("store_credit", "demo")).await;
+        let refused = capture(&system, &wallet, &third).await;
+        assert_eq!(
+            (refused.status.as_u16(), refused.code(), &refused.json()["outcome"]),
+            (503, "tender_unavailable".to_owned(), &json!("not_applied")),
+            "{}",
+            refused.text()
+        );
+        assert_eq!(capture(&system, &wallet, &points).await.status, 200, "others are not concerned");
+        for key in ["taken", "held"] {
+            assert_eq!(system.cancel(&wallet, key).await["result"], "will_reverse", "it cannot be refused");
+            let body = json!({ "customer_id": "c", "order_id": key, "currency": "USD", "amount": 10 });
+            assert_eq!(system.redeem(&wallet, key, &body).await.code(), "key_cancelled");
+        }
+        let reversals = "SELECT count(*) FROM saga.saga WHERE operation = 'reversal'";
+        assert_eq!(system.sql::<i64>(reversals).await, 0, "none waits in memory");
+    };
+    let (first, second, ()) =
+        tokio::join!(capture(&system, &wallet, &first), capture(&system, &wallet, &second), meanwhile);
+    assert_eq!((first.status.as_u16(), second.status.as_u16()), (202, 202));
+    system.credit.cut_open().await;
+    for (key, status) in
+        [("first", "completed"), ("second", "completed"), ("taken", "reversed"), ("held", "voided")]
+    {
+        system.until_status(&wallet, key, status).await;
+    }
+    assert_eq!(capture(&system, &wallet, &third).await.status, 200);
 }
