@@ -61,7 +61,7 @@ pub async fn sweep(app: App) {
 enum Tried {
     /// It is being reversed; or nothing can be written now, be it of this redemption or of another.
     Over,
-    /// It was not reversed, for a reason of its own: it would fill the place of others if it were tried again at once.
+    /// It was not reversed, for a reason of its own or of its tenders': it would fill the place of others if it were tried again at once.
     Rests,
 }
 
@@ -88,6 +88,9 @@ async fn reverse(app: App, id: Uuid, row: PgRow) -> (Uuid, Tried) {
             return (id, Tried::Rests);
         }
     };
+    if redemption.is_short_of_room(&app.engine) {
+        return (id, Tried::Rests);
+    }
     let (reason, why) = match (is_requested, redemption.status) {
         (true, RedemptionStatus::Authorized) => (ReversalReason::Void, "requested"),
         (true, _) => (ReversalReason::Reversal, "requested"),

@@ -7,13 +7,13 @@ use api::{
     derive::{Bucket, fresh_id},
     wallet::RedemptionStatus,
 };
-use saga::{Begin, Key, NewSaga, SagaId, machine::Kind};
+use saga::{Begin, Engine, Key, NewSaga, SagaId, machine::Kind};
 use service::trace;
 use sqlx::{PgPool, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use crate::{
-    plan::{Plan, RedeemPlan, ReversalPlan, ReversalReason},
+    plan::{Plan, PlannedLeg, RedeemPlan, ReversalPlan, ReversalReason},
     redemption::{Change, status::read_status},
     sagas::Sagas,
 };
@@ -91,6 +91,14 @@ impl Reversible {
             Plan::Redeem(plan) => Some(plan),
             Plan::Reversal(_) | Plan::Capture(_) | Plan::Nothing | Plan::Orphan(_) => None,
         }
+    }
+
+    /// Whether too much waits for one of its tenders for one more saga that waits for it.
+    #[must_use]
+    pub fn is_short_of_room(&self, engine: &Engine<Sagas>) -> bool {
+        let business = self.business_id.as_str();
+        let is_full = |leg: &PlannedLeg| engine.is_full_for_all_work(leg.tender.as_str(), business);
+        self.redeem().is_some_and(|plan| plan.legs.iter().any(is_full))
     }
 }
 

@@ -24,8 +24,8 @@ use service::{
 use super::{keyed::Failure, redemptions};
 use crate::{
     app::App,
-    plan::{Plan, PlannedLeg, REDEEM, ReversalReason},
-    reversal::{self, Reversible},
+    plan::{Plan, REDEEM, ReversalReason},
+    reversal,
     sagas::Sagas,
 };
 
@@ -146,7 +146,7 @@ impl Cancel {
         let why = match redemption.status {
             // The sweep reverses it once there is room; what cannot be refused need not be carried out at once.
             Status::Completed | Status::PartiallyRefunded | Status::Authorized
-                if self.is_short_of_room(&redemption) =>
+                if redemption.is_short_of_room(engine) =>
             {
                 return self.request(stored).await;
             }
@@ -167,13 +167,6 @@ impl Cancel {
         let submitted = self.app.engine.submit(saga).await;
         let submitted = submitted.map_err(|error| not_durable(&error))?;
         Ok(matches!(submitted, Submitted::Running).then_some(CancelResult::WillReverse))
-    }
-
-    /// Whether too much waits for a tender of the redemption for one more saga that waits for it.
-    fn is_short_of_room(&self, redemption: &Reversible) -> bool {
-        let business = redemption.business_id.as_str();
-        let is_full = |leg: &PlannedLeg| self.app.engine.is_full_for_all_work(leg.tender.as_str(), business);
-        redemption.redeem().is_some_and(|plan| plan.legs.iter().any(is_full))
     }
 
     /// Has it reversed by the sweep. The request first: should the key not be cancelled after it, the sweep's saga cancels it.
