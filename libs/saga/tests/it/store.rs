@@ -10,6 +10,10 @@ use crate::toy::{Does, World, quick};
 const WAITS_FOR_A_LOCK: &str = "SELECT EXISTS (SELECT 1 FROM pg_stat_activity
     WHERE datname = current_database() AND wait_event_type = 'Lock')";
 
+/// The row that the saga needs which is kept waiting.
+const LOCKS_THE_ROW: &str =
+    "INSERT INTO toy.thing (saga_id, status) VALUES ('00000000-0000-7000-8000-000000000001', 'locked')";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_is_locked_by_hand_does_not_take_its_batch_along() {
     let world = World::start().await;
@@ -18,12 +22,7 @@ async fn a_row_that_is_locked_by_hand_does_not_take_its_batch_along() {
     let mut hand = PgConnection::connect_with(&world.database.admin()).await.expect("a connection");
     let mut locking = hand.begin().await.expect("a transaction");
     // The domain's rows of sagas with this key cannot be written until the lock is given up.
-    sqlx::query(
-        "INSERT INTO toy.thing (saga_id, status) VALUES ('00000000-0000-7000-8000-000000000001', 'locked')",
-    )
-    .execute(&mut *locking)
-    .await
-    .expect("done");
+    sqlx::query(LOCKS_THE_ROW).execute(&mut *locking).await.expect("done");
     let stuck = saga_that_needs(&process, "00000000-0000-7000-8000-000000000001");
     let others = async {
         world.until(WAITS_FOR_A_LOCK).await;
@@ -113,12 +112,7 @@ async fn a_writer_that_cannot_connect_closes_the_door_for_nobody() {
     world.execute(END_SOME).await;
     let mut hand = PgConnection::connect_with(&world.database.admin()).await.expect("a connection");
     let mut locking = hand.begin().await.expect("a transaction");
-    sqlx::query(
-        "INSERT INTO toy.thing (saga_id, status) VALUES ('00000000-0000-7000-8000-000000000001', 'locked')",
-    )
-    .execute(&mut *locking)
-    .await
-    .expect("done");
+    sqlx::query(LOCKS_THE_ROW).execute(&mut *locking).await.expect("done");
     let stuck = saga_that_needs(&process, "00000000-0000-7000-8000-000000000001");
     let others = async {
         tokio::time::sleep(Duration::from_millis(300)).await;

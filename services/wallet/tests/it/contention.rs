@@ -4,7 +4,7 @@ use std::{
 };
 
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use testkit::Mode;
 
@@ -153,14 +153,18 @@ async fn sold_beside(
     tokio::join!(selling, futures_util::future::join_all(insisting)).0
 }
 
+fn hold_of_one_point() -> Value {
+    json!({ "customer_id": "d", "order_id": "o", "currency": "USD", "amount": 1, "capture": "manual",
+        "tenders": [{ "type": "points", "points": 1 }] })
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_locked_redemption_costs_nobody_else_a_sale() {
     let system = System::start().await;
     let wallet = system.wallet().await;
     system.fund("c", 1_000_000, 0, 0).await;
     system.fund("d", 100, 0, 0).await;
-    let hold = json!({ "customer_id": "d", "order_id": "o", "currency": "USD", "amount": 1, "capture": "manual",
-        "tenders": [{ "type": "points", "points": 1 }] });
+    let hold = hold_of_one_point();
     let held = system.redeem(&wallet, "held", &hold).await.json();
     let capture = Some(held["id"].as_str().expect("an id").to_owned());
     sales(&system, &wallet, "warm").await;
@@ -177,8 +181,7 @@ async fn sixty_locked_redemptions_cost_nobody_else_a_sale() {
     let wallet = system.wallet().await;
     system.fund("c", 1_000_000, 0, 0).await;
     system.fund("d", 100, 0, 0).await;
-    let hold = json!({ "customer_id": "d", "order_id": "o", "currency": "USD", "amount": 1, "capture": "manual",
-        "tenders": [{ "type": "points", "points": 1 }] });
+    let hold = hold_of_one_point();
     let keys: Vec<_> = (0..60).map(|till| format!("held-{till}")).collect();
     let holds = keys.iter().map(|key| system.redeem(&wallet, key, &hold));
     let held = futures_util::future::join_all(holds).await;
