@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use crate::domain::{Key, SagaId};
 
 /// How long a write is tried, unless an earlier attempt may have committed: that is found out, however long it takes.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 /// By so much later at most is a write given up.
 const SWEEP: Duration = Duration::from_millis(50);
 /// Pause after the first refusal of a subject; each further one doubles it,

@@ -48,11 +48,11 @@ impl<D: Domain> Writer<D> {
     async fn try_together(&mut self, tried: Vec<Waiting<Request<D>>>) -> Vec<Waiting<Request<D>>> {
         let was_in_doubt = tried.iter().any(|waiting| waiting.request.is_in_doubt);
         let is_alone = tried.len() == 1;
-        let (mut writes, mut callers, mut terms) = (Vec::new(), Vec::new(), Vec::new());
-        for Waiting { request, refusal, until } in tried {
+        let (mut writes, mut callers, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+        for Waiting { request, until, .. } in tried {
             writes.push(request.write);
             callers.push(request.caller);
-            terms.push((refusal, until));
+            ends.push(until);
         }
         let failure = match self.attempt(&writes, &callers, was_in_doubt).await {
             Ok(written) => {
@@ -78,12 +78,10 @@ impl<D: Domain> Writer<D> {
             requests.for_each(|request| request.fail(&failure));
             return Vec::new();
         }
-        tracing::debug!(?failure, size = terms.len(), "what is aside is tried again");
+        tracing::debug!(?failure, size = ends.len(), "what is aside is tried again");
         let refusal = if is_alone { refusal(failure) } else { None };
-        let again = requests.zip(terms);
-        again
-            .map(|(request, (before, until))| Waiting { request, refusal: refusal.clone().or(before), until })
-            .collect()
+        let again = requests.zip(ends);
+        again.map(|(request, until)| Waiting { request, refusal: refusal.clone(), until }).collect()
     }
 }
 

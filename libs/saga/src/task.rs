@@ -1,10 +1,6 @@
 //! One run of one saga: carries out what the machine says, and nothing else.
 
-use std::{
-    pin::Pin,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use fail::fail_point;
 use futures_util::{StreamExt, stream::FuturesUnordered};
@@ -13,6 +9,7 @@ use serde_json::json;
 use tracing::Instrument as _;
 
 use crate::{
+    aside::PATIENCE,
     attempts::Attempts,
     clock::RunClock,
     domain::{Call, CompensationCause, Domain, Ending, Reason, Replied, Saga, TransitionEffect},
@@ -65,8 +62,8 @@ pub(crate) struct Run<D: Domain> {
     poison: i16,
     /// What the machine goes by.
     clock: RunClock,
-    /// Since when the present transition is refused, though the database is there.
-    refused_since: Option<Instant>,
+    /// So often the database has not written the present transition for the store's patience, though it was there.
+    refusals: u32,
     /// The answer that the last transition stored.
     concluded: Option<Arc<crate::domain::Response>>,
 }
@@ -103,7 +100,7 @@ impl<D: Domain> Run<D> {
             work: FuturesUnordered::new(),
             poison: row.poison,
             clock: row.clock,
-            refused_since: None,
+            refusals: 0,
             concluded: None,
         }
     }
@@ -348,12 +345,14 @@ impl<D: Domain> Run<D> {
         }
     }
 
-    /// Whether a transition that the database answers and does not write has used up the time that participants may cost. What is
-    /// to be a dead letter has used it up already.
+    /// Whether a transition that the database answers and does not write has used up the time that participants may cost. Refusals
+    /// are counted, since by the clock an outage between two of them would be part of it. What is to be a dead letter has used it
+    /// up already.
     fn is_refused_for_too_long(&mut self, transition: Transition) -> bool {
-        let since = *self.refused_since.get_or_insert_with(Instant::now);
+        self.refusals = self.refusals.saturating_add(1);
+        let refused_for = (PATIENCE + STORE_PAUSE).saturating_mul(self.refusals);
         let limit = u64::try_from(self.engine.config.limits.unreachable_for).unwrap_or(0);
-        transition.to == State::DeadLetter || since.elapsed() >= Duration::from_millis(limit)
+        transition.to == State::DeadLetter || refused_for >= Duration::from_millis(limit)
     }
 
     /// The database refuses what the domain would record with a transition: only an operator can help.
@@ -383,7 +382,7 @@ impl<D: Domain> Run<D> {
 
     fn written(&mut self, transition: Transition, answer_given: bool) {
         self.guard.not_lost();
-        self.refused_since = None;
+        self.refusals = 0;
         if answer_given {
             self.concluded = None; // the stored answer is an earlier one
         }

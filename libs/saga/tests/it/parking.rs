@@ -7,7 +7,8 @@ use saga::{
     Config,
     ops::{DeadLetterAction, OperatorCommand},
 };
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
+use testkit::{Mode, Proxy};
 use uuid::Uuid;
 
 use crate::toy::{Does, Process, World, quick};
@@ -178,4 +179,32 @@ async fn an_end_whose_row_is_locked_waits_for_as_long_as_the_budget_and_is_parke
     world.until("SELECT state = 4 FROM saga.saga").await;
     assert_eq!(world.sql::<String>("SELECT code FROM saga.dead_letter").await, "unwritable");
     locking.rollback().await.expect("done");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_is_no_part_of_the_time_for_which_an_end_is_refused() {
+    let world = World::start().await;
+    let admin = world.database.admin();
+    let proxy = Proxy::start(admin.get_host(), admin.get_port()).await;
+    let mut config = quick();
+    config.limits.unreachable_for = 7_000;
+    let behind = |options: PgConnectOptions| options.host("127.0.0.1").port(proxy.port);
+    let process = world.process_with::<false>(config, behind).await;
+    process.domain.set("a", Does::Hangs);
+    process.submit("k", 1, &["a"]).await.1.expect("written");
+    let mut hand = PgConnection::connect_with(&admin).await.expect("a connection");
+    let mut locking = hand.begin().await.expect("a transaction");
+    sqlx::query("SELECT FROM toy.thing FOR UPDATE").execute(&mut *locking).await.expect("locked");
+    process.domain.set("a", Does::Applies);
+    world.until("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')").await;
+    // Once, and no more often, it is refused for as long as the store tries a write; then nothing answers for longer than the budget.
+    tokio::time::sleep(Duration::from_millis(2_700)).await;
+    proxy.set(Mode::Cut);
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    proxy.set(Mode::Pass);
+    tokio::time::sleep(Duration::from_millis(4_500)).await;
+    assert_eq!(world.sql::<i16>("SELECT state FROM saga.saga").await, 0, "three refusals are within it");
+    locking.rollback().await.expect("done");
+    world.until("SELECT state > 1 FROM saga.saga").await;
+    assert_ne!(world.sql::<i16>("SELECT state FROM saga.saga").await, 4, "it is not parked");
 }
