@@ -38,6 +38,8 @@ const COALESCE: Duration = Duration::from_millis(25);
 /// Longest time that publishing may take. It is well below the two seconds after which Postgres ends an idle
 /// transaction.
 const PUBLISH_LIMIT: Duration = Duration::from_millis(800);
+/// Longest that a pass may take with the database. Its server ends a statement earlier; this one ends what never answers.
+const PASS_LIMIT: Duration = Duration::from_secs(7);
 /// Pause after the first failure in a row; it doubles up to [`PAUSE_CAP`].
 const PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause between two tries.
@@ -58,6 +60,9 @@ pub enum RelayError {
     /// Redis did not answer in time.
     #[error("Redis did not answer in time")]
     Late,
+    /// The database gave no answer in time.
+    #[error("the database gave no answer in time")]
+    Stuck,
     /// The URL of Redis cannot be read.
     #[error("the URL of Redis cannot be read")]
     Url(#[from] deadpool_redis::CreatePoolError),
@@ -125,7 +130,9 @@ impl Relay {
         let mut pause = PAUSE;
         loop {
             let is_last = stop.is_cancelled();
-            let (wait, heeds_wakes) = match self.pass().await {
+            let passed =
+                tokio::time::timeout(PASS_LIMIT, self.pass()).await.unwrap_or(Err(RelayError::Stuck));
+            let (wait, heeds_wakes) = match passed {
                 Ok(passed) => {
                     pause = PAUSE;
                     // A full pass says that there is more.
@@ -135,7 +142,7 @@ impl Relay {
                     self.report(&error).await;
                     pause = (pause * 2).min(PAUSE_CAP);
                     // The waker has just written to the database, so that is there again; of Redis it says nothing.
-                    (pause, matches!(error, RelayError::Database(_)))
+                    (pause, matches!(error, RelayError::Database(_) | RelayError::Stuck))
                 }
             };
             if is_last {
@@ -202,7 +209,8 @@ impl Relay {
     async fn report(&self, error: &RelayError) {
         tracing::warn!(%error, cause = ?std::error::Error::source(error), "events wait in the outbox");
         counter!("outbox_failed_total").increment(1);
-        if let Err(error) = self.measure().await {
+        let measured = tokio::time::timeout(PASS_LIMIT, self.measure()).await;
+        if let Err(error) = measured.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
             tracing::warn!(%error, "what waits in the outbox cannot be measured");
         }
     }

@@ -24,6 +24,8 @@ const PAUSES_FOR_LONG: Duration = Duration::from_millis(3_300);
 const PASSES: Duration = Duration::from_millis(300);
 /// Some rounds in which an outbox is measured.
 const MEASURED: Duration = Duration::from_millis(2_500);
+/// Longer than a pass may take, and the pause after it.
+const NEVER_ANSWERED: Duration = Duration::from_secs(12);
 /// Nobody listens here.
 const CLOSED: &str = "redis://127.0.0.1:9";
 
@@ -195,6 +197,30 @@ async fn who_has_written_wakes_a_relay_whose_database_was_away() {
     let begun = std::time::Instant::now();
     assert_eq!(versions(listener, 3).await, [1, 2, 3]);
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    stop.cancel();
+    tasks.close();
+    tasks.wait().await;
+}
+
+#[tokio::test]
+async fn a_relay_whose_statement_is_never_answered_goes_on() {
+    let database = TestDatabase::create(Database::Points).await;
+    let admin = database.admin();
+    let proxy = Proxy::start(admin.get_host(), admin.get_port()).await;
+    let options = service::db::connect_options(&database.url(), "test").expect("options");
+    let behind = service::db::pool(options.host("127.0.0.1").port(proxy.port), 1);
+    let business = uuid::Uuid::new_v4().to_string();
+    let (listener, wake) = (subscribe(&business).await, Arc::new(Notify::new()));
+    let relay = Relay::new(Outbox::Balances, behind, Some(&redis_url()), wake.clone()).unwrap();
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    tasks.spawn(relay.run(stop.clone()));
+    tokio::time::sleep(IDLE).await;
+    proxy.hold_next(1);
+    write(&pool(&database), &business, 3).await;
+    wake.notify_one();
+    until(WITHIN, async || proxy.is_holding()).await;
+    let told = tokio::time::timeout(NEVER_ANSWERED, versions(listener, 3)).await;
+    assert_eq!(told.expect("in time"), [1, 2, 3]);
     stop.cancel();
     tasks.close();
     tasks.wait().await;

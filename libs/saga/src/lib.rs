@@ -65,6 +65,6 @@ pub use orphan::Orphan;
 pub use pending::Intent;
 pub use proof::{KeyUnused, Withdrawn};
 pub use row::Stored;
-pub use statement::past_locks;
+pub use statement::{in_time, past_locks};
 pub use submit::Submitted;
 pub use wait::Waited;

@@ -55,7 +55,7 @@ impl<D: Domain> Engine<D> {
                 continue;
             }
             if !is_tidy {
-                is_tidy = forget_the_dead(&self.pool).await.is_ok();
+                is_tidy = in_time(forget_the_dead(&self.pool)).await.is_ok();
             }
             // First: what this process owns takes its room before more is claimed.
             let rescanned = in_time(self.rescan()).await;

@@ -32,6 +32,7 @@ use crate::{
     reachability::{Reachability, TICK},
     recovery,
     registry::Registry,
+    statement::in_time,
     store::Store,
 };
 
@@ -198,7 +199,8 @@ impl<D: Domain> Engine<D> {
         self.registry.stop_all();
         self.tasks.close();
         let _ = tokio::time::timeout(Duration::from_secs(1), self.tasks.wait()).await;
-        match recovery::hand_over(&self.pool, self.process, self.pending.any_in_doubt()).await {
+        let handed_over = recovery::hand_over(&self.pool, self.process, self.pending.any_in_doubt());
+        match in_time(handed_over).await {
             Ok(sagas) => tracing::info!(sagas, "handed over what was still running"),
             Err(error) => tracing::warn!(%error, "could not hand over; another process claims after one TTL"),
         }

@@ -36,8 +36,11 @@ fn is_locked(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Database(error) if error.code().as_deref() == Some("55P03"))
 }
 
-/// Ends a statement on a pool that is not answered in time, so that what asks goes on; the pool drops its connection.
-pub(crate) async fn in_time<T>(statement: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+/// Ends a statement on a pool that is not answered in time, so that what asks goes on; the pool closes its connection.
+///
+/// # Errors
+/// Of the statement; [`sqlx::Error::Io`] if there was no answer in time.
+pub async fn in_time<T>(statement: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
     let answered = tokio::time::timeout(STATEMENT_TIMEOUT, statement).await;
     answered.unwrap_or_else(|_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())))
 }

@@ -20,6 +20,7 @@ use crate::{
     reachability::UnansweredLegs,
     registry::{Progress, RunGuard},
     row::{self, Loaded},
+    statement::in_time,
     write::{DeadLetter, Move, STUCK_AFTER_MS, Write, Written},
 };
 
@@ -408,7 +409,7 @@ impl<D: Domain> Run<D> {
     /// The compare-and-set missed: stop, unless the row is still ours.
     async fn missed(&mut self, transition: Transition) -> Next {
         counter!("saga_cas_lost_total").increment(1);
-        match row::by_id(&self.engine.pool, self.saga.id).await {
+        match in_time(row::by_id(&self.engine.pool, self.saga.id)).await {
             Ok(Some(row))
                 if row.owner == Some(self.engine.process) && row.stored.epoch == self.saga.epoch =>
             {

@@ -17,6 +17,9 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_millis(800);
 /// A connection that was used so recently is handed out without a ping.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
 
+/// How long a connection has to answer whose statement was given up, before it is closed.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
+
 /// How long opening a connection of one's own may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -73,8 +76,8 @@ pub fn for_executor(options: PgConnectOptions) -> PgConnectOptions {
 /// its database is away, and recovers when it is back.
 ///
 /// A caller may hang up at any moment. In the middle of a statement that costs no connection: the pool waits for the
-/// statement's end and keeps the connection. In the middle of the ping before a statement it does: sqlx then drops the
-/// connection. So only a connection that was idle for a while is asked whether it still lives, which also saves the
+/// statement's end and keeps the connection, if that comes soon. In the middle of the ping before a statement it does: sqlx then
+/// drops the connection. So only a connection that was idle for a while is asked whether it still lives, which also saves the
 /// others a round trip.
 #[must_use]
 pub fn pool(options: PgConnectOptions, max: u32) -> PgPool {
@@ -89,6 +92,13 @@ pub fn pool(options: PgConnectOptions, max: u32) -> PgPool {
                     connection.ping().await?;
                 }
                 Ok(true)
+            })
+        })
+        .after_release(|connection, _| {
+            // sqlx asks without a limit whether a connection works whose statement was given up, and keeps its place meanwhile.
+            Box::pin(async move {
+                let answered = tokio::time::timeout(ANSWERS_WITHIN, connection.ping()).await;
+                answered.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map(|()| true)
             })
         })
         .connect_lazy_with(options)

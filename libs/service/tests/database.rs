@@ -187,3 +187,20 @@ async fn a_connection_that_broke_while_it_was_idle_is_replaced() {
     let fresh: i32 = sqlx::query_scalar(id).fetch_one(&pool).await.unwrap();
     assert_ne!(fresh, broken);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_goes_on_beside_connections_that_hang() {
+    let database = TestDatabase::create(Database::Points).await;
+    let admin = database.admin();
+    let proxy = Proxy::start(admin.get_host(), admin.get_port()).await;
+    let options = db::connect_options(&database.url(), "test").unwrap();
+    let pool = db::pool(options.host("127.0.0.1").port(proxy.port), 2);
+    let (one, other) = tokio::join!(pool.acquire(), pool.acquire());
+    drop((one.unwrap(), other.unwrap()));
+    // Statements on both are never answered, and their callers give up.
+    proxy.hold_next(2);
+    let ask = || tokio::time::timeout(Duration::from_millis(500), sqlx::query("SELECT 1").execute(&pool));
+    let (one, other) = tokio::join!(ask(), ask());
+    assert!(one.is_err() && other.is_err(), "both hang");
+    testkit::until(Duration::from_secs(5), async || ask().await.is_ok_and(|answer| answer.is_ok())).await;
+}

@@ -13,8 +13,8 @@ use crate::{
 /// Connections of the outbox relay: it works on one at a time.
 const RELAY_CONNECTIONS: u32 = 1;
 
-/// Connections for the calls between services, and for making codes: what staff and customers read never takes them. The calls look a
-/// few rows up by key, so few are enough.
+/// Connections for the calls between services that look a few rows up by key: codes, accounts, versions, legs. Lists of entries, and
+/// the making of codes, never take them, whichever listener they come from; so few are enough.
 const INTERNAL_CONNECTIONS: u32 = 6;
 
 /// Reads a minute that a customer's own token may make; staff and tills have no such limit.
@@ -43,8 +43,8 @@ pub struct App {
 }
 
 impl App {
-    /// A tender of these rules. `pool` serves the internal listener and the issuer of codes, `public_pool` the public listener's reads:
-    /// what one business reads never keeps the wallet waiting, which reads here for all of them.
+    /// A tender of these rules. `pool` serves what the wallet looks up, `public_pool` everything else: what one business reads never
+    /// keeps the wallet waiting, which plans here for all of them.
     #[must_use]
     pub fn new(rules: Arc<dyn Rules>, executor: Executor, pool: PgPool, public_pool: PgPool) -> Self {
         let reads = RateLimit::new(CUSTOMER_READS, Duration::from_mins(1));
@@ -78,7 +78,7 @@ impl App {
         };
         let executor = Executor::start(&config, process.tasks(), &process.stopping());
         let redis_url = process.config().redis_url.as_ref().map(Secret::expose);
-        let database = db::pool(db::for_executor(connect.clone()), RELAY_CONNECTIONS);
+        let database = db::pool(connect.clone(), RELAY_CONNECTIONS);
         let relay = Relay::new(Outbox::Balances, database, redis_url, executor.outbox_wake())?;
         process.supervisor().supervise_to_end("relay", move |stopping| relay.clone().run(stopping));
         check_readiness(process, connect, executor.clone());
@@ -99,10 +99,16 @@ impl App {
         }
     }
 
-    /// Connections for the internal listener, and for what a tender has of its own.
+    /// Connections for what the wallet looks up.
     #[must_use]
     pub fn pool(&self) -> &PgPool {
         &self.pool
+    }
+
+    /// Connections for everything else.
+    #[must_use]
+    pub fn public_pool(&self) -> &PgPool {
+        &self.public_pool
     }
 
     /// Where commands go.

@@ -42,7 +42,7 @@ async fn main() -> anyhow::Result<()> {
     let app = tender::App::start(&process, &args.tender, Arc::new(DigitalRewards))?;
     // On a connection of its own: requests that keep the pool busy say nothing about the peppers.
     let options = app.pool().connect_options().as_ref().clone();
-    let (compared, probe) = (peppers.clone(), Arc::new(db::Probe::new(db::for_executor(options))));
+    let (compared, probe) = (peppers.clone(), Arc::new(db::Probe::new(options)));
     match tokio::time::timeout(COMPARE_LIMIT, compared.compare(&probe)).await {
         Ok(Err(error @ (RecordError::Missing(_) | RecordError::Other(_)))) => return Err(error.into()),
         Ok(Err(error)) => tracing::warn!(%error, "the peppers are compared once the database can be read"),
@@ -57,7 +57,7 @@ async fn main() -> anyhow::Result<()> {
         let (peppers, probe) = (compared.clone(), probe.clone());
         async move { peppers.compare(&probe).await.map(drop) }
     });
-    let issuer = CodeIssuer::new(app.pool().clone(), peppers.clone());
+    let issuer = CodeIssuer::new(app.public_pool().clone(), peppers.clone());
     let app = app.with_issuer(Arc::new(issuer));
     let (public, internal) = (app.public(), app.internal().merge(routes(app.pool().clone(), peppers)));
     process.run(public, internal).await

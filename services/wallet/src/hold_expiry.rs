@@ -74,7 +74,7 @@ async fn look(app: &App, passed_over: &[Uuid], room: usize) -> Vec<(Uuid, PgRow)
         .map(|kind| kind.as_str())
         .filter(|name| app.engine.is_unreachable(name))
         .collect();
-    due(&app.background_pool, &away, passed_over, room).await.unwrap_or_else(|error| {
+    saga::in_time(due(&app.background_pool, &away, passed_over, room)).await.unwrap_or_else(|error| {
         tracing::warn!(%error, "could not look for redemptions that are due to be reversed");
         Vec::new()
     })

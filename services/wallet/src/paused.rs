@@ -107,8 +107,8 @@ impl Paused {
 
     async fn read(&self, pool: &PgPool) -> sqlx::Result<()> {
         let _one_at_a_time = self.0.reading.lock().await;
-        let rows: Vec<(String, String)> =
-            sqlx::query_as("SELECT business_id, tender FROM wallet.paused_tender").fetch_all(pool).await?;
+        let rows = sqlx::query_as("SELECT business_id, tender FROM wallet.paused_tender").fetch_all(pool);
+        let rows: Vec<(String, String)> = saga::in_time(rows).await?;
         let mut counts: BTreeMap<&str, u32> = TenderKind::ALL.map(|kind| (kind.as_str(), 0)).into();
         let mut known: HashMap<String, Vec<String>> = HashMap::new();
         for (business_id, tender) in rows {

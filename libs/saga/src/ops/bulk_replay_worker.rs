@@ -19,7 +19,7 @@ use tokio::{
 use uuid::Uuid;
 
 use super::dead_letter_actions::{ActionOutcome, DeadLetterAction, OperatorCommand};
-use crate::{domain::Domain, engine::Engine};
+use crate::{domain::Domain, engine::Engine, statement::in_time};
 
 /// Most replays that one process carries out at the same time.
 const CARRIED_MAX: usize = 64;
@@ -77,7 +77,7 @@ impl<D: Domain> Engine<D> {
                     if self.is_draining() || !self.lease.may_claim() {
                         continue;
                     }
-                    match self.claim_bulk_replays(&carried, &turns).await {
+                    match in_time(self.claim_bulk_replays(&carried, &turns)).await {
                         Ok(jobs) => for job in jobs {
                             carried.insert(job.bulk_id);
                             work.push(self.clone().run_job(job));
@@ -161,9 +161,9 @@ impl<D: Domain> Engine<D> {
     async fn carry_batch(self: &Arc<Self>, job: &Job) -> sqlx::Result<Step> {
         let members = {
             let _turn = job.turn().await?;
-            match self.members_in_turn(job).await? {
+            match in_time(self.members_in_turn(job)).await? {
                 None => return Ok(Step::More),
-                Some(members) if members.is_empty() => return self.finish(job).await,
+                Some(members) if members.is_empty() => return in_time(self.finish(job)).await,
                 Some(members) => members,
             }
         };
@@ -218,7 +218,8 @@ impl<D: Domain> Engine<D> {
             // What the database refuses is this member's own fault, and no reason to hold the others up.
             Ok(Err(error)) if is_data(&error) => {
                 tracing::error!(dead_letter_id = %member, %error, "a dead letter cannot be replayed");
-                self.refuse_member(job, member, "the database refuses what a replay would record").await?;
+                in_time(self.refuse_member(job, member, "the database refuses what a replay would record"))
+                    .await?;
                 Ok(Step::More)
             }
             Ok(Err(error)) => Err(error),

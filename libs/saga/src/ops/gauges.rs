@@ -10,6 +10,7 @@ use crate::{
     domain::{Domain, Reason},
     engine::Engine,
     machine::State,
+    statement::in_time,
 };
 
 /// How often.
@@ -43,7 +44,7 @@ impl<D: Domain> Engine<D> {
             let mut pause = self.config.scan; // a process that has just started has no word of its database yet
             if self.is_available() {
                 pause = INTERVAL;
-                if let Err(error) = self.sample(&mut codes).await {
+                if let Err(error) = in_time(self.sample(&mut codes)).await {
                     tracing::warn!(%error, "could not sample sagas and dead letters");
                 }
             }

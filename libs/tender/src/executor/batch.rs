@@ -207,7 +207,9 @@ pub fn report_poison(command: &Command, tender: &'static str) {
 fn classify(error: sqlx::Error) -> Failure {
     let class = Failure::of(&error);
     match class {
-        Failure::Conflict | Failure::Duplicate => tracing::debug!(%error, "batch in conflict"),
+        Failure::Conflict => tracing::debug!(%error, "batch in conflict"),
+        // Rare, and where the key stays taken, the only line that names it.
+        Failure::Duplicate => tracing::info!(%error, "batch in conflict"),
         _ => tracing::warn!(%error, ?class, "batch failed"),
     }
     class

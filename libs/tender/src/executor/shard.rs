@@ -36,6 +36,9 @@ const LOCK_WAIT: &str = "200ms";
 const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 /// Pause between two probes of a shard that is not known to be able to commit.
 const PROBE_PAUSE: Duration = Duration::from_secs(1);
+/// Most failures of one turn whose cause is looked for among the commands. A damaged row is found within nine; where more fail, it is
+/// the server or the program that fails them.
+const UNFIT_MAX: u32 = 24;
 /// After `stop`, how long an unknown COMMIT may keep the process.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
@@ -140,7 +143,9 @@ impl Shard {
                 biased;
                 turn = self.queue.take(BATCH_MAX) => turn,
                 () = tokio::time::sleep_until(probe_at), if !self.progress.is_proven() => {
-                    self.probe(&mut session).await;
+                    if self.probe(&mut session).await {
+                        self.progress.committed();
+                    }
                     probe_at = tokio::time::Instant::now() + PROBE_PAUSE;
                     continue;
                 }
@@ -168,10 +173,7 @@ impl Shard {
             within(COMMIT_LIMIT, Failure::CommitUnknown, batch::commit(connection)).await
         };
         match probed.await {
-            Ok(()) => {
-                self.progress.committed();
-                true
-            }
+            Ok(()) => true,
             Err(failure) => {
                 let class = failure.name();
                 counter!("tender_batch_failures_total", "tender" => self.tender, "class" => class)
@@ -198,7 +200,7 @@ impl Shard {
         mode: Mode,
         stop: &CancellationToken,
     ) {
-        let mut parts = vec![(jobs, mode)];
+        let (mut parts, mut unfit) = (vec![(jobs, mode)], 0);
         while let Some((jobs, mode)) = parts.pop() {
             let mut jobs = self.queue.divert(jobs);
             if jobs.len() > BATCH_MAX {
@@ -207,7 +209,7 @@ impl Shard {
             if jobs.is_empty() {
                 continue;
             }
-            match self.settle(session, &mut jobs, mode, stop).await {
+            match self.settle(session, &mut jobs, mode, &mut unfit, stop).await {
                 Verdict::Done(prepared) => self.answer(jobs, prepared),
                 Verdict::Locked => self.put_aside(jobs, Cause::RowLocked),
                 Verdict::Halve(mode) => {
@@ -254,6 +256,7 @@ impl Shard {
         session: &mut Option<Session>,
         jobs: &mut [Job],
         mut mode: Mode,
+        unfit: &mut u32,
         stop: &CancellationToken,
     ) -> Verdict {
         let mut tries = 0;
@@ -270,7 +273,10 @@ impl Shard {
             };
             tries += 1;
             let failure = match failure {
-                Failure::Unfit if self.probe(session).await => Failure::Poison,
+                Failure::Unfit if *unfit < UNFIT_MAX && self.probe(session).await => {
+                    *unfit += 1;
+                    Failure::Poison
+                }
                 failure => failure,
             };
             match self.after(failure, tries, jobs, mode) {

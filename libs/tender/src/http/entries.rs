@@ -87,7 +87,7 @@ pub async fn list_entries_to_peer(
     page_size(Some(list.limit))?;
     let ListToPeer { business_id, kind, order_id, from, to, limit, .. } = list;
     let list = List { currency: None, kind, order_id, from, to, limit: None, cursor: None };
-    entries(&app.pool, &business_id, &customer, &list, &place, limit).await.map(Json)
+    entries(&app.public_pool, &business_id, &customer, &list, &place, limit).await.map(Json)
 }
 
 async fn entries(

@@ -142,6 +142,34 @@ async fn one_damaged_row_fails_its_own_commands_and_no_others() {
     }
 }
 
+/// What every batch needs is damaged, and a batch of nothing does not meet it: an index of all accounts, a disk that takes no more.
+#[tokio::test]
+async fn what_fails_every_command_is_not_looked_for_in_each_of_them() {
+    let server = Server::points().await;
+    let mut admin = PgConnection::connect_with(&server.tender.database.admin()).await.unwrap();
+    let credits = (0..128).map(|n| credit(&format!("cus-{n}"), &format!("c{n}"), 100, None));
+    let credits = credits.map(|credit| server.executor().submit(credit));
+    assert!(futures_util::future::join_all(credits).await.iter().all(Result::is_ok));
+    execute(
+        &mut admin,
+        "CREATE FUNCTION tender.damaged() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN RAISE EXCEPTION 'invalid page' USING ERRCODE = 'XX001'; END $$;
+         CREATE TRIGGER damaged BEFORE UPDATE ON tender.lot FOR EACH ROW EXECUTE FUNCTION tender.damaged()",
+    )
+    .await;
+    tokio::time::sleep(std::time::Duration::from_millis(1_100)).await;
+    let before = rolled_back(&mut admin).await;
+    let debits = (0..128).map(|n| server.executor().submit(debit(&format!("cus-{n}"), &format!("k{n}"), 1)));
+    let replies = futures_util::future::join_all(debits).await;
+    assert!(replies.iter().all(Result::is_err), "{replies:?}");
+    execute(&mut admin, "DROP TRIGGER damaged ON tender.lot").await;
+    run(server.executor(), debit("cus-1", "again", 1)).await;
+    tokio::time::sleep(std::time::Duration::from_millis(1_100)).await;
+    run(server.executor(), debit("cus-1", "once more", 1)).await;
+    let failed = rolled_back(&mut admin).await - before;
+    assert!(failed < 100, "{failed} transactions for 128 commands that came together");
+}
+
 async fn rolled_back(admin: &mut PgConnection) -> i64 {
     let query = "SELECT xact_rollback FROM pg_stat_database WHERE datname = current_database()";
     sqlx::query_scalar(query).fetch_one(admin).await.unwrap()

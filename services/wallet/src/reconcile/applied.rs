@@ -14,6 +14,7 @@ use api::{
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use metrics::{counter, gauge};
+use saga::in_time;
 use sqlx::PgPool;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -36,8 +37,9 @@ async fn compare_legs_of(app: &App, kind: TenderKind, every: Duration) {
     let tender = kind.as_str();
     let mut succeeded = Instant::now();
     counter!("wallet_reconciliation_failures_total", "tender" => tender).increment(0);
+    let mut seen = Seen::default();
     loop {
-        match pass(app, kind).await {
+        match pass(app, kind, &mut seen).await {
             Ok(Pass::CaughtUp) => {
                 succeeded = Instant::now();
                 tokio::time::sleep(every).await;
@@ -67,14 +69,17 @@ enum Pass {
     Behind,
 }
 
-async fn pass(app: &App, kind: TenderKind) -> anyhow::Result<Pass> {
+async fn pass(app: &App, kind: TenderKind, seen: &mut Seen) -> anyhow::Result<Pass> {
     for _ in 0..PAGES_MAX {
-        let compared = compared(&app.background_pool, kind).await?;
+        let mut compared = in_time(compared(&app.background_pool, kind)).await?;
+        if let Some(compared) = &mut compared {
+            compared.seconds_ago = compared.seconds_ago.max(seen.seconds_ago(&compared.cursor));
+        }
         let cursor = compared.as_ref().map(|to| to.cursor.as_str());
         let page = app.tenders.get(kind).open_legs(cursor, PAGE).await?;
         if let Some(begin) = compared.as_ref().map(|to| to.begin_again(page.at)).transpose()?.flatten() {
             tracing::warn!(tender = kind.as_str(), at = %page.at, "the clock of a tender's database was set back");
-            advance(&app.background_pool, kind, &leg_cursor::write(begin, Uuid::nil())).await?;
+            in_time(advance(&app.background_pool, kind, &leg_cursor::write(begin, Uuid::nil()))).await?;
             continue;
         }
         park_orphans(app, kind, &page.data).await?;
@@ -89,7 +94,7 @@ async fn pass(app: &App, kind: TenderKind) -> anyhow::Result<Pass> {
         if waits <= TimeDelta::zero() {
             return Ok(Pass::CaughtUp);
         }
-        advance(&app.background_pool, kind, next).await?;
+        in_time(advance(&app.background_pool, kind, next)).await?;
     }
     Ok(Pass::Behind)
 }
@@ -119,6 +124,24 @@ impl Compared {
     }
 }
 
+/// The place up to which was compared, and since when this process knows that: where the wallet's and a tender's databases have one
+/// clock, that says nothing of how far it was set back.
+#[derive(Default)]
+struct Seen(Option<(String, Instant)>);
+
+impl Seen {
+    /// For how many seconds at least it has been compared up to this place.
+    fn seconds_ago(&mut self, cursor: &str) -> f64 {
+        match &self.0 {
+            Some((seen, since)) if seen == cursor => since.elapsed().as_secs_f64(),
+            _ => {
+                self.0 = Some((cursor.to_owned(), Instant::now()));
+                0.0
+            }
+        }
+    }
+}
+
 async fn park_orphans(app: &App, kind: TenderKind, legs: &[OpenLeg]) -> anyhow::Result<()> {
     let applied = || legs.iter().filter(|leg| leg.state == LegState::Applied);
     let mut ids: Vec<Uuid> = applied().map(|leg| leg.key.legs_id.0).collect();
@@ -127,7 +150,7 @@ async fn park_orphans(app: &App, kind: TenderKind, legs: &[OpenLeg]) -> anyhow::
     }
     ids.sort_unstable();
     ids.dedup();
-    let known = app.engine.known_legs(&ids).await?;
+    let known = in_time(app.engine.known_legs(&ids)).await?;
     for leg in applied().filter(|leg| !known.contains(&leg.key.legs_id.0)) {
         Leg { tender: kind, key: leg.key, account: &leg.account }.park(app, false, leg).await?;
     }

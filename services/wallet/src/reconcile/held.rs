@@ -29,7 +29,10 @@ use api::{
     wallet::{RedemptionStatus as Status, TenderKind},
 };
 use metrics::counter;
-use saga::ops::{ActionOutcome, DeadLetterAction, OperatorCommand};
+use saga::{
+    in_time,
+    ops::{ActionOutcome, DeadLetterAction, OperatorCommand},
+};
 use sqlx::{PgPool, Row};
 use uuid::Uuid;
 
@@ -97,7 +100,7 @@ async fn outlived<'a>(
     let mut ids: Vec<Uuid> = holds.iter().map(|hold| hold.key.legs_id.0).collect();
     ids.sort_unstable();
     ids.dedup();
-    let known = known(&app.background_pool, &ids).await?;
+    let known = in_time(known(&app.background_pool, &ids)).await?;
     let judged =
         holds.iter().map(|hold| (hold, judge(known.get(&hold.key.legs_id.0).map_or(&[], Vec::as_slice))));
     Ok(judged.filter(|(_, verdict)| *verdict != Verdict::Leave).collect())
@@ -170,7 +173,8 @@ async fn carry_out(app: &App, leg: &Leg<'_>, hold: &HoldPastEnd, verdict: Verdic
 /// letter for another reason by now.
 async fn replay(app: &App, leg: &Leg<'_>) -> anyhow::Result<bool> {
     let name = leg.name();
-    let Some(dead_letter) = orphan_dead_letter(&app.background_pool, leg.business(), &name).await? else {
+    let Some(dead_letter) = in_time(orphan_dead_letter(&app.background_pool, leg.business(), &name)).await?
+    else {
         return Ok(false);
     };
     let command = OperatorCommand {
@@ -182,7 +186,7 @@ async fn replay(app: &App, leg: &Leg<'_>) -> anyhow::Result<bool> {
         dry_run: false,
     };
     Ok(matches!(
-        app.engine.act_on_dead_letter(dead_letter, DeadLetterAction::Replay, command).await?,
+        in_time(app.engine.act_on_dead_letter(dead_letter, DeadLetterAction::Replay, command)).await?,
         ActionOutcome::Done { .. }
     ))
 }

@@ -11,7 +11,7 @@ use api::{
     wallet::TenderKind,
 };
 use metrics::counter;
-use saga::{Orphan, SagaId};
+use saga::{Orphan, SagaId, in_time};
 use serde::Serialize;
 
 use crate::{
@@ -60,7 +60,7 @@ impl Leg<'_> {
             plan: Plan::Orphan(OrphanPlan { of: key.legs_id, legs }),
             detail: serde_json::to_value(told)?,
         };
-        let is_parked = app.engine.park_orphan(&orphan).await?;
+        let is_parked = in_time(app.engine.park_orphan(&orphan)).await?;
         if is_parked {
             let tender = tender.as_str();
             counter!("wallet_orphan_legs_total", "tender" => tender).increment(1);

@@ -15,7 +15,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use metrics::{counter, gauge};
-use saga::SagaId;
+use saga::{SagaId, in_time};
 use sqlx::{PgPool, Row};
 use uuid::Uuid;
 
@@ -87,10 +87,10 @@ struct Walk {
 
 impl Walk {
     async fn pass(&mut self, pool: &PgPool) -> sqlx::Result<()> {
-        let (mut behind, first_end) = page(pool, None).await?;
+        let (mut behind, first_end) = in_time(page(pool, None)).await?;
         let place = self.place.take().or(first_end);
         if place.is_some() {
-            let (more, end) = page(pool, place).await?;
+            let (more, end) = in_time(page(pool, place)).await?;
             behind.extend(more);
             self.place = end;
         }
@@ -108,7 +108,7 @@ impl Walk {
         if self.refusals.get(&id).is_some_and(|refusal| Instant::now() < refusal.again) {
             return;
         }
-        match park(pool, behind).await {
+        match in_time(park(pool, behind)).await {
             Ok(moved) => {
                 self.refusals.remove(&id);
                 if moved {

@@ -7,6 +7,8 @@ use crate::support::{BUSINESS, System, Wallet};
 
 /// Wrong codes a minute of one source, as `limits.rs` has them.
 const WRONG_CODES: usize = 20;
+/// The same of one token's subject.
+const WRONG_CODES_OF_SUBJECT: usize = 300;
 /// The same of all customers of a business.
 const WRONG_CODES_OF_ALL: usize = 120;
 
@@ -100,4 +102,21 @@ async fn wrong_codes_at_one_terminal_stop_that_terminal_alone() {
     let other = at("t1", "guest", &codes[1]);
     let other = system.call(&wallet, "admin", Method::POST, "/wallet/redeem", Some("a"), Some(&other)).await;
     assert_eq!(other.status, 201, "another caller at that terminal: {}", other.text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_names_other_terminals_is_stopped_later() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    let at = |number: usize| {
+        let mut body = sale("guest", &wrong(number));
+        body["terminal_id"] = json!(format!("t{}", number / WRONG_CODES));
+        body
+    };
+    for number in 0..=WRONG_CODES_OF_SUBJECT {
+        let answer = system.redeem(&wallet, &format!("wrong-{number}"), &at(number)).await;
+        assert_eq!(answer.status, 404, "{number}: {}", answer.text());
+    }
+    let refused = system.redeem(&wallet, "one more", &at(WRONG_CODES_OF_SUBJECT + WRONG_CODES)).await;
+    assert_eq!((refused.status.as_u16(), refused.code()), (429, "rate_limited".to_owned()));
 }
