@@ -9,7 +9,7 @@ use crate::{
     error::StoreError,
     machine::{Kind, State},
     row::{self, Loaded, Stored},
-    statement::past_locks,
+    statement::{in_time, past_locks},
     write::{Move, STUCK_AFTER_MS, Write, Written},
 };
 
@@ -57,7 +57,7 @@ impl<D: Domain> Engine<D> {
         cancel_key: bool,
     ) -> Result<CompensateOutcome, StoreError> {
         let unavailable = |_| StoreError::Unavailable;
-        let Some(raw) = row::by_id(&self.lookups, id).await.map_err(unavailable)? else {
+        let Some(raw) = in_time(row::by_id(&self.lookups, id)).await.map_err(unavailable)? else {
             return Ok(CompensateOutcome::Moved);
         };
         if raw.stored.state != State::Running

@@ -11,14 +11,14 @@ use std::{
 };
 
 use fail::fail_point;
-use metrics::{counter, gauge};
+use metrics::counter;
 use sqlx::Row;
 use uuid::Uuid;
 
 use crate::{
     domain::{Domain, SagaId},
     engine::Engine,
-    reachability::UnansweredLegs,
+    reachability::{Room, UnansweredLegs},
     row::{Raw, columns},
     write::STUCK_AFTER_MS,
 };
@@ -26,23 +26,28 @@ use crate::{
 /// A pass ends when it has left as many sagas free as so many pages hold.
 const PAGES_LEFT: usize = 4;
 
-/// Whether the owner of the saga `f` is not alive, at a TTL of `$2` ms. A beat from the future is no sign of life either: it was written
-/// before the database's clock stepped back, and who is alive beats again at once.
+/// Whether the owner of the saga `f` is not alive, at a TTL of so many milliseconds. A beat from the future is no sign of life either:
+/// it was written before the database's clock stepped back, and who is alive beats again at once.
 macro_rules! is_free {
-    () => {
-        "f.state IN (0, 1) AND NOT EXISTS (
+    ($ttl:literal) => {
+        concat!(
+            "f.state IN (0, 1) AND NOT EXISTS (
              SELECT 1 FROM saga.process p
              WHERE p.process_id = f.owner
-               AND abs(extract(epoch FROM clock_timestamp() - p.beat_at)) < $2 / 1000.0)"
+               AND abs(extract(epoch FROM clock_timestamp() - p.beat_at)) < ",
+            $ttl,
+            " / 1000.0)"
+        )
     };
 }
+pub(crate) use is_free;
 
 /// A page of what is free, after a cursor. The unfinished sagas are found first: in the order of their ids alone, all that ever ended
 /// would be read.
 const LOOK: &str = concat!(
     "WITH free AS MATERIALIZED (
          SELECT f.saga_id FROM saga.saga f WHERE f.version = ANY($3) AND ",
-    is_free!(),
+    is_free!("$2"),
     "), page AS MATERIALIZED (
          SELECT saga_id FROM free WHERE saga_id > $1 ORDER BY saga_id LIMIT $4
      )
@@ -57,7 +62,7 @@ const LOOK: &str = concat!(
 const CLAIM: &str = concat!(
     "WITH free AS (
          SELECT f.saga_id FROM saga.saga f WHERE f.saga_id = ANY($3) AND ",
-    is_free!(),
+    is_free!("$2"),
     " ORDER BY f.saga_id FOR UPDATE SKIP LOCKED
      ), claimed AS (
          UPDATE saga.saga s SET owner = $1, epoch = s.epoch + 1,
@@ -89,19 +94,16 @@ impl<D: Domain> Engine<D> {
     pub(crate) async fn claim(self: &Arc<Self>, cursor: &mut Uuid) -> sqlx::Result<()> {
         let page = usize::try_from(self.config.claim_batch).unwrap_or(usize::MAX);
         let mut left = 0;
-        if self.room() == 0 {
-            return Ok(());
-        }
-        loop {
+        while self.room() > 0 {
             let free = self.free_after(*cursor).await?;
             let (seen, last) = (free.len(), free.last().map(|saga| saga.id.0));
             left += seen - self.claim_chosen(self.choose(free)).await?;
             *cursor = last.filter(|_| seen >= page).unwrap_or_default();
-            if cursor.is_nil() || left >= PAGES_LEFT.saturating_mul(page) || self.room() == 0 {
-                gauge!("saga_left_free").set(f64::from(u32::try_from(left).unwrap_or(u32::MAX)));
-                return Ok(());
+            if cursor.is_nil() || left >= PAGES_LEFT.saturating_mul(page) {
+                break;
             }
         }
+        Ok(())
     }
 
     async fn free_after(&self, cursor: Uuid) -> sqlx::Result<Vec<Free>> {
@@ -137,7 +139,9 @@ impl<D: Domain> Engine<D> {
     /// has no legs to wait for: its saga is on its way to be parked.
     fn take_room(&self, plan: serde_json::Value, business: &str) -> Option<UnansweredLegs> {
         let Ok(plan) = serde_json::from_value::<D::Plan>(plan) else { return Some(Vec::new()) };
-        let take = || self.has_room_to_go_on(&plan, business).then(|| self.expect_legs(&plan, business));
+        let take = || {
+            self.has_room_to_go_on(&plan, business).then(|| self.expect_legs(&plan, business, Room::GoingOn))
+        };
         catch_unwind(AssertUnwindSafe(take)).unwrap_or_else(|_| Some(Vec::new()))
     }
 
@@ -173,7 +177,7 @@ impl<D: Domain> Engine<D> {
         self.config.in_flight.saturating_mul(2).saturating_sub(self.registry.len())
     }
 
-    fn ttl_ms(&self) -> i64 {
+    pub(crate) fn ttl_ms(&self) -> i64 {
         i64::try_from(self.config.ttl.as_millis()).unwrap_or(i64::MAX)
     }
 }

@@ -24,8 +24,9 @@ pub struct Config {
     /// Most new sagas under way; more are refused at the door. An eighth of it is never one business's. With twice as many in memory
     /// nothing more is claimed.
     pub in_flight: usize,
-    /// Most legs of one participant without an answer; new work that needs it is refused then, an eighth earlier for one
-    /// business. What goes on with what exists, and what is claimed, has room for twice as many. Below a third of `in_flight`, so that participants that do not answer leave room for the others.
+    /// Most legs of new work without an answer by one participant; more that needs it is refused then, an eighth earlier for one
+    /// business. What goes on with what exists, and what is claimed, has as much room of its own. Below a third of `in_flight`, so that
+    /// participants that do not answer leave room for the others.
     pub unanswered_legs: usize,
     /// Most transitions in one transaction.
     pub write_batch: usize,

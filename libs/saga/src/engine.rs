@@ -20,7 +20,7 @@ use crate::{
     domain::{Domain, Key, SagaId},
     lease::Lease,
     pending::PendingKeys,
-    reachability::{Reachability, UnansweredLegs},
+    reachability::{Reachability, Room, UnansweredLegs},
     registry::Registry,
     row::{self, Stored},
     statement::in_time,
@@ -97,29 +97,28 @@ impl<D: Domain> Engine<D> {
         self.under_way.is_full_for(business, self.config.in_flight)
     }
 
-    /// Whether as many legs of a participant are without an answer as this process bears, or bears of one business.
+    /// Whether as many legs of new work are without an answer by a participant as this process bears, or bears of one business.
     #[must_use]
     pub fn is_full_for(&self, participant: &str, business: &str) -> bool {
-        self.reachability.is_full_for(participant, business, self.config.unanswered_legs)
+        self.reachability.is_full_for(participant, business, Room::NewWork, self.config.unanswered_legs)
     }
 
-    /// Whether as many legs of a participant are without an answer as this process bears at all, or bears of one business. What goes
-    /// on with what exists finds as much room again as new work takes: captures go on while a participant is away for a moment, and
-    /// a long outage does not gather them all in memory.
+    /// The same for what goes on with what exists, which has as much room as new work, and of its own: captures go on while a
+    /// participant is away for a moment, and a long outage does not gather them all in memory.
     #[must_use]
-    pub fn is_full_for_all_work(&self, participant: &str, business: &str) -> bool {
-        self.reachability.is_full_for(participant, business, self.config.unanswered_legs.saturating_mul(2))
+    pub fn is_full_to_go_on(&self, participant: &str, business: &str) -> bool {
+        self.reachability.is_full_for(participant, business, Room::GoingOn, self.config.unanswered_legs)
     }
 
     /// Whether a saga of this plan, which goes on with what exists, finds room with all its participants.
     pub(crate) fn has_room_to_go_on(&self, plan: &D::Plan, business: &str) -> bool {
-        let is_full = |leg| self.is_full_for_all_work(self.domain.participant(plan, leg), business);
+        let is_full = |leg| self.is_full_to_go_on(self.domain.participant(plan, leg), business);
         !(0..self.domain.legs(plan)).any(is_full)
     }
 
     /// Counts every leg of a plan as one without an answer.
-    pub(crate) fn expect_legs(&self, plan: &D::Plan, business: &str) -> UnansweredLegs {
-        let expect = |leg| Some(self.reachability.expect(self.domain.participant(plan, leg), business));
+    pub(crate) fn expect_legs(&self, plan: &D::Plan, business: &str, room: Room) -> UnansweredLegs {
+        let expect = |leg| Some(self.reachability.expect(self.domain.participant(plan, leg), business, room));
         (0..self.domain.legs(plan)).map(expect).collect()
     }
 

@@ -9,8 +9,8 @@
 //! - **Release**: sagas back off on their own, up to a minute. When an answer closes the breaker those that wait are let go
 //!   before their time, a few at first and twice as many each tick, for as long as no attempt fails. While the breaker is
 //!   closed nobody is let go: who backs off from a participant that answers others has a reason of its own.
-//! - **Bulkhead**: legs without an answer are counted for each participant. At the bound new work that needs it is refused, so
-//!   that one unreachable participant never takes the room of the others.
+//! - **Bulkhead**: legs without an answer are counted for each participant, those of new work and of what goes on apart. At the bound
+//!   new work that needs it is refused, so that one unreachable participant never takes the room of the others.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -43,8 +43,28 @@ struct Participant {
     pruned_at: usize,
     /// How many are released next; 0 unless it has just begun to answer again.
     release: usize,
-    /// Legs without an answer.
-    unanswered: Counts,
+    /// Legs of new work without an answer.
+    of_new_work: Counts,
+    /// Legs without an answer of what goes on with what exists.
+    going_on: Counts,
+}
+
+impl Participant {
+    fn unanswered(&mut self, room: Room) -> &mut Counts {
+        match room {
+            Room::NewWork => &mut self.of_new_work,
+            Room::GoingOn => &mut self.going_on,
+        }
+    }
+}
+
+/// Which room legs without an answer take: what a business goes on with keeps nobody's new work out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// What may be refused at the door.
+    NewWork,
+    /// What goes on with what exists: what only goes forward, what is compensated, and what was claimed or adopted.
+    GoingOn,
 }
 
 /// Cheap to clone; all clones know the same.
@@ -57,6 +77,7 @@ pub(crate) struct Unanswered {
     reachability: Reachability,
     participant: String,
     business: String,
+    room: Room,
 }
 
 /// The legs of a saga that count as without an answer; `None` for one that has its answer.
@@ -64,7 +85,7 @@ pub(crate) type UnansweredLegs = Vec<Option<Unanswered>>;
 
 impl Drop for Unanswered {
     fn drop(&mut self) {
-        self.reachability.with(&self.participant, |p| p.unanswered.remove(&self.business));
+        self.reachability.with(&self.participant, |p| p.unanswered(self.room).remove(&self.business));
     }
 }
 
@@ -133,15 +154,15 @@ impl Reachability {
     }
 
     /// Counts a leg of a business from now on.
-    pub(crate) fn expect(&self, participant: &str, business: &str) -> Unanswered {
-        self.with(participant, |p| p.unanswered.add(business));
+    pub(crate) fn expect(&self, participant: &str, business: &str, room: Room) -> Unanswered {
+        self.with(participant, |p| p.unanswered(room).add(business));
         let (participant, business) = (participant.to_owned(), business.to_owned());
-        Unanswered { reachability: self.clone(), participant, business }
+        Unanswered { reachability: self.clone(), participant, business, room }
     }
 
-    /// Whether a business finds no room for another leg where there is room for `most`.
-    pub(crate) fn is_full_for(&self, participant: &str, business: &str, most: usize) -> bool {
-        self.with(participant, |p| p.unanswered.is_full_for(business, most))
+    /// Whether a business finds no room for another leg of such work where there is room for `most`.
+    pub(crate) fn is_full_for(&self, participant: &str, business: &str, room: Room, most: usize) -> bool {
+        self.with(participant, |p| p.unanswered(room).is_full_for(business, most))
     }
 
     fn with<T>(&self, participant: &str, f: impl FnOnce(&mut Participant) -> T) -> T {
@@ -202,12 +223,16 @@ mod tests {
     #[test]
     fn legs_are_counted_until_they_are_answered() {
         let reachability = Reachability::default();
-        let unanswered = |participant| reachability.with(participant, |p| p.unanswered.all());
-        let first = reachability.expect("points", "one");
-        let second = reachability.expect("points", "one");
+        let unanswered = |participant| reachability.with(participant, |p| p.of_new_work.all());
+        let first = reachability.expect("points", "one", Room::NewWork);
+        let second = reachability.expect("points", "one", Room::NewWork);
         assert_eq!((unanswered("points"), unanswered("store_credit")), (2, 0));
-        assert!(reachability.is_full_for("points", "other", 2));
-        assert!(!reachability.is_full_for("store_credit", "other", 2), "others are not concerned");
+        assert!(reachability.is_full_for("points", "other", Room::NewWork, 2));
+        assert!(
+            !reachability.is_full_for("store_credit", "other", Room::NewWork, 2),
+            "others are not concerned"
+        );
+        assert!(!reachability.is_full_for("points", "other", Room::GoingOn, 2), "what exists goes on");
         drop(first);
         assert_eq!(unanswered("points"), 1);
         drop(second);

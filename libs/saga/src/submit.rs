@@ -13,7 +13,7 @@ use crate::{
     error::StoreError,
     machine::{Kind, State},
     pending::{Intent, Terms},
-    reachability::UnansweredLegs,
+    reachability::{Room, UnansweredLegs},
     registry::RunGuard,
     row::Loaded,
     task::Run,
@@ -73,7 +73,8 @@ impl<D: Domain> Engine<D> {
             return Err(StoreError::Unavailable);
         }
         let admitted = is_new_work.then(|| self.under_way.admit(&new.key.business_id));
-        let legs = self.expect_legs(&new.plan, &new.key.business_id);
+        let room = if is_new_work { Room::NewWork } else { Room::GoingOn };
+        let legs = self.expect_legs(&new.plan, &new.key.business_id, room);
         let guard = self.registry.enter(new.id);
         let (tx, rx) = oneshot::channel();
         let (id, run, engine, terms) = (new.id, guard.run(), self.clone(), intent.terms(&self.lease));

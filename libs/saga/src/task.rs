@@ -17,7 +17,7 @@ use crate::{
     error::StoreError,
     machine::{Action, Clocks, Direction, Event, Kind, Machine, Millis, Reply, State, Transition},
     parking::{Parked, parked_as},
-    reachability::UnansweredLegs,
+    reachability::{Room, UnansweredLegs},
     registry::{Progress, RunGuard},
     row::{self, Loaded},
     statement::in_time,
@@ -389,7 +389,8 @@ impl<D: Domain> Run<D> {
         }
         if transition.to == State::Compensating {
             self.answers.fill(None);
-            self.unanswered = self.engine.expect_legs(&self.saga.plan, &self.saga.key.business_id);
+            self.unanswered =
+                self.engine.expect_legs(&self.saga.plan, &self.saga.key.business_id, Room::GoingOn);
             self.attempts = Attempts::default();
             let _ = self.guard.progress.send_replace(Progress::Compensating);
         }

@@ -1,7 +1,8 @@
 //! Ends holds that ran out, and carries out reversals that were asked for while a redemption was being moved.
 //!
 //! Many are tried at the same time, and what could not be written rests before it is tried again: a redemption whose row is locked
-//! costs the store's whole patience, and delays no other.
+//! costs the store's whole patience. What is due is walked through from end to end, so that however much of it cannot be reversed
+//! now, everything else has its turn.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -9,17 +10,18 @@ use std::{
 };
 
 use api::wallet::{RedemptionStatus, TenderKind};
+use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use metrics::counter;
 use saga::{StoreError, Submitted};
-use sqlx::{PgPool, Row, postgres::PgRow};
+use sqlx::{Postgres, QueryBuilder, Row, postgres::PgRow};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use uuid::Uuid;
 
 use crate::{
     app::App,
     plan::{ReversalReason, VERSIONS},
-    reversal::{Reversible, read, reversible, saga},
+    reversal::{read, reversible, saga},
 };
 
 /// How often redemptions that are due are looked for.
@@ -35,6 +37,7 @@ const REST: Duration = Duration::from_secs(10);
 pub async fn sweep(app: App) {
     let (mut under_way, mut work) = (HashSet::new(), FuturesUnordered::new());
     let mut resting: HashMap<Uuid, Instant> = HashMap::new();
+    let mut walks = [Walk::new(Due::AskedBack), Walk::new(Due::HoldEnded)];
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -47,11 +50,15 @@ pub async fn sweep(app: App) {
             }
             _ = looks.tick() => {
                 resting.retain(|_, until| Instant::now() < *until);
-                let passed_over: Vec<Uuid> = under_way.iter().chain(resting.keys()).copied().collect();
-                for (id, row) in look(&app, &passed_over, AT_ONCE - under_way.len()).await {
-                    under_way.insert(id);
-                    work.push(reverse(app.clone(), id, row));
+                for walk in &mut walks {
+                    let passed_over: Vec<Uuid> = under_way.iter().chain(resting.keys()).copied().collect();
+                    for (id, row) in walk.look(&app, &passed_over, AT_ONCE - under_way.len()).await {
+                        under_way.insert(id);
+                        work.push(reverse(app.clone(), id, row));
+                    }
                 }
+                // The other one has the first choice next time.
+                walks.reverse();
             }
         }
     }
@@ -65,24 +72,94 @@ enum Tried {
     Rests,
 }
 
-async fn look(app: &App, passed_over: &[Uuid], room: usize) -> Vec<(Uuid, PgRow)> {
-    if room == 0 || !app.engine.is_ready() {
-        return Vec::new();
+/// Why a redemption is due.
+#[derive(Debug, Clone, Copy)]
+enum Due {
+    /// Its reversal was asked for.
+    AskedBack,
+    /// Its hold has ended.
+    HoldEnded,
+}
+
+/// Goes through all that is due for one reason, again and again.
+struct Walk {
+    due: Due,
+    /// The redemption at which the last look ended, with the end of its hold.
+    place: Option<(Option<DateTime<Utc>>, Uuid)>,
+}
+
+impl Walk {
+    const fn new(due: Due) -> Self {
+        Self { due, place: None }
     }
-    let away: Vec<&str> = TenderKind::ALL
-        .iter()
-        .map(|kind| kind.as_str())
-        .filter(|name| app.engine.is_unreachable(name))
-        .collect();
-    saga::in_time(due(&app.background_pool, &away, passed_over, room)).await.unwrap_or_else(|error| {
-        tracing::warn!(%error, "could not look for redemptions that are due to be reversed");
-        Vec::new()
-    })
+
+    /// The next redemptions, at most as many as there is `room` for, and none that is `passed_over`.
+    async fn look(&mut self, app: &App, passed_over: &[Uuid], room: usize) -> Vec<(Uuid, PgRow)> {
+        if room == 0 || !app.engine.is_ready() {
+            return Vec::new();
+        }
+        let away: Vec<&str> = TenderKind::ALL
+            .iter()
+            .map(|kind| kind.as_str())
+            .filter(|name| app.engine.is_unreachable(name))
+            .collect();
+        let mut sql = self.sql(&away, passed_over, room);
+        let found = async {
+            let rows = sql.build().fetch_all(&app.background_pool).await?;
+            let ids =
+                rows.iter().map(|row| Ok((row.try_get("hold_expires_at")?, row.try_get("redemption_id")?)));
+            Ok((ids.collect::<sqlx::Result<Vec<_>>>()?, rows))
+        };
+        match saga::in_time(found).await {
+            Ok((places, rows)) => {
+                self.place = if rows.len() < room { None } else { places.last().copied() };
+                places.into_iter().map(|(_, id)| id).zip(rows).collect()
+            }
+            Err(error) => {
+                tracing::warn!(%error, "could not look for redemptions that are due to be reversed");
+                Vec::new()
+            }
+        }
+    }
+
+    /// Each reason has an index of its own, which is read from the place on. None is found that needs a tender which is `away`, since its
+    /// saga would only wait in memory, where a long outage would gather all of them. What a newer release has planned is that release's
+    /// to sweep, and must not fill the page.
+    fn sql(&self, away: &[&str], passed_over: &[Uuid], room: usize) -> QueryBuilder<Postgres> {
+        let mut sql = QueryBuilder::new(concat!(reversible!(), "WHERE s.version = ANY ("));
+        sql.push_bind(VERSIONS)
+            .push(") AND r.redemption_id <> ALL (")
+            .push_bind(passed_over.to_vec())
+            .push(")");
+        if !away.is_empty() {
+            sql.push(" AND NOT EXISTS (SELECT FROM jsonb_array_elements(s.plan -> 'legs') AS l WHERE l ->> 'tender' = ANY (");
+            sql.push_bind(away.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).push("))");
+        }
+        match self.due {
+            Due::AskedBack => {
+                sql.push(" AND r.cancel_requested AND r.status IN ('authorized', 'completed', 'partially_refunded')");
+                if let Some((_, id)) = self.place {
+                    sql.push(" AND r.redemption_id > ").push_bind(id);
+                }
+                sql.push(" ORDER BY r.redemption_id");
+            }
+            Due::HoldEnded => {
+                sql.push(" AND r.status = 'authorized' AND r.hold_expires_at < statement_timestamp()");
+                if let Some((end, id)) = self.place {
+                    sql.push(" AND (r.hold_expires_at, r.redemption_id) > (").push_bind(end).push(", ");
+                    sql.push_bind(id).push(")");
+                }
+                sql.push(" ORDER BY r.hold_expires_at, r.redemption_id");
+            }
+        }
+        sql.push(" LIMIT ").push_bind(i64::try_from(room).unwrap_or(i64::MAX));
+        sql
+    }
 }
 
 async fn reverse(app: App, id: Uuid, row: PgRow) -> (Uuid, Tried) {
-    let (redemption, is_requested) = match read_due(&row) {
-        Ok(due) => due,
+    let redemption = match read(&row) {
+        Ok(redemption) => redemption,
         Err(error) => {
             tracing::error!(redemption_id = %id, %error, "a redemption that is due to be reversed cannot be read");
             return (id, Tried::Rests);
@@ -91,7 +168,7 @@ async fn reverse(app: App, id: Uuid, row: PgRow) -> (Uuid, Tried) {
     if redemption.is_short_of_room(&app.engine) {
         return (id, Tried::Rests);
     }
-    let (reason, why) = match (is_requested, redemption.status) {
+    let (reason, why) = match (redemption.is_cancelled, redemption.status) {
         (true, RedemptionStatus::Authorized) => (ReversalReason::Void, "requested"),
         (true, _) => (ReversalReason::Reversal, "requested"),
         (false, _) => (ReversalReason::HoldExpired, "hold_expired"),
@@ -116,48 +193,4 @@ async fn reverse(app: App, id: Uuid, row: PgRow) -> (Uuid, Tried) {
         }
     };
     (id, tried)
-}
-
-/// The redemption, and whether its reversal was asked for.
-fn read_due(row: &PgRow) -> sqlx::Result<(Reversible, bool)> {
-    Ok((read(row)?, row.try_get("cancel_requested")?))
-}
-
-/// Redemptions that are due, at most as many as there is `room` for: none that is `passed_over`, and none that needs a tender which is
-/// `away`, since its saga would only wait in memory, where a long outage would gather all of them.
-async fn due(
-    pool: &PgPool,
-    away: &[&str],
-    passed_over: &[Uuid],
-    room: usize,
-) -> sqlx::Result<Vec<(Uuid, PgRow)>> {
-    sqlx::query(concat!(
-        // Each half reads an index of its own from the beginning: together they would read every redemption there is. What a newer
-        // release has planned is that release's to sweep, and must not fill the page.
-        "WITH due AS MATERIALIZED (
-             (SELECT r.redemption_id FROM wallet.redemption r JOIN saga.saga s ON s.saga_id = r.redemption_id
-              WHERE r.status = 'authorized' AND r.hold_expires_at < clock_timestamp() AND s.version = ANY ($2)
-                AND r.redemption_id <> ALL ($4)
-                AND (cardinality($3::text[]) = 0 OR NOT EXISTS (
-                    SELECT FROM jsonb_array_elements(s.plan -> 'legs') AS l WHERE l ->> 'tender' = ANY ($3)))
-              ORDER BY r.hold_expires_at LIMIT $1)
-             UNION
-             (SELECT r.redemption_id FROM wallet.redemption r JOIN saga.saga s ON s.saga_id = r.redemption_id
-              WHERE r.cancel_requested AND r.status IN ('authorized', 'completed', 'partially_refunded')
-                AND s.version = ANY ($2) AND r.redemption_id <> ALL ($4)
-                AND (cardinality($3::text[]) = 0 OR NOT EXISTS (
-                    SELECT FROM jsonb_array_elements(s.plan -> 'legs') AS l WHERE l ->> 'tender' = ANY ($3)))
-              ORDER BY r.redemption_id LIMIT $1)) ",
-        reversible!(),
-        "WHERE r.redemption_id = ANY (ARRAY(SELECT redemption_id FROM due)) ORDER BY r.redemption_id LIMIT $1"
-    ))
-    .bind(i64::try_from(room).unwrap_or(i64::MAX))
-    .bind(VERSIONS)
-    .bind(away)
-    .bind(passed_over)
-    .fetch_all(pool)
-    .await?
-    .into_iter()
-    .map(|row| Ok((row.try_get("redemption_id")?, row)))
-    .collect()
 }

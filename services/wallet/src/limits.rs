@@ -1,7 +1,7 @@
 //! Rate limits inside this process: what customers' own tokens may ask for, and how many wrong reward codes anybody may try.
 //!
 //! Staff have no limit but on wrong codes, and each terminal has its own: a till that guesses, or whose scanner is broken, stops
-//! itself. A token that names another terminal each time stops itself later. Over all of a business wrong codes are counted for
+//! itself; of staff that name no terminal, each customer has. A token that names another terminal each time stops itself later. Over all of a business wrong codes are counted for
 //! customers and for staff apart. Too many of either raise the alarm, and those of customers stop the codes of customers: no till
 //! hears of it.
 
@@ -75,14 +75,17 @@ impl CodeSource {
     pub fn of(caller: &Caller, request: &RedeemRequest) -> Self {
         let (business, subject) = (caller.business_id.as_str(), caller.subject.as_str());
         let is_customer = caller.own_customer.is_some();
-        let place = if is_customer { None } else { Some((&request.location_id, &request.terminal_id)) };
+        // A caller that names no terminal has many behind it: each customer is a source.
+        let terminal = request.terminal_id.as_deref();
+        let bearer = if terminal.is_some() { None } else { Some(request.customer_id.as_str()) };
+        let place = if is_customer { None } else { Some((&request.location_id, terminal, bearer)) };
         Self {
             business: business.to_owned(),
             subject: subject.to_owned(),
             is_customer,
             // As Debug has it no two run together, whatever characters the parts have.
             key: format!("{:?}", (business, subject, &caller.own_customer, place)),
-            subject_key: format!("{:?}", (business, subject)),
+            subject_key: format!("{:?}", (business, subject, is_customer)),
             group: format!("{:?}", (business, is_customer)),
         }
     }

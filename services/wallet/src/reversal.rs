@@ -38,6 +38,8 @@ pub struct Reversible {
     pub legs_id: Uuid,
     /// Whether its hold has ended, by the database's clock.
     pub is_over: bool,
+    /// Whether it was asked back, and is to go back as soon as that can be begun.
+    pub is_cancelled: bool,
     key: String,
 }
 
@@ -45,7 +47,7 @@ pub struct Reversible {
 macro_rules! reversible {
     () => {
         "SELECT r.redemption_id, r.business_id, r.status, s.plan, s.legs_id, s.key,
-             coalesce(r.hold_expires_at <= clock_timestamp(), false), r.cancel_requested, s.version
+             coalesce(r.hold_expires_at <= clock_timestamp(), false), r.cancel_requested, s.version, r.hold_expires_at
          FROM wallet.redemption r JOIN saga.saga s ON s.saga_id = r.redemption_id "
     };
 }
@@ -80,6 +82,7 @@ pub(crate) fn read(row: &PgRow) -> sqlx::Result<Reversible> {
         legs_id: row.try_get(4)?,
         key: row.try_get(5)?,
         is_over: row.try_get(6)?,
+        is_cancelled: row.try_get("cancel_requested")?,
     })
 }
 
@@ -97,7 +100,7 @@ impl Reversible {
     #[must_use]
     pub fn is_short_of_room(&self, engine: &Engine<Sagas>) -> bool {
         let business = self.business_id.as_str();
-        let is_full = |leg: &PlannedLeg| engine.is_full_for_all_work(leg.tender.as_str(), business);
+        let is_full = |leg: &PlannedLeg| engine.is_full_to_go_on(leg.tender.as_str(), business);
         self.redeem().is_some_and(|plan| plan.legs.iter().any(is_full))
     }
 }

@@ -7,6 +7,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use metrics::{counter, gauge};
 
 use crate::{
+    claim::is_free,
     domain::{Domain, Reason},
     engine::Engine,
     machine::State,
@@ -26,8 +27,13 @@ fn begin_at_zero() {
         "saga_writes_aside_total",
         "saga_writes_given_up_total",
         "saga_adopted_again_total",
+        "saga_database_clock_steps_total",
+        "saga_causes_unread_total",
     ] {
         counter!(name).increment(0);
+    }
+    for place in ["here", "elsewhere", "unheard"] {
+        counter!("saga_keys_in_doubt_total", "insert" => place).increment(0);
     }
     for reason in Reason::ALL {
         counter!("saga_dead_letters_total", "code" => reason.as_str()).increment(0);
@@ -67,6 +73,13 @@ impl<D: Domain> Engine<D> {
         }
         let oldest = unfinished.iter().map(|(.., age)| *age).fold(0.0, f64::max);
         gauge!("saga_oldest_unfinished_seconds").set(oldest);
+
+        let left: i32 =
+            sqlx::query_scalar(concat!("SELECT count(*)::int FROM saga.saga f WHERE ", is_free!("$1")))
+                .bind(self.ttl_ms())
+                .fetch_one(&self.ops_pool)
+                .await?;
+        gauge!("saga_left_free").set(f64::from(left));
 
         let open: Vec<(String, i32)> = sqlx::query_as(
             "SELECT code, count(*)::int FROM saga.dead_letter WHERE closed_at IS NULL GROUP BY code",

@@ -93,13 +93,10 @@ async fn what_goes_on_with_what_exists_takes_no_room_of_new_work() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_goes_on_with_what_exists_has_room_of_its_own_and_no_more() {
     let world = World::start().await;
-    let process = world.process::<false>(Config { unanswered_legs: 4, ..quick() }).await;
+    let process = world.process::<false>(Config { unanswered_legs: 8, ..quick() }).await;
     process.domain.set("silent", Does::Hangs);
     let submit = async |key: &str, business, kind| submit_stuck(&process, key, business, kind).await;
-    for key in ["1", "2", "3", "4"] {
-        assert_eq!(submit(key, "demo", Kind::Compensable).await, Ok(Submitted::Running));
-    }
-    for key in ["5", "6", "7"] {
+    for key in ["1", "2", "3", "4", "5", "6", "7"] {
         assert_eq!(submit(key, "demo", Kind::ForwardOnly).await, Ok(Submitted::Running));
     }
     let full = Err(StoreError::Unavailable);
@@ -110,7 +107,14 @@ async fn what_goes_on_with_what_exists_has_room_of_its_own_and_no_more() {
         "an eighth is for others"
     );
     assert_eq!(submit("9", "other", Kind::ForwardOnly).await, full);
+    for (key, business) in [("10", "demo"), ("11", "other")] {
+        assert_eq!(
+            submit(key, business, Kind::Compensable).await,
+            Ok(Submitted::Running),
+            "new work has its own"
+        );
+    }
     process.domain.set("silent", Does::Applies);
-    world.until("SELECT count(*) = 8 FROM saga.saga WHERE state = 2").await;
+    world.until("SELECT count(*) = 10 FROM saga.saga WHERE state = 2").await;
     assert_eq!(submit("8", "demo", Kind::ForwardOnly).await, Ok(Submitted::Running));
 }

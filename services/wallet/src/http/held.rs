@@ -128,7 +128,7 @@ where
         // What takes further what exists is not counted against the bounds for new work: it has room of its own.
         let business = self.caller.business_id.as_str();
         let mut tenders = self.shown.tenders.iter().map(|tender| tender.kind);
-        let full = tenders.find(|kind| engine.is_full_for_all_work(kind.as_str(), business));
+        let full = tenders.find(|kind| engine.is_full_to_go_on(kind.as_str(), business));
         full.map_or(Ok(()), |kind| Err(Refused::busy(kind)))
     }
 
@@ -178,12 +178,15 @@ impl<P> Moving<P> {
     }
 }
 
-/// Whether a redemption is authorized; whether its hold has ended is judged when the saga is written.
+/// Whether a redemption is authorized; whether its hold has ended, or it was asked back, is judged again when the saga is written.
 fn may_move(held: &Reversible) -> Result<(), Box<Problem>> {
     let refusal = |code, detail| Err(Box::new(Problem::new(code, detail)));
     match held.status {
         Status::Authorized if held.is_over => {
             refusal(Code::HoldExpired, "The hold has ended; its value goes back.")
+        }
+        Status::Authorized if held.is_cancelled => {
+            refusal(Code::AlreadyFinal, "The redemption was cancelled; its value goes back.")
         }
         Status::Authorized => Ok(()),
         Status::Expired => refusal(Code::HoldExpired, "The hold has ended; its value went back."),

@@ -51,7 +51,7 @@ pub(super) async fn admit(
 }
 
 /// The compare-and-set of a forward-only saga: its redemption is locked here, and must still be where it was planned on.
-/// Whether a hold has ended is judged here, once, by this database's clock.
+/// Whether a hold has ended is judged here, once, by this database's clock; and that it was not asked back.
 async fn stale_plans(conn: &mut PgConnection, new: &[&NewSaga<Sagas>]) -> sqlx::Result<HashSet<SagaId>> {
     let planned: Vec<(SagaId, Uuid, Event)> = new
         .iter()
@@ -66,7 +66,7 @@ async fn stale_plans(conn: &mut PgConnection, new: &[&NewSaga<Sagas>]) -> sqlx::
     let mut ids: Vec<Uuid> = planned.iter().map(|(_, id, _)| *id).collect();
     ids.sort_unstable();
     let rows = sqlx::query(
-        "SELECT redemption_id, status, reversal, coalesce(hold_expires_at <= clock_timestamp(), false)
+        "SELECT redemption_id, status, reversal, coalesce(hold_expires_at <= clock_timestamp(), false), cancel_requested
          FROM wallet.redemption WHERE redemption_id = ANY($1) ORDER BY redemption_id FOR UPDATE",
     )
     .bind(ids)
@@ -74,17 +74,19 @@ async fn stale_plans(conn: &mut PgConnection, new: &[&NewSaga<Sagas>]) -> sqlx::
     .await?;
     let mut found = HashMap::new();
     for row in rows {
-        let (id, is_over): (Uuid, bool) = (row.try_get(0)?, row.try_get(3)?);
+        let (id, is_over, is_cancelled): (Uuid, bool, bool) =
+            (row.try_get(0)?, row.try_get(3)?, row.try_get(4)?);
         let standing =
             Standing { status: read_status(row.try_get(1)?)?, reversal: read_reversal(row.try_get(2)?)? };
-        found.insert(id, (standing, is_over));
+        found.insert(id, (standing, is_over, is_cancelled));
     }
     let mut stale = HashSet::new();
     for (saga, redemption, event) in planned {
         // Two plans for one redemption in one batch: the first takes it.
-        let is_free = found.remove(&redemption).is_some_and(|(standing, is_over)| {
+        let is_free = found.remove(&redemption).is_some_and(|(standing, is_over, is_cancelled)| {
             let is_in_time = match event {
-                Event::CaptureStarted => !is_over,
+                // Its till was told that everything goes back.
+                Event::CaptureStarted => !is_over && !is_cancelled,
                 Event::ReturnStarted(ReversalReason::HoldExpired) => is_over,
                 _ => true,
             };

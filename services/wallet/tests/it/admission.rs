@@ -101,7 +101,7 @@ async fn capture(system: &System, wallet: &Wallet, id: &str) -> Answer {
 #[tokio::test(flavor = "multi_thread")]
 async fn captures_and_cancels_that_wait_for_a_silent_tender_are_bounded() {
     let system = System::start().await;
-    let wallet = system.wallet_with(saga::Config { unanswered_legs: 1, ..quick() }).await;
+    let wallet = system.wallet_with(saga::Config { unanswered_legs: 2, ..quick() }).await;
     system.fund("c", 620, 5000, 0).await;
     redeemed(&system, &wallet, "taken", "store_credit", "automatic").await;
     redeemed(&system, &wallet, "held", "store_credit", "manual").await;
@@ -111,7 +111,7 @@ async fn captures_and_cancels_that_wait_for_a_silent_tender_are_bounded() {
     let points = redeemed(&system, &wallet, "points", "points", "manual").await;
     system.credit.proxy.set(Mode::HoldRequests);
     let meanwhile = async {
-        testkit::until(WITHIN, async || wallet.engine.is_full_for_all_work("store_credit", "demo")).await;
+        testkit::until(WITHIN, async || wallet.engine.is_full_to_go_on("store_credit", "demo")).await;
         let refused = capture(&system, &wallet, &third).await;
         assert_eq!(
             (refused.status.as_u16(), refused.code(), &refused.json()["outcome"]),

@@ -146,3 +146,21 @@ async fn a_capture_of_what_is_not_decided_is_asked_for_again() {
     let captured = system.call(&wallet, "pos", Method::POST, &capture, Some("c1"), Some(&json!({}))).await;
     assert!(captured.status.is_success(), "the same key captures it: {}", captured.text());
 }
+
+/// What there is no room for now is only noted, and carried out by the sweep.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_asked_back_is_captured_no_more() {
+    let system = System::start().await;
+    let wallet = system.wallet().await;
+    let (_, path) = hold(&system, &wallet).await;
+    system.execute("UPDATE wallet.redemption SET cancel_requested = true").await;
+    let capture = format!("{path}/capture");
+    let captured = system.call(&wallet, "pos", Method::POST, &capture, Some("c1"), Some(&json!({}))).await;
+    assert_eq!(
+        (captured.status.as_u16(), captured.code().as_str()),
+        (409, "already_final"),
+        "{}",
+        captured.text()
+    );
+    system.until_status(&wallet, "k", "voided").await;
+}
