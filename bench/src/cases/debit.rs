@@ -62,6 +62,7 @@ impl Debits {
                 order_id: None,
             },
             epoch: None,
+            sent_at: None,
         };
         let path = format!("/internal/v1/legs/{}/0", uuid::Uuid::new_v4());
         let headers = [("authorization", self.bearer.as_str())];
