@@ -1,19 +1,15 @@
 //! Ends holds that ran out, and carries out reversals that were asked for while a redemption was being moved.
 //!
-//! Many are tried at the same time, and what could not be written rests before it is tried again: a redemption whose row is locked
-//! costs the store's whole patience. What is due is walked through from end to end, so that however much of it cannot be reversed
-//! now, everything else has its turn.
+//! Many are tried at the same time: a redemption whose row is locked costs the store's whole patience. What is due is walked through
+//! from end to end, again and again, so that however much of it cannot be reversed now, everything else has its turn.
 
-use std::{
-    collections::{HashMap, HashSet},
-    time::Duration,
-};
+use std::{collections::HashSet, time::Duration};
 
 use api::wallet::{RedemptionStatus, TenderKind};
 use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use metrics::counter;
-use saga::{StoreError, Submitted};
+use saga::Submitted;
 use sqlx::{Postgres, QueryBuilder, Row, postgres::PgRow};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use uuid::Uuid;
@@ -28,30 +24,24 @@ use crate::{
 const LOOK: Duration = Duration::from_millis(250);
 /// Most redemptions whose reversals are being written at the same time.
 const AT_ONCE: usize = 64;
-/// Time until a redemption is tried again that could not be reversed for a reason of its own. No more rest at the same time than were
-/// tried within it: [`AT_ONCE`] a look.
-const REST: Duration = Duration::from_secs(10);
+/// From the end of a walk to the next: what could not be reversed is not tried again at once.
+const REST: Duration = Duration::from_secs(1);
 
 /// Reverses what is held past its end by this database's clock, and what was asked back while it was being captured.
 /// Any instance may; one wins.
 pub async fn sweep(app: App) {
     let (mut under_way, mut work) = (HashSet::new(), FuturesUnordered::new());
-    let mut resting: HashMap<Uuid, Instant> = HashMap::new();
     let mut walks = [Walk::new(Due::AskedBack), Walk::new(Due::HoldEnded)];
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            Some((id, tried)) = work.next() => {
+            Some(id) = work.next() => {
                 under_way.remove(&id);
-                if matches!(tried, Tried::Rests) {
-                    resting.insert(id, Instant::now() + REST);
-                }
             }
             _ = looks.tick() => {
-                resting.retain(|_, until| Instant::now() < *until);
                 for walk in &mut walks {
-                    let passed_over: Vec<Uuid> = under_way.iter().chain(resting.keys()).copied().collect();
+                    let passed_over: Vec<Uuid> = under_way.iter().copied().collect();
                     for (id, row) in walk.look(&app, &passed_over, AT_ONCE - under_way.len()).await {
                         under_way.insert(id);
                         work.push(reverse(app.clone(), id, row));
@@ -62,14 +52,6 @@ pub async fn sweep(app: App) {
             }
         }
     }
-}
-
-/// What came of a redemption that was due.
-enum Tried {
-    /// It is being reversed; or nothing can be written now, be it of this redemption or of another.
-    Over,
-    /// It was not reversed, for a reason of its own or of its tenders': it would fill the place of others if it were tried again at once.
-    Rests,
 }
 
 /// Why a redemption is due.
@@ -86,16 +68,18 @@ struct Walk {
     due: Due,
     /// The redemption at which the last look ended, with the end of its hold.
     place: Option<(Option<DateTime<Utc>>, Uuid)>,
+    /// When it is gone through again after its end.
+    again: Instant,
 }
 
 impl Walk {
-    const fn new(due: Due) -> Self {
-        Self { due, place: None }
+    fn new(due: Due) -> Self {
+        Self { due, place: None, again: Instant::now() }
     }
 
     /// The next redemptions, at most as many as there is `room` for, and none that is `passed_over`.
     async fn look(&mut self, app: &App, passed_over: &[Uuid], room: usize) -> Vec<(Uuid, PgRow)> {
-        if room == 0 || !app.engine.is_ready() {
+        if room == 0 || !app.engine.is_ready() || Instant::now() < self.again {
             return Vec::new();
         }
         let away: Vec<&str> = TenderKind::ALL
@@ -112,7 +96,10 @@ impl Walk {
         };
         match saga::in_time(found).await {
             Ok((places, rows)) => {
-                self.place = if rows.len() < room { None } else { places.last().copied() };
+                self.place = places.last().copied().filter(|_| rows.len() == room);
+                if self.place.is_none() {
+                    self.again = Instant::now() + REST;
+                }
                 places.into_iter().map(|(_, id)| id).zip(rows).collect()
             }
             Err(error) => {
@@ -157,16 +144,16 @@ impl Walk {
     }
 }
 
-async fn reverse(app: App, id: Uuid, row: PgRow) -> (Uuid, Tried) {
+async fn reverse(app: App, id: Uuid, row: PgRow) -> Uuid {
     let redemption = match read(&row) {
         Ok(redemption) => redemption,
         Err(error) => {
             tracing::error!(redemption_id = %id, %error, "a redemption that is due to be reversed cannot be read");
-            return (id, Tried::Rests);
+            return id;
         }
     };
     if redemption.is_short_of_room(&app.engine) {
-        return (id, Tried::Rests);
+        return id;
     }
     let (reason, why) = match (redemption.is_cancelled, redemption.status) {
         (true, RedemptionStatus::Authorized) => (ReversalReason::Void, "requested"),
@@ -175,22 +162,15 @@ async fn reverse(app: App, id: Uuid, row: PgRow) -> (Uuid, Tried) {
     };
     let Some(saga) = saga(&redemption, reason) else {
         tracing::error!(redemption_id = %id, "a redemption in force without legs; it is left as it is");
-        return (id, Tried::Rests);
+        return id;
     };
-    let tried = match app.engine.submit(saga).await {
-        Ok(Submitted::Running) => {
-            counter!("wallet_swept_total", "why" => why).increment(1);
-            Tried::Over
-        }
+    match app.engine.submit(saga).await {
+        Ok(Submitted::Running) => counter!("wallet_swept_total", "why" => why).increment(1),
         // Another instance was first, or it has moved meanwhile.
-        Ok(_) => Tried::Rests,
+        Ok(_) => {}
         Err(error) => {
             tracing::warn!(redemption_id = %id, %error, "a redemption that is due could not be reversed now");
-            match error {
-                StoreError::Unavailable | StoreError::Unknown => Tried::Over,
-                StoreError::Busy(_) | StoreError::Refused(_) => Tried::Rests,
-            }
         }
-    };
-    (id, tried)
+    }
+    id
 }
