@@ -182,4 +182,6 @@ async fn a_history_that_little_matches_goes_on_to_its_end() {
     let debits = history(&system, &wallet, "&kind=debit", 2).await;
     assert_eq!(debits.len(), 3, "{:?}", kinds(&debits));
     assert!(debits.iter().any(|line| line["tender"] == "points"), "{:?}", kinds(&debits));
+    // No other tender has a line that keeps this list open.
+    assert_eq!(history(&system, &wallet, "&kind=debit&tender=points", 2).await.len(), 1);
 }
