@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 
-use crate::support::{System, order, until};
+use crate::support::{HOLD_MARGIN, System, order, until};
 
 /// More than are tried at the same time.
 const LOCKED: u64 = 70;
@@ -126,5 +126,5 @@ async fn the_end_of_the_hold_in_the_way_is_told() {
         chrono::DateTime::parse_from_rfc3339(value.as_str().expect("a time")).expect("a time")
     };
     let (told, end) = (time(&refused.json()["held_until"]), time(&held.json()["hold_expires_at"]));
-    assert!((told - end).abs() < chrono::TimeDelta::seconds(2), "told {told}, it ends {end}");
+    assert!((told - end).abs() < HOLD_MARGIN / 2, "told {told}, it ends {end}");
 }

@@ -43,7 +43,7 @@ pub const IS_RUNNING: &str =
     "SELECT EXISTS (SELECT 1 FROM saga.saga WHERE operation = 'redeem' AND state = 0)";
 
 /// How much longer than the wallet tenders keep a hold here.
-const HOLD_MARGIN: chrono::TimeDelta = chrono::TimeDelta::seconds(1);
+pub const HOLD_MARGIN: chrono::TimeDelta = chrono::TimeDelta::seconds(1);
 
 /// Quick heartbeats, so that takeovers take a second in the place of four.
 pub fn quick() -> Config {
