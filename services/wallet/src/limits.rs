@@ -1,9 +1,9 @@
 //! Rate limits inside this process: what customers' own tokens may ask for, and how many wrong reward codes anybody may try.
 //!
 //! Staff have no limit but on wrong codes, and each terminal has its own: a till that guesses, or whose scanner is broken, stops
-//! itself; of staff that name no terminal, each customer has. A token that names another terminal each time stops itself later. Over all of a business wrong codes are counted for
-//! customers and for staff apart. Too many of either raise the alarm, and those of customers stop the codes of customers: no till
-//! hears of it.
+//! itself; of staff that name no terminal, each customer has. A token that names another terminal each time stops itself later.
+//! Over all of a business wrong codes are counted for customers and for staff apart. Too many of either raise the alarm, and those
+//! of customers stop the codes of customers: no till hears of it.
 
 use std::time::Duration;
 
